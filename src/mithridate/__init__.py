@@ -1,0 +1,7 @@
+"""How much poison can your machine-learning pipeline take?"""
+
+import lazy_loader
+
+from mithridate._version import __version__ as __version__
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,214 @@
+"""The command line: `mithridate audit DATASET` and `mithridate datasets`.
+
+The flags of `audit` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes: 0 done,
+1 the gate of `--fail-above` was exceeded, 2 bad input or nowhere to write.
+"""
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mithridate._version import __version__
+from mithridate.config import AuditConfig
+from mithridate.errors import InputError, MithridateError, StorageError
+
+if TYPE_CHECKING:
+    from mithridate.auditing import Progress as Standing
+    from mithridate.results import AuditResult
+
+SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
+
+app = typer.Typer(
+    help="How much poison can your machine-learning pipeline take? Worst-case data-poisoning audits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console, errors = Console(), Console(stderr=True)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets: rows, features, classes, whether they are at hand."""
+    from mithridate.datasets import CATALOGUE
+    from mithridate.downloads import VARIABLE, directory
+
+    table = Table("name", "rows", "official test rows", "features", "classes", "available", "example")
+    for entry in CATALOGUE.values():
+        test = "—" if entry.test_rows is None else f"{entry.test_rows:,}"
+        table.add_row(
+            entry.name, f"{entry.rows:,}", test, f"{entry.features:,}", entry.classes, entry.available, entry.example
+        )
+    console.print(table)
+    console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`."""
+    signature = inspect.signature(command)
+    fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    made = []
+    for name, info in AuditConfig.model_fields.items():
+        kind, flags = info.annotation, [f"--{name.replace('_', '-')}"]
+        if name == "policies":
+            kind, flags = list[str], ["--policy"]
+        elif kind is bool:
+            flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+        text = (info.description or "") + (f" [default: {info.default}]" if info.default is not None else "")
+        option = typer.Option(*flags, help=text, show_default=False)
+        if name == "dataset":
+            option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
+        made.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        )
+    made.sort(key=lambda parameter: parameter.name != "dataset")
+    command.__signature__ = signature.replace(parameters=[*fixed, *made])  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
+    return command
+
+
+@app.command()
+@_with_flags
+def audit(
+    *,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags override it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; must not hold a run")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")] = False,
+    fail_above: Annotated[
+        str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    **given: Any,
+) -> None:
+    """Audit a data set: how bad can it get, for which defender?"""
+    from mithridate.auditing import audit as run
+    from mithridate.datasets import load_dataset
+    from mithridate.results import check_free
+    from mithridate.verdict import gate_failures, parse_gate
+
+    options = AuditConfig.read(config) if config else {}
+    options |= {name: value for name, value in given.items() if value is not None}
+    if "dataset" not in options:
+        raise InputError("no data set named; `mithridate datasets` lists them")
+    asked = AuditConfig.of(**options)
+    data = load_dataset(asked.dataset)
+    gate = parse_gate(fail_above, asked.filled(data.family).most_poison) if fail_above else None
+    target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    check_free(target)
+    with _progress(hidden=quiet or as_json) as show:
+        result = run(data, asked, on_progress=show)
+    if as_json:
+        typer.echo(json.dumps(result.summary(), indent=2, ensure_ascii=False))
+    elif not quiet:
+        _print(result)
+    written = _save(result, target)
+    if not (quiet or as_json):
+        console.print(f"\nRecords, poison and pictures: {written}", soft_wrap=True, highlight=False)
+    if failures := gate_failures(result.frame, *gate) if gate else []:
+        for failure in failures:
+            errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
+    """Yield a callback that shows what is done, what is running and the time left, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+    bar = Progress(
+        *columns, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(), console=errors, disable=hidden
+    )
+    with bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda at: bar.update(task, completed=at.done, total=at.total, description=at.running)
+
+
+def _save(result: "AuditResult", target: Path) -> Path:
+    """Write the run, elsewhere if `target` fails by now: hours of computing are not lost to a full disk."""
+    try:
+        return result.save(target)
+    except StorageError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="mithridate-rescued-")) / target.name
+        try:
+            result.save(rescue)
+        except StorageError:
+            rescue.parent.rmdir()
+            raise error from None
+        raise StorageError(f"{error}; the run was saved to {rescue} instead") from None
+
+
+def _print(result: "AuditResult") -> None:
+    """Print the table and the verdict."""
+    from mithridate.verdict import curves
+
+    found = curves(result.frame)
+    ratios = next(iter(found.values()))["ratio"]
+    columns = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES})
+    splits, budget = result.frame["split"].nunique(), result.config["budget"]
+    table = Table(
+        title=f"Test error of {result.config['model']} regression on {result.dataset['name']} by share of poison "
+        f"({budget}); mean ± half the 95 % interval over {splits} split(s)"
+    )
+    table.add_column("policy")
+    for i in columns:
+        table.add_column(f"{ratios[i]:.1%}", justify="right")
+    for name in ("flips alone", "λ clean → end", "‖w‖² clean → end", "tolerates"):
+        table.add_column(name, justify="right")
+    for policy, curve in found.items():
+        rows = result.frame[result.frame["policy"] == policy]
+        flips = rows[rows["n_poison"] == rows["n_poison"].max()]["baseline_test_error"].mean()
+        ends = [f"{curve[m]['mean'][0]:.2f} → {curve[m]['mean'][-1]:.2f}" for m in ("log_strength", "weight_norm_sq")]
+        tolerance = result.verdict.tolerance[policy]
+        sign = "≥ " if tolerance >= max(ratios) - 1e-9 else ""
+        table.add_row(
+            policy, *(_cell(curve["test_error"], i) for i in columns), f"{flips:.1%}", *ends, f"{sign}{tolerance:.1%}"
+        )
+    console.print(table)
+    console.print("\nVerdict", style="bold")
+    for sentence in result.verdict.summary:
+        console.print(f"• {sentence}", highlight=False)
+    for warning in result.verdict.warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False)
+    threat = result.threat_model
+    console.print(
+        f"\nThreat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
+        f"{threat['may_change']}. Validation set: {threat['validation_set']}.",
+        highlight=False,
+    )
+
+
+def _cell(curve: dict[str, Any], i: int) -> str:
+    mean, low = curve["mean"][i], curve["low"][i]
+    return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
+
+
+def main() -> None:
+    """Run the command line; an error the user can mend is one line on standard error and exit code 2."""
+    try:
+        app()
+    except MithridateError as error:
+        errors.print(f"mithridate: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        raise SystemExit(2) from None

@@ -1,0 +1,17 @@
+"""What goes wrong in a way the user can mend: one type, one line, the remedy in the message."""
+
+
+class MithridateError(Exception):
+    """Base of every error that is the caller's to mend; the command line prints it and exits with 2."""
+
+
+class InputError(MithridateError):
+    """An option, an array or a name that cannot be used; says which, its value, what is allowed."""
+
+
+class DataError(MithridateError):
+    """A data file that is missing, corrupt or unreadable; names the file and the remedy."""
+
+
+class StorageError(MithridateError):
+    """A run directory that cannot be written or read."""

@@ -1,0 +1,41 @@
+"""What a victim does once it is retrained from scratch on a poisoned set."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from mithridate.learner import Learner
+from mithridate.rows import Rows
+
+
+class Metrics(NamedTuple):
+    """Errors and rates are shares of the test rows; class 1 is the positive one."""
+
+    test_error: Float[Array, ""]
+    fpr: Float[Array, ""]
+    fnr: Float[Array, ""]
+    valid_loss: Float[Array, ""]
+    weight_norm_sq: Float[Array, ""]
+
+
+@eqx.filter_jit
+def retrain_and_measure(
+    victim: Learner,
+    train: Rows,
+    valid: Rows,
+    test: Rows,
+    log_strength: Float[Array, ""],
+    key: Key[Array, ""],
+) -> Metrics:
+    """Train `victim` on `train` from scratch and measure it. A rate without rows to measure is 0."""
+    params = victim.train((train,), log_strength, key)
+    predicted, positive = victim.model.logits(params, test.x) > 0, test.y > 0
+    return Metrics(
+        jnp.mean(predicted != positive),
+        jnp.sum(predicted & ~positive) / jnp.maximum(jnp.sum(~positive), 1),
+        jnp.sum(~predicted & positive) / jnp.maximum(jnp.sum(positive), 1),
+        victim.mean_loss(params, (valid,)),
+        victim.weight_norm_sq(params),
+    )

@@ -1,0 +1,143 @@
+"""Pictures of a result. Each Display is given data and draws it; it knows nothing of how the data came about.
+
+Lines are means over splits, bands the mean's 95 % interval. Colours are those of Okabe and Ito, which colour-blind
+people can tell apart; every policy has its own marker and line as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mithridate.verdict import curves
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (8, 2)))
+
+
+def _axes(n: int, axes: Any) -> tuple[Figure, list[Axes]]:
+    """Return n axes side by side in a new figure, or the caller's own with theirs."""
+    if axes is None:
+        figure = Figure(figsize=(0.6 + 5.2 * n, 4.4), layout="constrained")
+        return figure, list(np.atleast_1d(figure.subplots(1, n)))  # pyright: ignore[reportArgumentType]
+    found = list(np.atleast_1d(axes))
+    return found[0].figure, found
+
+
+@dataclass(frozen=True)
+class CurveDisplay:
+    """Metrics against the share of poison, one panel per metric and one line per policy.
+
+    `frame` holds an audit's records; `panels` maps a metric's column to its axis label; `percent` draws shares in
+    per cent; `baseline` adds, dotted, what the starting points with flipped labels do.
+    """
+
+    frame: pd.DataFrame
+    panels: Mapping[str, str]
+    percent: bool = False
+    baseline: Mapping[str, str] | None = None
+
+    def plot(self, axes: Any = None) -> Figure:
+        """Draw the panels onto `axes` (one per metric), or into a new figure, and return the figure."""
+        figure, panels = _axes(len(self.panels), axes)
+        extra = tuple((self.baseline or {}).values())
+        found, factor = curves(self.frame, (*self.panels, *extra)), 100 if self.percent else 1
+        splits = self.frame["split"].nunique()
+        for axis, (metric, label) in zip(panels, self.panels.items(), strict=True):
+            for i, (policy, curve) in enumerate(found.items()):
+                x, style = 100 * np.array(curve["ratio"]), {"color": COLOURS[i % 7]}
+                y = factor * np.array(curve[metric]["mean"], dtype=float)
+                axis.plot(x, y, marker=MARKERS[i % 7], ms=5, ls=DASHES[i % 7], label=policy, **style)
+                low, high = (factor * np.array(curve[metric][side], dtype=float) for side in ("low", "high"))
+                if self.percent:
+                    low, high = low.clip(0, 100), high.clip(0, 100)
+                axis.fill_between(x, low, high, alpha=0.15, lw=0, **style)
+                if column := (self.baseline or {}).get(metric):
+                    axis.plot(x, factor * np.array(curve[column]["mean"], dtype=float), ls=":", lw=1, **style)
+            if self.baseline:
+                axis.plot([], [], ls=":", lw=1, color="0.3", label="labels flipped only, same colour")
+            axis.set(xlabel="poison in the training set [%]", ylabel=label)
+            axis.grid(alpha=0.25)
+            axis.margins(x=0.02)
+            if self.percent:
+                axis.set_ylim(bottom=0)
+        panels[0].legend(fontsize=8, loc="best")
+        spread = f"mean over {splits} splits, band: 95 % interval of the mean" if splits > 1 else "one split, no spread"
+        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {spread}", fontsize=10)
+        return figure
+
+
+@dataclass(frozen=True)
+class PoisonDisplay:
+    """Poisoning points as images: as they started, as they ended, and the difference.
+
+    `arrays` is one entry of an audit's poison; `image_shape` (height, width); `title` says whose they are.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    image_shape: tuple[int, int]
+    classes: tuple[str, str]
+    title: str
+    shown: int = 8
+
+    def plot(self) -> Figure:
+        """Draw the grid, the points evenly picked from first to last, and return the figure."""
+        picked = np.linspace(0, len(self.arrays["y_poison"]) - 1, min(self.shown, len(self.arrays["y_poison"])))
+        picked = picked.round().astype(int)
+        figure = Figure(figsize=(1.15 * len(picked) + 1.6, 4.6), layout="constrained")
+        axes = np.asarray(figure.subplots(3, len(picked), squeeze=False))
+        before, after = (
+            (self.arrays[name][picked] * self.arrays["scale"] + self.arrays["offset"]).reshape(-1, *self.image_shape)
+            for name in ("x_start", "x_poison")
+        )
+        top, change = max(before.max(), after.max()), np.abs(after - before).max() or 1
+        for column, point in enumerate(picked):
+            label = self.classes[int(self.arrays["y_poison"][point])]
+            axes[0, column].set_title(f"#{point + 1}\nas “{label}”", fontsize=8)
+            axes[0, column].imshow(before[column], cmap="gray", vmin=0, vmax=top)
+            axes[1, column].imshow(after[column], cmap="gray", vmin=0, vmax=top)
+            shown = axes[2, column].imshow(after[column] - before[column], cmap="PuOr", vmin=-change, vmax=change)
+        for row, name in enumerate(("before", "after", "difference")):
+            axes[row, 0].set_ylabel(name)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+        figure.colorbar(shown, ax=axes[2, :], label="change", shrink=0.9)  # pyright: ignore[reportPossiblyUnboundVariable]
+        figure.suptitle(self.title, fontsize=10)
+        return figure
+
+
+def draw_all(
+    frame: pd.DataFrame, poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]], dataset: Mapping[str, Any]
+) -> dict[str, Figure]:
+    """Return every figure of a result by its file name."""
+    negative, positive = dataset["classes"]
+    figures = {
+        "error": CurveDisplay(
+            frame, {"test_error": "test error [%]"}, percent=True, baseline={"test_error": "baseline_test_error"}
+        ),
+        "regularisation": CurveDisplay(
+            frame, {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
+        ),
+        "rates": CurveDisplay(
+            frame,
+            {
+                "fpr": f"false positive rate, “{negative}” taken for “{positive}” [%]",
+                "fnr": f"false negative rate, “{positive}” taken for “{negative}” [%]",
+            },
+            percent=True,
+        ),
+    }
+    drawn = {name: display.plot() for name, display in figures.items()}
+    if dataset["image_shape"]:
+        for (split, policy), arrays in poison.items():
+            if split == 0:
+                title = f"{dataset['name']}: poisoning points against {policy}, split 1"
+                name = "poison-" + "".join(c if c.isalnum() or c in "-." else "_" for c in policy)
+                shape, classes = tuple(dataset["image_shape"]), (negative, positive)
+                drawn[name] = PoisonDisplay(arrays, shape, classes, title).plot()  # pyright: ignore[reportArgumentType]
+    return drawn

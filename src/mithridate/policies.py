@@ -1,0 +1,173 @@
+"""How the defender sets λ, and so how λ answers an attack.
+
+A policy has a `name`; `respond`, the λ that the defender would use on a given training set; `after_clean`, the
+policy in force once the training data can be poisoned; and, where λ also moves inside the attack's outer step
+(Eq. 5), a `descent` rule. The attacker knows the policy.
+"""
+
+import math
+import re
+from typing import Protocol
+
+import equinox as eqx
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from mithridate.errors import InputError
+from mithridate.feasible import Box
+from mithridate.hypergradients import Bilevel
+from mithridate.rows import join
+from mithridate.seeds import seed_of
+from mithridate.steps import hyper_rule
+from mithridate.tuning import cross_validation_losses, folds, minimise, validation_losses
+
+PAPER_STRENGTHS = (-8.0, math.log(200.0))
+
+
+class Policy(Protocol):
+    """What an attack asks of the defender."""
+
+    @property
+    def name(self) -> str:
+        """The policy's name in records and figures."""
+        ...
+
+    @property
+    def strengths(self) -> Box:
+        """Φ(λ)."""
+        ...
+
+    @property
+    def descent(self) -> optax.GradientTransformation | None:
+        """The rule by which λ descends during the attack, or None where it stands still between responses."""
+        ...
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
+    ) -> float:
+        """Return the λ that the defender sets when trained on `problem` with these points; now it is λ."""
+        ...
+
+    def after_clean(self, log_strength: float) -> "Policy":
+        """Return the policy for poisoned data, given the λ found on clean data."""
+        ...
+
+
+class Fixed(eqx.Module):
+    """λ stands still; the attacker knows the value."""
+
+    log_strength: float
+    label: str | None = None
+    descent: None = None
+
+    @property
+    def name(self) -> str:
+        """`fixed=VALUE`, unless a label was given."""
+        return self.label or f"fixed={self.log_strength:g}"
+
+    @property
+    def strengths(self) -> Box:
+        """The one value."""
+        return Box(self.log_strength, self.log_strength)
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
+    ) -> float:
+        """Return the value."""
+        return self.log_strength
+
+    def after_clean(self, log_strength: float) -> "Fixed":
+        """Return itself."""
+        return self
+
+
+class Learned(eqx.Module):
+    """λ_RMD: tuned on the trusted validation set while the attack runs (Eq. 3).
+
+    Within the attack λ descends along its hypergradient by `descent`. With `closing` (the default), a solve over
+    the whole of Φ(λ) then sets λ to the defender's best response to the points as they stand. Without it the λ
+    reported is wherever the descent ended: the paper's procedure, with `hyper_rule("constant", 0.99)`.
+    """
+
+    strengths: Box = Box(*PAPER_STRENGTHS)
+    descent: optax.GradientTransformation = hyper_rule("rprop", 0.99)
+    closing: bool = True
+    name: str = eqx.field(default="learned", static=True)
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
+    ) -> float:
+        """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once poisoned)."""
+        if not self.closing and x_poison.shape[0]:
+            return log_strength
+        return minimise(lambda grid: validation_losses(problem, x_poison, grid, key), self.strengths)
+
+    def after_clean(self, log_strength: float) -> "Learned":
+        """Return itself."""
+        return self
+
+
+class CrossValidated(eqx.Module):
+    """λ by stratified k-fold cross-validation on the training set, with no trusted data.
+
+    With `on_poisoned` it is run again on the poisoned set at every ratio, and the attack lets it answer several
+    times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
+    """
+
+    on_poisoned: bool
+    strengths: Box = Box(*PAPER_STRENGTHS)
+    k: int = 5
+    seed: int = 0
+    descent: None = None
+
+    @property
+    def name(self) -> str:
+        """`cv-poisoned` or `cv-clean`."""
+        return "cv-poisoned" if self.on_poisoned else "cv-clean"
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
+    ) -> float:
+        """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set."""
+        rows = join(problem.blocks(x_poison))
+        held_out = folds(np.asarray(rows.y), self.k, seed_of(self.seed, "folds"))
+        return minimise(
+            lambda grid: cross_validation_losses(problem.learner, rows, held_out, grid, key), self.strengths
+        )
+
+    def after_clean(self, log_strength: float) -> Policy:
+        """Return itself, or λ_CLEAN held fixed."""
+        return self if self.on_poisoned else Fixed(log_strength, self.name)
+
+
+_FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
+
+
+def parse_policy(
+    text: str,
+    strengths: Box,
+    descent: optax.GradientTransformation,
+    closing: bool = True,
+    k: int = 5,
+    seed: int = 0,
+) -> Policy:
+    """Return the policy that `text` names: `fixed=VALUE`, `fixed=log(STRENGTH)`, `cv-clean`, `learned`, `cv-poisoned`.
+
+    Raises `InputError` for any other text.
+    """
+    match text:
+        case "learned":
+            return Learned(strengths, descent, closing)
+        case "cv-clean" | "cv-poisoned":
+            return CrossValidated(text == "cv-poisoned", strengths, k, seed)
+    if found := _FIXED.fullmatch(text):
+        try:
+            value = math.log(float(found["strength"])) if found["strength"] else float(found["value"])
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value):
+            return Fixed(value, text)
+    raise InputError(
+        f"unknown policy {text!r}; use fixed=VALUE (such as fixed=-8 or fixed=log(200)), cv-clean, learned or cv-poisoned"
+    )

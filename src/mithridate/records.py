@@ -1,0 +1,58 @@
+"""One row per split, policy and ratio: plain data out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured in one cell. Errors and rates are shares of the test rows, retrained from scratch.
+
+    `ratio`: poison's share of the training set. `valid_loss`: mean loss of the retrained victim on the validation
+    rows; `valid_loss_before` and `valid_loss_after`: the attack's own objective at the batch's starting points and at
+    its end, by the inner training. `log_strength`: the defender's λ; `descended_log_strength`: where λ's descent
+    inside the attack had ended; `best_log_strength`: the best response on a fine grid (learned policies only, else
+    NaN). `baseline_*`: the same ratio with the starting points, labels flipped and nothing optimised, as the policy
+    answers it. `stability`: η·curvature of the inner training. `status`: "ok", or the faults joined by "+" (see
+    `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
+    """
+
+    dataset: str
+    split: int
+    policy: str
+    budget: str
+    n_train: int
+    n_poison: int
+    ratio: float
+    test_error: float
+    fpr: float
+    fnr: float
+    valid_loss: float
+    valid_loss_before: float
+    valid_loss_after: float
+    log_strength: float
+    descended_log_strength: float
+    best_log_strength: float
+    weight_norm_sq: float
+    baseline_test_error: float
+    baseline_valid_loss: float
+    baseline_log_strength: float
+    stability: float
+    status: str
+    seconds: float
+
+
+FAULTS = {
+    "non-finite": "a hypergradient was NaN or infinite: lower the inner learning rate or the bound on λ",
+    "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
+    "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve",
+    "weak": "the attack does no more harm than its own starting points with flipped labels: raise its steps",
+}
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the records as a data frame with one column per field, in order."""
+    names = [f.name for f in fields(Record)]
+    return pd.DataFrame([[getattr(r, name) for name in names] for r in records], columns=names)

@@ -1,0 +1,148 @@
+"""An audit's result: in memory, and as a run directory.
+
+    records.parquet   one row per split, policy and ratio
+    audit.json        data set, threat model, configuration, versions, verdict, curves
+    poison/*.npz      per split and policy: the points and all that is needed to retrain on them
+    figures/*.png|svg
+
+A run directory appears whole or not at all: it is written beside its place and renamed. No pickle is read or
+written.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mithridate.errors import StorageError
+from mithridate.figures import draw_all
+from mithridate.verdict import Verdict, curves
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found.
+
+    `frame`: one row per split, policy and ratio (see `Record`); `poison`: (split, policy) → the arrays of its npz
+    file; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
+    """
+
+    dataset: dict[str, Any]
+    threat_model: dict[str, str]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    frame: pd.DataFrame = field(repr=False)
+    verdict: Verdict
+    poison: dict[tuple[int, str], dict[str, np.ndarray]] = field(repr=False)
+
+    @property
+    def status(self) -> str:
+        """"ok", or "warnings" when the verdict has some."""
+        return "warnings" if self.verdict.warnings else "ok"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the contents of audit.json."""
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "threat_model": self.threat_model,
+            "config": self.config,
+            "versions": self.versions,
+            "seed": self.config["seed"],
+            "status": self.status,
+            "verdict": self.verdict.as_dict(),
+            "policies": curves(self.frame),
+        }
+
+    def plot(self) -> dict[str, Figure]:
+        """Return the figures by name: error, regularisation, rates and, for images, the poison."""
+        return draw_all(self.frame, self.poison, self.dataset)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the run directory and return its path.
+
+        Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+        """
+        target = Path(directory)
+        check_free(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
+                staged = Path(work) / target.name
+                staged.mkdir()
+                self._write(staged)
+                # An empty directory may stand in the way of the rename; a run may not (checked above).
+                if target.exists():
+                    target.rmdir()
+                staged.rename(target)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
+        return target
+
+    def _write(self, directory: Path) -> None:
+        self.frame.to_parquet(directory / "records.parquet", index=False)
+        text = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False)
+        (directory / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "poison").mkdir()
+        for (split, policy), arrays in self.poison.items():
+            np.savez_compressed(directory / "poison" / _npz_name(split, policy), **arrays)  # pyright: ignore[reportArgumentType]
+        (directory / "figures").mkdir()
+        for name, figure in self.plot().items():
+            for kind in ("png", "svg"):
+                figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
+
+
+def _npz_name(split: int, policy: str) -> str:
+    return f"split{split}-{re.sub(r'[^A-Za-z0-9.+-]+', '_', policy).strip('_')}.npz"
+
+
+def check_free(target: Path, needed: int = 64 * 2**20) -> None:
+    """Raise `StorageError` unless a run can be written at `target`; nothing is left behind.
+
+    Checked: it does not exist or is an empty directory, the folder it goes to can be written, `needed` bytes are free.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        what = "already holds a run" if (target / "audit.json").exists() else "exists and is not an empty directory"
+        raise StorageError(f"{target} {what}; give another directory or remove it first")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            free = shutil.disk_usage(parent).free
+    except OSError as error:
+        raise StorageError(f"{parent} cannot be written: {error.strerror}; give another directory") from error
+    if free < needed:
+        raise StorageError(
+            f"{parent} has {free / 2**20:.0f} MiB free, a run may need {needed / 2**20:.0f}; give another directory"
+        )
+
+
+def load_result(directory: str | Path) -> AuditResult:
+    """Return the result that `AuditResult.save` wrote to `directory`.
+
+    Raises `StorageError` when a file is missing, unreadable or of another format.
+    """
+    folder = Path(directory)
+    try:
+        summary = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        if summary.get("format") != FORMAT:
+            raise ValueError(f"format {summary.get('format')!r}, expected {FORMAT}")
+        frame = pd.read_parquet(folder / "records.parquet")
+        poison = {}
+        for split, policy in frame[["split", "policy"]].drop_duplicates().itertuples(index=False):
+            with np.load(folder / "poison" / _npz_name(split, policy), allow_pickle=False) as arrays:
+                poison[int(split), str(policy)] = dict(arrays)
+        said = summary["verdict"]
+        found = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
+        parts = [summary[name] for name in ("dataset", "threat_model", "config", "versions")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{folder} does not hold a readable run: {error}") from error
+    return AuditResult(*parts, frame=frame, verdict=found, poison=poison)

@@ -1,0 +1,62 @@
+"""Labelled rows: the one form in which training and validation data reach the numerical code."""
+
+from typing import NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mithridate.errors import InputError
+
+
+class Rows(NamedTuple):
+    """n labelled rows with weights; a weight of 0 takes a row out without changing any shape.
+
+    `x` is (n, m), `y` (n,) with labels 0 and 1, `weight` (n,).
+    """
+
+    x: Float[Array, "n m"]
+    y: Float[Array, " n"]
+    weight: Float[Array, " n"]
+
+    @classmethod
+    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array) -> Self:
+        """Put rows on the device in the default float type, each with weight 1."""
+        features = jnp.asarray(x, dtype=float)
+        return cls(features, jnp.asarray(y, dtype=float), jnp.ones(features.shape[0]))
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """The number of rows that count."""
+        return jnp.sum(self.weight)
+
+    def with_weight(self, weight: Float[Array, " n"]) -> Self:
+        """Return the same rows counted by `weight`."""
+        return self._replace(weight=weight)
+
+
+def join(blocks: tuple[Rows, ...]) -> Rows:
+    """Stack blocks of rows into one."""
+    return Rows(*(jnp.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+
+def check_rows(name: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return copies of features (n, m) and 0/1 labels (n,), or raise `InputError` naming the first fault.
+
+    Checked: shapes agree, at least one row, every feature finite, labels 0 or 1.
+    """
+    x, y = np.array(x, dtype=np.float64), np.array(y)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
+        raise InputError(
+            f"{name}: features must be (n, m) with n ≥ 1 and labels (n,); got {x.shape} and {y.shape}"
+        )
+    bad = ~np.isfinite(x)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InputError(
+            f"{name}: {int(bad.sum())} feature value(s) are NaN or infinite, the first in row {row}, "
+            f"column {column} ({x[row, column]}); drop or impute them first"
+        )
+    if not np.isin(y, (0, 1)).all():
+        raise InputError(f"{name}: labels must be 0 or 1; got {np.unique(y)[:5].tolist()}")
+    return x, y.astype(np.float64)

@@ -1,0 +1,102 @@
+"""Tuning λ by what a defender can measure: a trusted validation set, or k-fold cross-validation.
+
+Both train the learner for many λ at once (one batched run) and take the minimiser of the mean loss.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+from sklearn.model_selection import StratifiedKFold
+
+from mithridate.errors import InputError
+from mithridate.feasible import Box
+from mithridate.hypergradients import Bilevel
+from mithridate.learner import Learner
+from mithridate.rows import Rows
+
+POINTS = 17
+TIE = 1e-5
+
+Losses = Callable[[Float[Array, " k"]], Float[Array, " k"]]
+"""Mean loss for each of k candidate λ."""
+
+
+def smallest_minimiser(log_strengths: np.ndarray, losses: np.ndarray) -> int:
+    """Return the index of the smallest λ whose loss is within 1e-5 relative of the least; NaN counts as +∞.
+
+    Where regularisation is too weak to matter the loss is flat to rounding, and λ would be noise without the rule.
+    """
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    return int(np.argmax(losses <= losses.min() * (1 + TIE)))
+
+
+def minimise(losses: Losses, strengths: Box) -> float:
+    """Return the minimiser of `losses` over the interval, coarse to fine: three grids of 17 values.
+
+    The first spans the interval, so that a minimum far from the present λ is found; each of the others spans the
+    two cells around the last minimiser. The resolution is 1/1024 of the interval (0.013 for the paper's bounds).
+    """
+    low, high = float(strengths.low), float(strengths.high)
+    left, right = low, high
+    best = low
+    for _ in range(3):
+        grid = np.linspace(left, right, POINTS)
+        best = float(grid[smallest_minimiser(grid, np.asarray(losses(jnp.asarray(grid, dtype=float))))])
+        cell = (right - left) / (POINTS - 1)
+        left, right = max(low, best - cell), min(high, best + cell)
+    return best
+
+
+def minimise_on_fine_grid(losses: Losses, strengths: Box, spacing: float = 0.05) -> float:
+    """Return the minimiser on an even grid over the whole interval: the slow, independent check of `minimise`."""
+    low, high = float(strengths.low), float(strengths.high)
+    grid = np.linspace(low, high, int(np.ceil((high - low) / spacing)) + 1)
+    return float(grid[smallest_minimiser(grid, np.asarray(losses(jnp.asarray(grid, dtype=float))))])
+
+
+@eqx.filter_jit
+def validation_losses(
+    problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, " k"], key: Key[Array, ""]
+) -> Float[Array, " k"]:
+    """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3)."""
+    return jax.lax.map(lambda s: problem.value(x_poison, s, key), log_strengths, batch_size=2 * POINTS)
+
+
+def folds(y: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Return k stratified folds of labels y (n,) as masks (k, n), True where a row is held out.
+
+    Raises `InputError` when a class has fewer than k rows.
+    """
+    fewest = int(np.bincount(y.astype(int), minlength=2).min())
+    if not 2 <= k <= fewest:
+        raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of rows in the smaller class")
+    split = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y)
+    masks = np.zeros((k, len(y)), dtype=bool)
+    for fold, (_, held_out) in enumerate(split):
+        masks[fold, held_out] = True
+    return masks
+
+
+@eqx.filter_jit
+def cross_validation_losses(
+    learner: Learner,
+    rows: Rows,
+    held_out: Bool[Array, "k_folds n"],
+    log_strengths: Float[Array, " k"],
+    key: Key[Array, ""],
+) -> Float[Array, " k"]:
+    """Return the mean loss of the held-out rows for each λ, over all folds."""
+
+    def fold(mask: Bool[Array, " n"]) -> Float[Array, " k"]:
+        kept, out = rows.with_weight(jnp.where(mask, 0.0, 1.0)), rows.with_weight(jnp.where(mask, 1.0, 0.0))
+
+        def loss(log_strength: Float[Array, ""]) -> Float[Array, ""]:
+            return learner.mean_loss(learner.train((kept,), log_strength, key), (out,)) * out.size
+
+        return jax.vmap(loss)(log_strengths)
+
+    return jnp.sum(jax.lax.map(fold, held_out), axis=0) / rows.size
