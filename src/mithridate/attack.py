@@ -95,9 +95,7 @@ class OuterStep(eqx.Module):
 
 
 @eqx.filter_jit
-def take_steps(
-    step: OuterStep, problem: Bilevel, state: State, key: Key[Array, ""], length: int
-) -> tuple[State, Info]:
+def take_steps(step: OuterStep, problem: Bilevel, state: State, key: Key[Array, ""], length: int) -> tuple[State, Info]:
     """Take `length` outer steps in one compiled loop."""
 
     def body(state: State, t: Array) -> tuple[State, Info]:
@@ -119,9 +117,9 @@ class Poisoning:
     training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
     poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
     descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
-    far, `statuses` (steps,) "ok" or "non-finite" for each; `value_start` and `value` are A at this batch's starting points and at its
-    end, as the policy answers each. `stability` is η·curvature of the inner training on this set: above 2 gradient
-    descent diverges, and the points exploit that rather than the data.
+    far, `statuses` (steps,) "ok" or "non-finite" for each; `value_start` and `value` are A at this batch's starting
+    points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on this set:
+    above 2 gradient descent diverges, and the points exploit that rather than the data.
     """
 
     x_poison: np.ndarray
@@ -201,7 +199,7 @@ class Attack:
     steps: int = 100
     rounds: int = 5
     ascent: optax.GradientTransformation = field(default_factory=lambda: poison_rule("normalised", 0.99))
-    hypergradient: HypergradientMethod = Reverse()
+    hypergradient: HypergradientMethod = field(default_factory=Reverse)
     select: Literal["best", "last"] = "best"
     alternate: bool = False
     fresh: bool = False
@@ -237,9 +235,7 @@ class Attack:
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
         return self._batches(x, y, x_valid, y_valid)
 
-    def _batches(
-        self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray
-    ) -> Iterator[Poisoning]:
+    def _batches(self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> Iterator[Poisoning]:
         draw = generator(self.seed, "points")
         clones = draw.permutation(len(x_valid))[: self.points]
         places = draw.permutation(len(x))[: self.points] if self.budget == "replaced" else None

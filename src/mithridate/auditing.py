@@ -71,9 +71,6 @@ def audit(
     name = dataset if isinstance(dataset, str) else dataset.name
     config = config or AuditConfig.of(dataset=name, **options)
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-    config = config.filled(data.family)
-    assert config.splits and config.points and config.batch and config.hyperiterations and config.budget
-    assert config.poison_step
     splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
     policies = _policies(config)
     learner, victim = _victims(config, splits, policies)
@@ -121,7 +118,7 @@ def audit(
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=_threat_model(config, learner.rule, victim.rule),
+        threat_model=_threat_model(config, learner.rule.learning_rate),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in PACKAGES}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
@@ -132,7 +129,6 @@ def audit(
 
 
 def _policies(config: AuditConfig) -> list[Policy]:
-    assert config.policies and config.strength_bounds and config.hyper_step
     descent = hyper_rule(config.hyper_rule, config.hyper_step)
     strengths = Box(*config.strength_bounds)
     return [
@@ -140,20 +136,16 @@ def _policies(config: AuditConfig) -> list[Policy]:
     ]
 
 
-def _victims(
-    config: AuditConfig, splits: list[Split], policies: list[Policy]
-) -> tuple[Learner, Learner]:
+def _victims(config: AuditConfig, splits: list[Split], policies: list[Policy]) -> tuple[Learner, Learner]:
     """Return the learner as the attack trains it, and as it is trained to be measured."""
-    assert config.learning_rate and config.inner_steps and config.strength_bounds
-    assert config.train_learning_rate and config.batch_size and config.epochs
     model = LogisticRegression(splits[0].x_train.shape[1])
-    learner = Learner(model, GradientDescent(config.learning_rate, config.inner_steps))
+    inner = GradientDescent(config.learning_rate, config.inner_steps)
+    learner = Learner(model, inner)
     if config.stabilise:
         largest = max(float(policy.strengths.high) for policy in policies)
-        curvature = max(learner.curvature(Rows.of(s.x_train, s.y_train), largest) for s in splits)
-        learner = learner.with_rule(learner.rule.subdivided(curvature))
-    rule = MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
-    return learner, learner.with_rule(rule)
+        inner = inner.subdivided(max(learner.curvature(Rows.of(s.x_train, s.y_train), largest) for s in splits))
+    evaluation = MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
+    return learner.with_rule(inner), learner.with_rule(evaluation)
 
 
 def _record(
@@ -205,7 +197,7 @@ def _record(
         n_train=len(train.y),
         n_poison=len(poisoning.y_poison),
         ratio=poisoning.ratio,
-        **found._asdict(),  # pyright: ignore[reportArgumentType]
+        **found._asdict(),
         valid_loss_before=poisoning.value_start,
         valid_loss_after=poisoning.value,
         log_strength=poisoning.log_strength,
@@ -244,9 +236,11 @@ def _poison_arrays(chain: list[Poisoning], split: Split) -> dict[str, np.ndarray
     }
 
 
-def _threat_model(config: AuditConfig, inner: GradientDescent, evaluation: MinibatchSGD) -> dict[str, str]:
+def _threat_model(config: AuditConfig, learning_rate: float) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words."""
     points, batch = config.points, config.batch
+    steps = round(config.learning_rate * config.inner_steps / learning_rate)
+    cut = steps != config.inner_steps
     low_high = f"each feature within {config.bounds}" if config.bounds else "each feature within the data set's bounds"
     verb = "replaced by poison" if config.budget == "replaced" else "added to the training set"
     return {
@@ -259,13 +253,13 @@ def _threat_model(config: AuditConfig, inner: GradientDescent, evaluation: Minib
         "budget": f"{config.budget}: ratio = poison / "
         + ("training rows (their number stays)" if config.budget == "replaced" else "(training rows + poison)"),
         "validation_set": "owned by the defender and trusted; used to tune λ by the policy 'learned' only",
-        "inner_training": f"full-batch gradient descent, η = {inner.learning_rate:g}, T = {inner.steps}"
+        "inner_training": f"full-batch gradient descent, η = {learning_rate:g}, T = {steps}"
         + (
-            f" (the configured η = {config.learning_rate:g}, T = {config.inner_steps} would diverge; η·T is the same)"
-            if inner.steps != config.inner_steps
+            f", since η = {config.learning_rate:g}, T = {config.inner_steps} would diverge; η·T is the same"
+            if cut
             else ""
         ),
-        "evaluation": f"retrained from scratch: SGD, η = {evaluation.learning_rate:g}, minibatches of "
-        f"{evaluation.batch_size}, {evaluation.epochs} epochs",
+        "evaluation": f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
+        f"{config.batch_size}, {config.epochs} epochs",
         "not_tested": "targeted and backdoor attacks, attackers with less knowledge, outlier filters, other models",
     }

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mithridate._version import __version__
@@ -61,7 +68,13 @@ def datasets() -> None:
     for entry in CATALOGUE.values():
         test = "—" if entry.test_rows is None else f"{entry.test_rows:,}"
         table.add_row(
-            entry.name, f"{entry.rows:,}", test, f"{entry.features:,}", entry.classes, entry.available, entry.example
+            entry.name,
+            f"{entry.rows:,}",
+            test,
+            f"{entry.features:,}",
+            entry.classes,
+            entry.available,
+            entry.example,
         )
     console.print(table)
     console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
@@ -83,10 +96,12 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
         if name == "dataset":
             option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
         made.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
         )
     made.sort(key=lambda parameter: parameter.name != "dataset")
-    command.__signature__ = signature.replace(parameters=[*fixed, *made])  # pyright: ignore[reportFunctionMemberAccess]
+    command.__signature__ = signature.replace(parameters=[*fixed, *made])
     command.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
     return command
 
@@ -116,7 +131,7 @@ def audit(
         raise InputError("no data set named; `mithridate datasets` lists them")
     asked = AuditConfig.of(**options)
     data = load_dataset(asked.dataset)
-    gate = parse_gate(fail_above, asked.filled(data.family).most_poison) if fail_above else None
+    gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
     target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
     with _progress(hidden=quiet or as_json) as show:
@@ -139,7 +154,12 @@ def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
     """Yield a callback that shows what is done, what is running and the time left, on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
     bar = Progress(
-        *columns, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(), console=errors, disable=hidden
+        *columns,
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=hidden,
     )
     with bar:
         task = bar.add_task("starting", total=None)
@@ -161,41 +181,43 @@ def _save(result: "AuditResult", target: Path) -> Path:
 
 
 def _print(result: "AuditResult") -> None:
-    """Print the table and the verdict."""
-    from mithridate.verdict import curves
+    """Print the tables and the verdict."""
+    from mithridate.verdict import METRICS, curves
 
-    found = curves(result.frame)
+    found = curves(result.frame, (*METRICS, "baseline_test_error"))
     ratios = next(iter(found.values()))["ratio"]
-    columns = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES})
-    splits, budget = result.frame["split"].nunique(), result.config["budget"]
-    table = Table(
-        title=f"Test error of {result.config['model']} regression on {result.dataset['name']} by share of poison "
-        f"({budget}); mean ± half the 95 % interval over {splits} split(s)"
+    shown = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES})
+    data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
+    console.print(
+        f"\n{config['model']} regression on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
+        f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
+        highlight=False,
     )
-    table.add_column("policy")
-    for i in columns:
-        table.add_column(f"{ratios[i]:.1%}", justify="right")
-    for name in ("flips alone", "λ clean → end", "‖w‖² clean → end", "tolerates"):
-        table.add_column(name, justify="right")
+    error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), title="Test error by share of poison")
+    did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
+    error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
+    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end")
+    end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
-        rows = result.frame[result.frame["policy"] == policy]
-        flips = rows[rows["n_poison"] == rows["n_poison"].max()]["baseline_test_error"].mean()
-        ends = [f"{curve[m]['mean'][0]:.2f} → {curve[m]['mean'][-1]:.2f}" for m in ("log_strength", "weight_norm_sq")]
+        error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))
         tolerance = result.verdict.tolerance[policy]
-        sign = "≥ " if tolerance >= max(ratios) - 1e-9 else ""
-        table.add_row(
-            policy, *(_cell(curve["test_error"], i) for i in columns), f"{flips:.1%}", *ends, f"{sign}{tolerance:.1%}"
-        )
-    console.print(table)
-    console.print("\nVerdict", style="bold")
+        sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
+        ends = (f"{curve[m]['mean'][0]:.2f} → {curve[m]['mean'][-1]:.2f}" for m in ("log_strength", "weight_norm_sq"))
+        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), *ends)
+    for table in (error, end):
+        table.columns[0].no_wrap = True
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    console.print("Verdict", style="bold")
     for sentence in result.verdict.summary:
         console.print(f"• {sentence}", highlight=False)
     for warning in result.verdict.warnings:
         console.print(f"! {warning}", style="yellow", highlight=False)
     threat = result.threat_model
     console.print(
-        f"\nThreat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
-        f"{threat['may_change']}. Validation set: {threat['validation_set']}.",
+        f"Threat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
+        f"{threat['may_change']}. Validation rows: {threat['validation_set']}.",
         highlight=False,
     )
 

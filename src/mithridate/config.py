@@ -5,50 +5,60 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mithridate.errors import InputError
-from mithridate.presets import MOST_POISON, PRESETS, SETTINGS
+from mithridate.presets import MOST_POISON, PRESETS, setting
 
 
 class AuditConfig(BaseModel):
-    """Everything that decides an audit's numbers. `None` means the data set's own setting, see `filled`."""
+    """Everything that decides an audit's numbers.
+
+    What is not given is filled in from the data set's own setting (`presets`) and the preset, so that a
+    configuration always says all that was used. Build one with `of`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field(description="name of the data set")
     model: Literal["logistic"] = Field("logistic", description="the victim's model")
-    preset: Literal["quick", "paper"] = Field("quick", description="how many splits and ratios")
-    train: int | None = Field(None, ge=2, description="training rows")
-    valid: int | None = Field(None, ge=2, description="trusted validation rows")
-    points: int | None = Field(None, ge=1, description="most poisoning points")
-    poison: float | None = Field(None, gt=0, lt=1, description="most poison, as a share of the training set")
-    batch: int | None = Field(None, ge=1, description="points crafted together; the step between ratios")
-    budget: Literal["replaced", "added"] | None = Field(None, description="poison replaces rows, or is added")
-    splits: int | None = Field(None, ge=1, description="random splits")
+    preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
+    train: int = Field(ge=2, description="training rows")
+    valid: int = Field(ge=2, description="trusted validation rows")
+    points: int = Field(ge=1, description="most poisoning points")
+    poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set")
+    batch: int = Field(ge=1, description="points crafted together; the step between ratios")
+    budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    splits: int = Field(ge=1, description="random splits")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    policies: tuple[str, ...] | None = Field(None, min_length=1, description="how the defender sets λ")
+    policies: tuple[str, ...] = Field(
+        min_length=1,
+        description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned; repeatable",
+    )
     folds: int = Field(5, ge=2, description="folds of cross-validation")
-    hyperiterations: int | None = Field(None, ge=1, description="outer steps per batch of points")
-    poison_step: float | None = Field(None, gt=0, description="α, outer step size of the points")
-    poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step of the points")
-    hyper_step: float | None = Field(None, gt=0, description="β, largest outer step of λ")
-    hyper_rule: Literal["rprop", "decay", "constant", "raw"] = Field("rprop", description="outer step of λ")
+    hyperiterations: int = Field(ge=1, description="outer steps per batch of points")
+    poison_step: float = Field(gt=0, description="α, outer step size of the points")
+    poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step rule of the points")
+    hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
+    hyper_rule: Literal["rprop", "decay", "constant", "raw"] = Field("rprop", description="outer step rule of λ")
     closing: bool = Field(True, description="close each round with λ's best response")
     select: Literal["best", "last"] = Field("best", description="keep the best round's points, or the last's")
     alternate: bool = Field(False, description="a second backward pass for λ, as Algorithm 1 is written")
-    learning_rate: float | None = Field(None, gt=0, description="η, inner gradient descent")
-    inner_steps: int | None = Field(None, ge=1, description="T, inner gradient descent")
+    learning_rate: float = Field(gt=0, description="η of the inner gradient descent")
+    inner_steps: int = Field(ge=1, description="T of the inner gradient descent")
     stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
-    bounds: tuple[float, float] | None = Field(None, description="range of every feature of the poison")
-    strength_bounds: tuple[float, float] | None = Field(None, description="range of λ")
-    train_learning_rate: float | None = Field(None, gt=0, description="η_tr, evaluation's SGD")
-    batch_size: int | None = Field(None, ge=1, description="evaluation's minibatches")
-    epochs: int | None = Field(None, ge=1, description="evaluation's epochs")
+    bounds: tuple[float, float] | None = Field(None, description="low and high of every feature of the poison")
+    strength_bounds: tuple[float, float] = Field(description="low and high of λ")
+    train_learning_rate: float = Field(gt=0, description="η of the evaluation's SGD")
+    batch_size: int = Field(ge=1, description="the evaluation's minibatches")
+    epochs: int = Field(ge=1, description="the evaluation's epochs")
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        """Return the configuration with these options; `InputError` names the first that is wrong or unknown."""
+        """Return the configuration with these options; an option that is None counts as not given.
+
+        Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
+        """
         try:
             return cls(**options)
         except ValidationError as error:
@@ -64,50 +74,46 @@ class AuditConfig(BaseModel):
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"configuration {path} is not TOML: {error}") from None
 
-    def filled(self, family: str) -> Self:
-        """Return the configuration with every `None` replaced by what it stands for.
-
-        `poison` has then become `points`, and a `bounds` of None is the data set's own feasible set.
-
-        Raises `InputError` for options that contradict one another or the size of the training set.
-        """
-        base = SETTINGS.get(family, SETTINGS["digits"])
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        given = {name: value for name, value in own.items() if value is not None}
-        preset = {name: getattr(base, name) for name in own if hasattr(base, name)} | {
-            "inner_steps": base.steps,
-            "splits": PRESETS[self.preset]["splits"],
-            "policies": ("fixed=-8", base.large, "cv-clean", "learned", "cv-poisoned"),
-        }
-        full = own | preset | given
-        if self.points is not None and self.poison is not None:
-            raise InputError("points and poison are two ways to say the same; give one")
-        train, share = full["train"], self.poison or MOST_POISON
-        rows = train * share if full["budget"] == "replaced" else train * share / (1 - share)
-        points = self.points or max(1, round(rows))
-        if full["budget"] == "replaced" and points > train:
-            raise InputError(f"points = {points}: more than the {train} training rows there are to replace")
-        if points > full["valid"]:
-            raise InputError(
-                f"points = {points}: more than the {full['valid']} validation rows they are cloned from; raise valid"
-            )
-        batch = self.batch or math.ceil(points / PRESETS[self.preset]["ratios"])
-        if batch > points:
-            raise InputError(f"batch = {batch}: more than the {points} points in all")
-        if len(set(full["policies"])) < len(full["policies"]):
-            raise InputError(f"policies are named twice: {', '.join(full['policies'])}")
-        config = type(self)(**full | {"points": points, "batch": batch, "poison": None})
-        for name in ("bounds", "strength_bounds"):
-            pair = getattr(config, name)
-            if pair and pair[0] > pair[1]:
-                raise InputError(f"{name} = {pair}: the wrong way round; give the lower bound first")
-        return config
-
     @property
     def most_poison(self) -> float:
-        """The largest audited share of poison, of a filled configuration."""
-        assert self.points and self.train
+        """The largest audited share of poison."""
         return self.points / (self.train + (self.points if self.budget == "added" else 0))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in options.items() if value is not None}
+        preset, base = PRESETS.get(given.get("preset", "quick"), PRESETS["quick"]), setting(str(given.get("dataset")))
+        filled = {name: getattr(base, name) for name in cls.model_fields if hasattr(base, name)}
+        filled |= {"splits": preset["splits"], "policies": base.policies} | given
+        if given.keys() >= {"points", "poison"}:
+            raise ValueError("points and poison are two ways to say the same; give one")
+        try:
+            share = filled.get("poison", MOST_POISON)
+            rows = filled["train"] * share / (1 if filled["budget"] == "replaced" else 1 - share)
+            points = filled.setdefault("points", max(1, round(rows)))
+            filled.setdefault("batch", math.ceil(points / preset["ratios"]))
+        except (TypeError, ZeroDivisionError):
+            return filled  # one of them is not a usable number, which the fields will say
+        return filled
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.budget == "replaced" and self.points > self.train:
+            raise ValueError(f"points = {self.points}: more than the {self.train} training rows there are to replace")
+        if self.points > self.valid:
+            raise ValueError(
+                f"points = {self.points}: more than the {self.valid} validation rows they are cloned from; raise valid"
+            )
+        if self.batch > self.points:
+            raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
+        if len(set(self.policies)) < len(self.policies):
+            raise ValueError(f"policies are named twice: {', '.join(self.policies)}")
+        for name in ("bounds", "strength_bounds"):
+            pair = getattr(self, name)
+            if pair and pair[0] > pair[1]:
+                raise ValueError(f"{name} = {pair}: the wrong way round; give the lower bound first")
+        return self
 
 
 def _first(error: ValidationError) -> str:
@@ -116,5 +122,8 @@ def _first(error: ValidationError) -> str:
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown option {name!r}; the options are {', '.join(AuditConfig.model_fields)}"
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{name} = {fault['input']!r}: {message}"
+    if fault["type"] == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

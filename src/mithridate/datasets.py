@@ -1,19 +1,20 @@
-"""Data sets and their splits (paper, Table 1 and App. D; DESIGN of the bundled ones in `catalogue`)."""
+"""Data sets and their splits (paper, Table 1 and App. D)."""
 
 import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import sklearn.datasets
 
 from mithridate.downloads import at_hand, fetch, read_arrays, read_idx
 from mithridate.errors import DataError, InputError
-from mithridate.presets import SETTINGS
+from mithridate.presets import setting
 from mithridate.seeds import generator
 
-FASHION = "T-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
+FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -47,12 +48,11 @@ class Dataset:
 
     `x` (N, m), `y` (N,) in {0, 1}, `rows` (N,) their numbers in the source; `test` the same triple or None;
     `bounds` the range of feasible features, or None for each feature's range in the training rows; `standardise`
-    by the training mean and deviation; `image_shape` where rows are pictures. `family` names the settings used.
+    by the training mean and deviation; `image_shape` where rows are pictures.
     Raises `InputError` when a feature is NaN or infinite or a shape is off.
     """
 
     name: str
-    family: str
     x: np.ndarray = field(repr=False)
     y: np.ndarray = field(repr=False)
     rows: np.ndarray = field(repr=False)
@@ -68,10 +68,10 @@ class Dataset:
             if x.ndim != 2 or y.shape != x.shape[:1] or not set(np.unique(y)) <= {0, 1}:
                 raise InputError(f"data set {self.name}: {part} need features (n, m) and labels 0 or 1 (n,)")
             if not np.isfinite(x).all():
-                row, column = np.argwhere(~np.isfinite(x))[0]
+                where = np.argwhere(~np.isfinite(x))
                 raise InputError(
-                    f"data set {self.name}: {part} hold {int((~np.isfinite(x)).sum())} NaN or infinite feature value(s), "
-                    f"the first in row {row}, column {column}; drop or impute them first"
+                    f"data set {self.name}: {part} hold {len(where)} NaN or infinite feature value(s), the first in "
+                    f"row {where[0, 0]}, column {where[0, 1]}; drop or impute them first"
                 )
 
     def split(self, train: int | None = None, valid: int | None = None, seed: int = 0, index: int = 0) -> Split:
@@ -80,8 +80,9 @@ class Dataset:
         The test rows are the official ones, else all rows left over. Raises `InputError` when more rows are asked
         for than there are. Checked: sizes. Not checked: that features are on comparable scales.
         """
-        setting = SETTINGS.get(self.family, SETTINGS["digits"])
-        train, valid = train or setting.train, valid or setting.valid
+        usual = setting(self.name)
+        train = usual.train if train is None else train
+        valid = usual.valid if valid is None else valid
         if train < 2 or valid < 2:
             raise InputError(f"train = {train}, valid = {valid}: at least 2 rows each, one of either class")
         draw = generator(seed, self.name, "split", index)
@@ -128,9 +129,7 @@ class Dataset:
         )
 
 
-def _two(
-    x: np.ndarray, labels: np.ndarray, pair: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _two(x: np.ndarray, labels: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows of two classes, labelled 0 and 1, with their numbers."""
     rows = np.flatnonzero(np.isin(labels, pair))
     return x[rows], (labels[rows] == pair[1]).astype(np.int8), rows
@@ -147,7 +146,7 @@ def _idx_pair(family: str, name: str, pair: tuple[int, int], classes: list[str])
     x, y, rows = part("train")
     names = (classes[pair[0]], classes[pair[1]])
     source = f"official files of {family}"
-    return Dataset(name, family, x, y, rows, names, source, part("t10k"), (0.0, 1.0), image_shape=(28, 28))
+    return Dataset(name, x, y, rows, names, source, part("t10k"), (0.0, 1.0), image_shape=(28, 28))
 
 
 def _mnist(name: str, pair: tuple[int, int]) -> Dataset:
@@ -159,22 +158,26 @@ def _fashion(name: str, pair: tuple[int, int]) -> Dataset:
 
 
 def _digits(name: str, pair: tuple[int, int]) -> Dataset:
-    data = sklearn.datasets.load_digits()
+    data: Any = sklearn.datasets.load_digits()
     x, y, rows = _two(data["data"].astype(np.float32) / 16, data["target"], pair)
     names = (DIGITS[pair[0]], DIGITS[pair[1]])
-    return Dataset(
-        name, "digits", x, y, rows, names, "scikit-learn's load_digits", bounds=(0.0, 1.0), image_shape=(8, 8)
-    )
+    return Dataset(name, x, y, rows, names, "scikit-learn's load_digits", bounds=(0.0, 1.0), image_shape=(8, 8))
 
 
 def _breast_cancer() -> Dataset:
-    data = sklearn.datasets.load_breast_cancer()
+    data: Any = sklearn.datasets.load_breast_cancer()
     # The positive class is the one to be found: malignant, 0 in the source.
     y = (data["target"] == 0).astype(np.int8)
     x = data["data"].astype(np.float64)
     source = "scikit-learn's load_breast_cancer"
     return Dataset(
-        "breast-cancer", "breast-cancer", x, y, np.arange(len(y)), ("benign", "malignant"), source, standardise=True
+        "breast-cancer",
+        x,
+        y,
+        np.arange(len(y)),
+        ("benign", "malignant"),
+        source,
+        standardise=True,
     )
 
 
@@ -184,7 +187,7 @@ def _synthetic() -> Dataset:
     x = draw.normal(size=(2 * n, 2)) * np.sqrt([2.5, 1.5]) + np.repeat([[-3.0, 0.0], [3.0, 0.0]], n, axis=0)
     y = np.repeat([0, 1], n).astype(np.int8)
     source = "two bivariate Gaussians (paper, App. D.1)"
-    return Dataset("synthetic", "synthetic", x, y, np.arange(2 * n), ("0", "1"), source, bounds=(-9.5, 9.5))
+    return Dataset("synthetic", x, y, np.arange(2 * n), ("0", "1"), source, bounds=(-9.5, 9.5))
 
 
 def _features(family: str, arrays: tuple[str, str], classes: tuple[str, str]) -> Dataset:
@@ -199,7 +202,7 @@ def _features(family: str, arrays: tuple[str, str], classes: tuple[str, str]) ->
 
     x, y, rows = part("train")
     source = "features as found in the data directory"
-    return Dataset(family, family, x, y, rows, classes, source, part("test"), (-0.5, 0.5), standardise=True)
+    return Dataset(family, x, y, rows, classes, source, part("test"), (-0.5, 0.5), standardise=True)
 
 
 def _dogfish() -> Dataset:
@@ -245,9 +248,7 @@ CATALOGUE = {
         Entry("breast-cancer", 569, None, 30, "benign, malignant", _breast_cancer, "breast-cancer"),
         Entry("synthetic", 4096, None, 2, "0, 1", _synthetic, "synthetic"),
         Entry("mnist-AvB", 60000, 10000, 784, "any two of 0 … 9", _mnist, "mnist-0v8", True),
-        Entry(
-            "fashion-mnist-AvB", 60000, 10000, 784, "any two of 0 … 9", _fashion, "fashion-mnist-0v2", True
-        ),
+        Entry("fashion-mnist-AvB", 60000, 10000, 784, "any two of 0 … 9", _fashion, "fashion-mnist-0v2", True),
         Entry("dogfish", 1800, 600, 2048, "dog, fish", _dogfish, "dogfish"),
         Entry("springer-tench", 1800, 600, 2048, "springer, tench", _springer_tench, "springer-tench"),
     )

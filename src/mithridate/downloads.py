@@ -51,7 +51,10 @@ SOURCES: Mapping[str, Source] = {
             )
         ),
         "LeCun, Cortes and Burges, The MNIST database of handwritten digits",
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
     ),
     "fashion-mnist": Source(
         dict(

@@ -24,7 +24,7 @@ def _axes(n: int, axes: Any) -> tuple[Figure, list[Axes]]:
     """Return n axes side by side in a new figure, or the caller's own with theirs."""
     if axes is None:
         figure = Figure(figsize=(0.6 + 5.2 * n, 4.4), layout="constrained")
-        return figure, list(np.atleast_1d(figure.subplots(1, n)))  # pyright: ignore[reportArgumentType]
+        return figure, list(np.atleast_1d(figure.subplots(1, n)))
     found = list(np.atleast_1d(axes))
     return found[0].figure, found
 
@@ -50,15 +50,18 @@ class CurveDisplay:
         splits = self.frame["split"].nunique()
         for axis, (metric, label) in zip(panels, self.panels.items(), strict=True):
             for i, (policy, curve) in enumerate(found.items()):
-                x, style = 100 * np.array(curve["ratio"]), {"color": COLOURS[i % 7]}
+                x, colour = 100 * np.array(curve["ratio"]), COLOURS[i % 7]
+                # Policies often coincide: lines drawn later are thinner, so that those below stay visible.
+                width = 4 - 3 * i / max(len(found) - 1, 1)
                 y = factor * np.array(curve[metric]["mean"], dtype=float)
-                axis.plot(x, y, marker=MARKERS[i % 7], ms=5, ls=DASHES[i % 7], label=policy, **style)
+                (line,) = axis.plot(x, y, color=colour, label=policy)
+                line.set(linestyle=DASHES[i % 7], linewidth=width, marker=MARKERS[i % 7], markersize=3 + 1.5 * width)
                 low, high = (factor * np.array(curve[metric][side], dtype=float) for side in ("low", "high"))
                 if self.percent:
                     low, high = low.clip(0, 100), high.clip(0, 100)
-                axis.fill_between(x, low, high, alpha=0.15, lw=0, **style)
+                axis.fill_between(x, low, high, alpha=0.15, lw=0, color=colour)
                 if column := (self.baseline or {}).get(metric):
-                    axis.plot(x, factor * np.array(curve[column]["mean"], dtype=float), ls=":", lw=1, **style)
+                    axis.plot(x, factor * np.array(curve[column]["mean"], dtype=float), ls=":", lw=1, color=colour)
             if self.baseline:
                 axis.plot([], [], ls=":", lw=1, color="0.3", label="labels flipped only, same colour")
             axis.set(xlabel="poison in the training set [%]", ylabel=label)
@@ -112,17 +115,20 @@ class PoisonDisplay:
 
 
 def draw_all(
-    frame: pd.DataFrame, poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]], dataset: Mapping[str, Any]
+    frame: pd.DataFrame,
+    poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]],
+    dataset: Mapping[str, Any],
 ) -> dict[str, Figure]:
     """Return every figure of a result by its file name."""
     negative, positive = dataset["classes"]
     figures = {
         "error": CurveDisplay(
-            frame, {"test_error": "test error [%]"}, percent=True, baseline={"test_error": "baseline_test_error"}
+            frame,
+            {"test_error": "test error [%]"},
+            percent=True,
+            baseline={"test_error": "baseline_test_error"},
         ),
-        "regularisation": CurveDisplay(
-            frame, {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
-        ),
+        "regularisation": CurveDisplay(frame, {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}),
         "rates": CurveDisplay(
             frame,
             {
@@ -139,5 +145,5 @@ def draw_all(
                 title = f"{dataset['name']}: poisoning points against {policy}, split 1"
                 name = "poison-" + "".join(c if c.isalnum() or c in "-." else "_" for c in policy)
                 shape, classes = tuple(dataset["image_shape"]), (negative, positive)
-                drawn[name] = PoisonDisplay(arrays, shape, classes, title).plot()  # pyright: ignore[reportArgumentType]
+                drawn[name] = PoisonDisplay(arrays, shape, classes, title).plot()
     return drawn

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -27,15 +28,16 @@ from mithridate.training import TrainingRule
 class Learner(eqx.Module):
     """A victim whose training can be run, and differentiated, as a pure function.
 
-    Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`.
+        Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`.
 
-    Example:
-        >>> import numpy as np
-        >>> import mithridate as mi
-        >>> learner = mi.Learner(mi.LogisticRegression(1), mi.GradientDescent(1.0, 50))
-        >>> params = learner.fit(np.array([[-1.0], [1.0]]), np.array([0, 1]), log_strength=0.0)
-        >>> learner.error(params, np.array([[-2.0], [2.0]]), np.array([0, 1]))
-        0.0
+        Example:
+            >>> import numpy as np
+    from jax.flatten_util import ravel_pytree
+            >>> import mithridate as mi
+            >>> learner = mi.Learner(mi.LogisticRegression(1), mi.GradientDescent(1.0, 50))
+            >>> params = learner.fit(np.array([[-1.0], [1.0]]), np.array([0, 1]), log_strength=0.0)
+            >>> learner.error(params, np.array([[-2.0], [2.0]]), np.array([0, 1]))
+            0.0
     """
 
     model: Model
@@ -56,9 +58,7 @@ class Learner(eqx.Module):
         penalty = self.penalty(self.model.weights(params), log_strength)
         return self.mean_loss(params, blocks) + penalty / n
 
-    def train(
-        self, blocks: tuple[Rows, ...], log_strength: Float[Array, ""], key: Key[Array, ""]
-    ) -> Any:
+    def train(self, blocks: tuple[Rows, ...], log_strength: Float[Array, ""], key: Key[Array, ""]) -> Any:
         """Return wT, trained on `blocks` from a w0 drawn with `key`."""
         n = _size(blocks)
         init_key, rule_key = jax.random.split(key)
@@ -94,15 +94,15 @@ class Learner(eqx.Module):
 
         At w0 = 0 this is the maximum over all w for logistic regression, whose σ' is largest there.
         """
-        flat, restore = jax.flatten_util.ravel_pytree(self.model.init(jax.random.key(0) if key is None else key))
+        flat, restore = ravel_pytree(self.model.init(jax.random.key(0) if key is None else key))
         strength = jnp.asarray(log_strength, dtype=float)
 
         def product(v: np.ndarray) -> np.ndarray:
             tangent = restore(jnp.asarray(v.ravel(), dtype=flat.dtype))
             out = _hessian_product(self, restore(flat), rows, strength, tangent)
-            return np.asarray(jax.flatten_util.ravel_pytree(out)[0], dtype=np.float64)
+            return np.asarray(ravel_pytree(out)[0], dtype=np.float64)
 
-        operator = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
+        operator = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float64)
         start = np.ones(flat.size)
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 

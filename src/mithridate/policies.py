@@ -10,6 +10,7 @@ import re
 from typing import Protocol
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
@@ -131,7 +132,7 @@ class CrossValidated(eqx.Module):
     ) -> float:
         """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set."""
         rows = join(problem.blocks(x_poison))
-        held_out = folds(np.asarray(rows.y), self.k, seed_of(self.seed, "folds"))
+        held_out = jnp.asarray(folds(np.asarray(rows.y), self.k, seed_of(self.seed, "folds")))
         return minimise(
             lambda grid: cross_validation_losses(problem.learner, rows, held_out, grid, key), self.strengths
         )
@@ -169,5 +170,5 @@ def parse_policy(
         if math.isfinite(value):
             return Fixed(value, text)
     raise InputError(
-        f"unknown policy {text!r}; use fixed=VALUE (such as fixed=-8 or fixed=log(200)), cv-clean, learned or cv-poisoned"
+        f"unknown policy {text!r}; use fixed=VALUE (as fixed=-8 or fixed=log(200)), cv-clean, learned or cv-poisoned"
     )

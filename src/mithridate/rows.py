@@ -47,9 +47,7 @@ def check_rows(name: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
     """
     x, y = np.array(x, dtype=np.float64), np.array(y)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
-        raise InputError(
-            f"{name}: features must be (n, m) with n ≥ 1 and labels (n,); got {x.shape} and {y.shape}"
-        )
+        raise InputError(f"{name}: features must be (n, m) with n ≥ 1 and labels (n,); got {x.shape} and {y.shape}")
     bad = ~np.isfinite(x)
     if bad.any():
         row, column = np.argwhere(bad)[0]

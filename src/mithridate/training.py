@@ -102,11 +102,12 @@ class MinibatchSGD(eqx.Module):
         order = jax.vmap(lambda k: jax.random.permutation(k, n_rows))(keys)
         real = jnp.ones_like(order, dtype=bool)
         shape = (self.epochs * per_epoch, self.batch_size)
-        return tuple(jnp.pad(part, ((0, 0), (0, padding))).reshape(shape) for part in (order, real))  # pyright: ignore[reportReturnType]
+        order, real = (jnp.pad(part, ((0, 0), (0, padding))).reshape(shape) for part in (order, real))
+        return order, real
 
     def step(self, objective: Objective, params: Any, blocks: tuple[Rows, ...], item: PyTree[Array]) -> Any:
         """Return w after one step on the batch `item`."""
         index, real = item
-        rows = join(blocks) if len(blocks) > 1 else blocks[0]
+        rows = join(blocks)
         batch = Rows(rows.x[index], rows.y[index], rows.weight[index] * real)
         return _descend(params, jax.grad(objective)(params, (batch,)), self.learning_rate)

@@ -54,9 +54,14 @@ def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str,
 
 
 def _spread(mean: pd.Series, std: pd.Series, counts: np.ndarray) -> dict[str, list[float | None]]:
-    half = stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
+    half = _half_width(std, counts)
     lists = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
     return {name: [float(v) if math.isfinite(v) else None for v in values] for name, values in lists.items()}
+
+
+def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
+    """Return half the mean's 95 % interval for samples of these sizes (Student's t)."""
+    return stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
 
 
 def _worst(rows: pd.DataFrame) -> pd.Series:
@@ -67,38 +72,40 @@ def _worst(rows: pd.DataFrame) -> pd.Series:
 
 def verdict(frame: pd.DataFrame) -> Verdict:
     """Return the verdict on the records `frame`."""
-    summary, tolerance, ends = [], {}, {}
+    summary, tolerance = [], {}
     for name, rows in frame.groupby("policy", sort=False):
         worst, policy = _worst(rows), str(name)
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
         tolerance[policy] = float(worst.index[within][-1])
-        ends[policy] = float(worst.iloc[-1])
-        all_of_it = bool(within.all())
+        most = "at least " if within.all() else ""
         summary.append(
-            f"{policy}: test error {worst.iloc[0]:.1%} clean, {worst.iloc[-1]:.1%} at {worst.index[-1]:.1%} poison; "
-            + (
-                f"tolerates at least {tolerance[policy]:.1%}, the most that was tried"
-                if all_of_it
-                else f"tolerates {tolerance[policy]:.1%} (within {100 * TOLERATED:g} points of clean)"
-            )
+            f"{policy}: {worst.iloc[0]:.1%} test error clean, {worst.iloc[-1]:.1%} at {worst.index[-1]:.1%} poison; "
+            f"stays within {100 * TOLERATED:g} points of clean up to {most}{tolerance[policy]:.1%}"
         )
-    saved, sentence = _saved(ends, float(frame["ratio"].max()))
-    return Verdict(tuple(summary + sentence), tolerance, saved, tuple(_warnings(frame)))
+    saved, sentences = _saved(frame)
+    return Verdict(tuple(summary + sentences), tolerance, saved, tuple(_warnings(frame)))
 
 
-def _saved(ends: dict[str, float], share: float) -> tuple[float | None, list[str]]:
-    fixed = {p: e for p, e in ends.items() if p.startswith("fixed=") or p == "cv-clean"}
-    if "learned" not in ends or not fixed:
+def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
+    """Compare tuning under attack with each fixed choice at the most poison, split by split."""
+    last = frame[frame["n_poison"] == frame["n_poison"].max()]
+    last = last.assign(worst=last[["test_error", "baseline_test_error"]].max(axis=1))
+    errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
+    fixed = [p for p in errors if p.startswith("fixed=") or p == "cv-clean"]
+    if "learned" not in errors or not fixed:
         return None, []
-    best = min(fixed, key=lambda policy: fixed[policy])
-    saved = 100 * (fixed[best] - ends["learned"])
-    others = "; ".join(
-        f"{100 * (error - ends['learned']):+.1f} against {policy}" for policy, error in fixed.items() if policy != best
-    )
-    did = "saves" if saved >= 0 else "costs"
-    return saved, [
-        f"tuning λ under attack {did} {abs(saved):.1f} points of error at {share:.1%} poison against the best fixed "
-        f"choice, {best}" + (f" ({others})" if others else "")
+    saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
+    best = str(saved.mean().idxmin())
+    half = _half_width(saved.std(), np.full(len(fixed), len(saved)))
+    said = [
+        f"{saved[p].mean():+.1f}" + (f" ± {half[p]:.1f}" if len(saved) > 1 else "") + f" against {p}" for p in fixed
+    ]
+    clean = frame[frame["n_poison"] == 0].groupby("policy")["test_error"].mean()
+    extra = 100 * (clean[best] - clean["learned"])
+    return float(saved[best].mean()), [
+        f"points of error that tuning λ under attack saves at {frame['ratio'].max():.1%} poison, paired over splits: "
+        f"{', '.join(said)}",
+        f"the best fixed choice at that much poison is {best}; clean, its error is {extra:+.1f} points from learned's",
     ]
 
 
@@ -115,7 +122,7 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
 
 
 def parse_gate(text: str, most: float) -> tuple[float, float]:
-    """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`; `most` is the largest audited share.
+    """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`, where `most` poison is audited.
 
     Raises `InputError` when either is not a share from 0 to 1, or nothing that poisoned was audited.
     """

@@ -45,9 +45,7 @@ class Bilevel(eqx.Module):
             return (self.rest,)
         return self.rest, Rows(x_poison, self.y_poison, jnp.ones_like(self.y_poison))
 
-    def train(
-        self, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, ""], key: Key[Array, ""]
-    ) -> Any:
+    def train(self, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, ""], key: Key[Array, ""]) -> Any:
         """Return wT, trained on D'_tr from a w0 drawn with `key`."""
         return self.learner.train(self.blocks(x_poison), log_strength, key)
 
