@@ -27,3 +27,35 @@ from .results import load_result as load_result
 from .rows import Rows as Rows
 from .training import GradientDescent as GradientDescent
 from .training import MinibatchSGD as MinibatchSGD
+
+__all__ = [
+    "L2",
+    "Attack",
+    "AuditConfig",
+    "AuditResult",
+    "Bilevel",
+    "Box",
+    "CrossValidated",
+    "CurveDisplay",
+    "DataError",
+    "Dataset",
+    "Fixed",
+    "GradientDescent",
+    "Hypergradient",
+    "InputError",
+    "Learned",
+    "Learner",
+    "LogisticRegression",
+    "MinibatchSGD",
+    "MithridateError",
+    "PoisonDisplay",
+    "Poisoning",
+    "Reverse",
+    "Rows",
+    "Split",
+    "StorageError",
+    "__version__",
+    "audit",
+    "load_dataset",
+    "load_result",
+]

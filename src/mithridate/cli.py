@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -64,19 +65,15 @@ def datasets() -> None:
     from mithridate.datasets import CATALOGUE
     from mithridate.downloads import VARIABLE, directory
 
-    table = Table("name", "rows", "official test rows", "features", "classes", "available", "example")
+    table = Table("name", "rows", "test rows", "features", "classes", "available", box=SIMPLE_HEAD)
     for entry in CATALOGUE.values():
         test = "—" if entry.test_rows is None else f"{entry.test_rows:,}"
-        table.add_row(
-            entry.name,
-            f"{entry.rows:,}",
-            test,
-            f"{entry.features:,}",
-            entry.classes,
-            entry.available,
-            entry.example,
-        )
+        sizes = (f"{entry.rows:,}", test, f"{entry.features:,}")
+        table.add_row(entry.name, *sizes, entry.classes, entry.available)
+    for column in table.columns:
+        column.no_wrap = True
     console.print(table)
+    console.print("AvB: any two classes, as in mnist-0v8. Missing files have to be put into the data directory.")
     console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
 
 
@@ -161,9 +158,17 @@ def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
         console=errors,
         disable=hidden,
     )
-    with bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda at: bar.update(task, completed=at.done, total=at.total, description=at.running)
+    task = bar.add_task("", total=None)
+
+    def show(at: "Standing") -> None:
+        bar.start()
+        bar.update(task, completed=at.done, total=at.total, description=at.running)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _save(result: "AuditResult", target: Path) -> Path:
@@ -193,10 +198,12 @@ def _print(result: "AuditResult") -> None:
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
-    error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), title="Test error by share of poison")
+    error = Table(
+        "policy", *(f"{ratios[i]:.1%}" for i in shown), title="Test error by share of poison", box=SIMPLE_HEAD
+    )
     did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
-    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end")
+    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
         error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -54,7 +54,7 @@ class AuditConfig(BaseModel):
     epochs: int = Field(ge=1, description="the evaluation's epochs")
 
     @classmethod
-    def of(cls, **options: Any) -> Self:
+    def of(cls, **options: Any) -> "AuditConfig":
         """Return the configuration with these options; an option that is None counts as not given.
 
         Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
@@ -98,7 +98,7 @@ class AuditConfig(BaseModel):
         return filled
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> "AuditConfig":
         if self.budget == "replaced" and self.points > self.train:
             raise ValueError(f"points = {self.points}: more than the {self.train} training rows there are to replace")
         if self.points > self.valid:
@@ -107,6 +107,8 @@ class AuditConfig(BaseModel):
             )
         if self.batch > self.points:
             raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
+        if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
+            raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
         if len(set(self.policies)) < len(self.policies):
             raise ValueError(f"policies are named twice: {', '.join(self.policies)}")
         for name in ("bounds", "strength_bounds"):
@@ -118,7 +120,8 @@ class AuditConfig(BaseModel):
 
 def _first(error: ValidationError) -> str:
     """Return one line: which option, its value, what is allowed."""
-    fault = error.errors()[0]
+    # What could not be filled in is missing only because something else is wrong.
+    fault = min(error.errors(), key=lambda fault: fault["type"] == "missing")
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown option {name!r}; the options are {', '.join(AuditConfig.model_fields)}"

@@ -233,22 +233,22 @@ class Entry:
 
     @property
     def available(self) -> str:
-        """Whether it can be used now: bundled, at hand, or how to get it."""
+        """Whether it can be used now: bundled, at hand, to be downloaded on first use, or missing."""
         if self.load in (_digits, _breast_cancer, _synthetic):
             return "bundled"
         if at_hand(self.family):
             return "at hand"
-        return "downloads on first use" if self.pairs else "missing: put its files in the data directory"
+        return "to download" if self.pairs else "missing"
 
 
 CATALOGUE = {
     entry.family: entry
     for entry in (
-        Entry("digits-AvB", 1797, None, 64, "any two of 0 … 9", _digits, "digits-0v8", True),
+        Entry("digits-AvB", 1797, None, 64, "any two of ten", _digits, "digits-0v8", True),
         Entry("breast-cancer", 569, None, 30, "benign, malignant", _breast_cancer, "breast-cancer"),
         Entry("synthetic", 4096, None, 2, "0, 1", _synthetic, "synthetic"),
-        Entry("mnist-AvB", 60000, 10000, 784, "any two of 0 … 9", _mnist, "mnist-0v8", True),
-        Entry("fashion-mnist-AvB", 60000, 10000, 784, "any two of 0 … 9", _fashion, "fashion-mnist-0v2", True),
+        Entry("mnist-AvB", 60000, 10000, 784, "any two of ten", _mnist, "mnist-0v8", True),
+        Entry("fashion-mnist-AvB", 60000, 10000, 784, "any two of ten", _fashion, "fashion-mnist-0v2", True),
         Entry("dogfish", 1800, 600, 2048, "dog, fish", _dogfish, "dogfish"),
         Entry("springer-tench", 1800, 600, 2048, "springer, tench", _springer_tench, "springer-tench"),
     )

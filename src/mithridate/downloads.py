@@ -36,7 +36,7 @@ class Source:
 
 _IDX = tuple(f"{p}-{k}-ubyte.gz" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
 
-SOURCES: Mapping[str, Source] = {
+SOURCES: dict[str, Source] = {
     "mnist": Source(
         dict(
             zip(

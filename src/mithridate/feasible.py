@@ -1,7 +1,5 @@
 """Feasible sets Φ and their projections Π (Eq. 5)."""
 
-from typing import Self
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,7 @@ class Box(eqx.Module):
     low: Float[np.ndarray, "..."]
     high: Float[np.ndarray, "..."]
 
-    def __init__(self, low: float | np.ndarray | Array, high: float | np.ndarray | Array):
+    def __init__(self, low: float | np.ndarray, high: float | np.ndarray):
         lows, highs = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
         if not (np.isfinite(lows).all() and np.isfinite(highs).all()):
             raise InputError(f"bounds must be finite; got {low} to {high}")
@@ -32,7 +30,7 @@ class Box(eqx.Module):
         self.low, self.high = lows, highs
 
     @classmethod
-    def around(cls, x: np.ndarray) -> Self:
+    def around(cls, x: np.ndarray) -> "Box":
         """Return the smallest box that holds the rows x (n, m): each feature's observed range."""
         return cls(x.min(axis=0), x.max(axis=0))
 

@@ -52,7 +52,7 @@ class CurveDisplay:
             for i, (policy, curve) in enumerate(found.items()):
                 x, colour = 100 * np.array(curve["ratio"]), COLOURS[i % 7]
                 # Policies often coincide: lines drawn later are thinner, so that those below stay visible.
-                width = 4 - 3 * i / max(len(found) - 1, 1)
+                width = 3 - 2 * i / max(len(found) - 1, 1)
                 y = factor * np.array(curve[metric]["mean"], dtype=float)
                 (line,) = axis.plot(x, y, color=colour, label=policy)
                 line.set(linestyle=DASHES[i % 7], linewidth=width, marker=MARKERS[i % 7], markersize=3 + 1.5 * width)

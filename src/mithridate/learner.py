@@ -8,7 +8,7 @@ and `train` runs the rule from w0 to wT.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -76,7 +76,7 @@ class Learner(eqx.Module):
         """Return ‖w‖², biases left out."""
         return squared_norm(self.model.weights(params))
 
-    def with_rule(self, rule: TrainingRule) -> Self:
+    def with_rule(self, rule: TrainingRule) -> "Learner":
         """Return the same victim trained by another rule."""
         return eqx.tree_at(lambda learner: learner.rule, self, rule)
 

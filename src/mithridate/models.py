@@ -1,6 +1,6 @@
 """Models: pure `init` and `logits`, and which of their parameters a penalty may touch."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a learner asks of a model; parameters are any pytree."""
 

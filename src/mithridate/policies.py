@@ -7,7 +7,7 @@ policy in force once the training data can be poisoned; and, where λ also moves
 
 import math
 import re
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from mithridate.tuning import cross_validation_losses, folds, minimise, validati
 PAPER_STRENGTHS = (-8.0, math.log(200.0))
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What an attack asks of the defender."""
 

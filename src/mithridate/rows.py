@@ -1,6 +1,6 @@
 """Labelled rows: the one form in which training and validation data reach the numerical code."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     weight: Float[Array, " n"]
 
     @classmethod
-    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array) -> Self:
+    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array) -> "Rows":
         """Put rows on the device in the default float type, each with weight 1."""
         features = jnp.asarray(x, dtype=float)
         return cls(features, jnp.asarray(y, dtype=float), jnp.ones(features.shape[0]))
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
         """The number of rows that count."""
         return jnp.sum(self.weight)
 
-    def with_weight(self, weight: Float[Array, " n"]) -> Self:
+    def with_weight(self, weight: Float[Array, " n"]) -> "Rows":
         """Return the same rows counted by `weight`."""
         return self._replace(weight=weight)
 

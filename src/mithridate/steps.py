@@ -54,14 +54,16 @@ def hyper_rule(name: str, size: float) -> optax.GradientTransformation:
     still move. `raw` is β times the derivative.
     """
     _check(name, size, HYPER_RULES, "hyper_step")
+    # Optax's default eps of 1e-6 is larger than λ's derivative where regularisation is weak.
+    normalised = optax.normalize_by_update_norm(eps=1e-30)
     match name:
         case "rprop":
             smallest = min(0.01, size)
             return optax.rprop(size / 2, min_step_size=smallest, max_step_size=size)
         case "decay":
-            return optax.chain(optax.normalize_by_update_norm(), optax.sgd(lambda t: size / jnp.sqrt(t + 1.0)))
+            return optax.chain(normalised, optax.sgd(lambda t: size / jnp.sqrt(t + 1.0)))
         case "constant":
-            return optax.chain(optax.normalize_by_update_norm(), optax.sgd(size))
+            return optax.chain(normalised, optax.sgd(size))
         case _:
             return optax.sgd(size)
 

@@ -6,7 +6,7 @@ apart lets a hypergradient replay, reverse or checkpoint a run without knowing t
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ def _descend(params: Any, gradient: Any, learning_rate: float) -> Any:
     return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
 
 
+@runtime_checkable
 class TrainingRule(Protocol):
     """What a learner asks of a rule."""
 
@@ -54,7 +55,7 @@ class GradientDescent(eqx.Module):
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InputError(f"learning_rate = {self.learning_rate}: must be a positive number")
         if self.steps < 1:
-            raise InputError(f"steps = {self.steps}: inner training needs at least 1 step")
+            raise InputError(f"steps = {self.steps}: inner training must have at least 1 step")
 
     def schedule(self, n_rows: int, key: Key[Array, ""]) -> Int[Array, " steps"]:
         """Return 0 … T − 1; every step is alike."""
@@ -64,7 +65,7 @@ class GradientDescent(eqx.Module):
         """Return w − η·∇L(w)."""
         return _descend(params, jax.grad(objective)(params, blocks), self.learning_rate)
 
-    def subdivided(self, curvature: float, limit: float = 1.6) -> Self:
+    def subdivided(self, curvature: float, limit: float = 1.6) -> "GradientDescent":
         """Return the rule with each step cut into k, the smallest k with η/k·curvature ≤ `limit`.
 
         η·T, the time for which gradient flow is followed, stays the same. Gradient descent diverges once

@@ -1,6 +1,6 @@
 """The bilevel problem as a hypergradient method sees it, and what every method returns."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ class Bilevel(eqx.Module):
         return self.attacker_loss(self.train(x_poison, log_strength, key))
 
 
+@runtime_checkable
 class HypergradientMethod(Protocol):
     """A way to ∇A in X_p and λ at once; held by the attack as a field."""
 

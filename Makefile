@@ -1,0 +1,34 @@
+# `make audit` and `make test` need Python 3.11 or later, make and git; the first call sets the environment up.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/digits-0v8-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: audit test test-slow lint bench
+
+audit: .venv/installed
+	$(BIN)/mithridate audit digits-0v8 --out $(OUT)
+
+test: .venv/developing
+	$(BIN)/pytest
+
+test-slow: .venv/developing
+	$(BIN)/pytest -m slow
+
+lint: .venv/developing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/developing
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/python benchmarks/hypergradient.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/developing: .venv/installed
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@

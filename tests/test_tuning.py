@@ -1,0 +1,153 @@
+"""Tuning λ: the best response is one, ties are broken, cross-validation is what scikit-learn does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression as Reference
+from sklearn.metrics import log_loss
+
+import mithridate as mi
+from mithridate.policies import parse_policy
+from mithridate.steps import hyper_rule, poison_rule
+from mithridate.tuning import (
+    cross_validation_losses,
+    folds,
+    minimise,
+    minimise_on_fine_grid,
+    smallest_minimiser,
+    validation_losses,
+)
+
+PHI = mi.Box(-8.0, np.log(200))
+
+
+@pytest.mark.parametrize("centre", [-8.0, -3.3, 0.0, 4.1, float(np.log(200)), 9.0])
+def test_minimise_finds_a_minimum_anywhere_in_the_interval(centre):
+    found = minimise(lambda s: 1 + 0.02 * (s - centre) ** 2, PHI)
+    assert found == pytest.approx(np.clip(centre, -8, np.log(200)), abs=0.05)
+
+
+def test_minimise_finds_the_global_one_of_two_minima():
+    found = minimise(lambda s: jnp.minimum((s + 6) ** 2 + 1, (s - 4) ** 2 + 0.9), PHI)
+    assert found == pytest.approx(4.0, abs=0.05)
+
+
+def test_ties_to_rounding_go_to_the_smallest_and_nan_never_wins():
+    grid = np.array([0.0, 1.0, 2.0, 3.0])
+    assert smallest_minimiser(grid, np.array([np.nan, 1.0 + 1e-7, 1.0, 2.0])) == 1
+    assert smallest_minimiser(grid, np.array([5.0, np.inf, 1.0, 2.0])) == 2
+
+
+@pytest.fixture(scope="module")
+def overfitting() -> mi.Learner:
+    """Trained for so long that wrong labels call for regularisation."""
+    return mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.4, 2000))
+
+
+def test_the_two_solvers_agree_on_a_poisoned_set(overfitting, digits, rng):
+    y = np.where(rng.random(60) < 0.25, 1 - digits.y_train, digits.y_train)
+    target = mi.Rows.of(digits.x_valid, digits.y_valid)
+    problem = mi.Bilevel(overfitting, mi.Rows.of(digits.x_train, y), jnp.zeros(0), target)
+
+    def losses(grid):
+        return validation_losses(problem, jnp.zeros((0, 64)), grid, jax.random.key(0))
+
+    best = minimise(losses, PHI)
+    assert -8 < best < np.log(200), "no interior optimum: the test could not fail"
+    assert best == pytest.approx(minimise_on_fine_grid(losses, PHI), abs=0.1)
+
+
+def test_validation_losses_are_the_values_one_by_one(learner, digits):
+    target = mi.Rows.of(digits.x_valid, digits.y_valid)
+    problem = mi.Bilevel(learner, mi.Rows.of(digits.x_train, digits.y_train), jnp.zeros(0), target)
+    grid = np.linspace(-2, 5, 40)
+    found = validation_losses(problem, jnp.zeros((0, 64)), jnp.asarray(grid, dtype=float), jax.random.key(0))
+    for i in (0, 17, 39):
+        params = learner.fit(digits.x_train, digits.y_train, grid[i])
+        assert found[i] == pytest.approx(float(learner.mean_loss(params, (target,))), rel=1e-4)
+
+
+def test_cross_validation_agrees_with_scikit_learn(digits):
+    converged = mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.5, 4000))
+    masks = folds(digits.y_train, 5, seed=1)
+    rows = mi.Rows.of(digits.x_train, digits.y_train)
+    grid = np.array([1.0, 3.0])
+    found = cross_validation_losses(
+        converged, rows, jnp.asarray(masks), jnp.asarray(grid, dtype=float), jax.random.key(0)
+    )
+    for strength, loss in zip(grid, found, strict=True):
+        parts = []
+        for out in masks:
+            model = Reference(C=np.exp(-strength)).fit(digits.x_train[~out], digits.y_train[~out])
+            predicted = model.predict_proba(digits.x_train[out])
+            parts.append(log_loss(digits.y_train[out], predicted, normalize=False, labels=[0, 1]))
+        assert float(loss) == pytest.approx(sum(parts) / 60, rel=1e-3)
+
+
+def test_folds_cover_each_row_once_and_are_stratified(digits):
+    masks = folds(digits.y_train, 5, seed=1)
+    assert (masks.sum(axis=0) == 1).all()
+    assert all(digits.y_train[mask].mean() == 0.5 for mask in masks)
+    with pytest.raises(mi.InputError, match="from 2 to 30"):
+        folds(digits.y_train, 31, seed=1)
+
+
+@pytest.mark.parametrize("text", ["fixed=-8", "fixed=log(200)", "fixed=0", "cv-clean", "learned", "cv-poisoned"])
+def test_policies_are_named_as_they_are_parsed(text):
+    assert parse_policy(text, PHI, hyper_rule("rprop", 0.99)).name == text
+
+
+@pytest.mark.parametrize("text", ["fixed", "fixed=", "fixed=x", "fixed=nan", "fixed=log(-3)", "cv", "Learned", ""])
+def test_policies_that_are_none_are_refused(text):
+    with pytest.raises(mi.InputError, match="fixed=VALUE"):
+        parse_policy(text, PHI, hyper_rule("rprop", 0.99))
+
+
+def test_policies_answer_as_they_say(overfitting, digits):
+    """Fixed keeps its value, λ_CLEAN freezes after the clean set, the others answer each set anew."""
+    target = mi.Rows.of(digits.x_valid, digits.y_valid)
+    clean = mi.Bilevel(overfitting, mi.Rows.of(digits.x_train, digits.y_train), jnp.zeros(0), target)
+    flipped = np.where(np.arange(60) % 4 == 0, 1 - digits.y_train, digits.y_train)
+    poisoned = mi.Bilevel(overfitting, mi.Rows.of(digits.x_train, flipped), jnp.zeros(0), target)
+    nothing, key = jnp.zeros((0, 64)), jax.random.key(0)
+    answers = {}
+    for policy in (mi.Fixed(1.5), mi.Learned(), mi.CrossValidated(False), mi.CrossValidated(True)):
+        first = policy.respond(clean, nothing, -8.0, key)
+        answers[policy.name] = (first, policy.after_clean(first).respond(poisoned, nothing, first, key))
+    assert answers["fixed=1.5"] == (1.5, 1.5)
+    assert answers["cv-clean"][0] == answers["cv-clean"][1] == answers["cv-poisoned"][0]
+    assert answers["cv-poisoned"][1] > answers["cv-poisoned"][0] + 1
+    assert answers["learned"][1] > answers["learned"][0] + 1
+
+
+def test_step_rules():
+    """Normalised rows move by α each; rprop turns with half the step; unknown names are refused."""
+    gradient = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
+    rule = poison_rule("normalised", 0.5)
+    move, _ = rule.update(gradient, rule.init(gradient))
+    np.testing.assert_allclose(np.asarray(move), [[-0.3, -0.4], [0, 0], [-0.5, 0]], rtol=1e-6)
+    raw = poison_rule("raw", 0.5)
+    np.testing.assert_allclose(np.asarray(raw.update(gradient, raw.init(gradient))[0]), -0.5 * np.asarray(gradient))
+
+    def path(name: str, signs: list[float]) -> np.ndarray:
+        rule, moves = hyper_rule(name, 0.9), []
+        state = rule.init(jnp.asarray(0.0))
+        for sign in signs:
+            move, state = rule.update(jnp.asarray(0.01 * sign), state, jnp.asarray(0.0))
+            moves.append(np.asarray(move))
+        return np.array(moves)
+
+    np.testing.assert_allclose(path("constant", [1, -1, 1]), [-0.9, 0.9, -0.9], rtol=1e-5)
+    np.testing.assert_allclose(path("decay", [1, 1, 1, 1])[[0, 3]], [-0.9, -0.45], rtol=1e-5)
+    np.testing.assert_allclose(path("raw", [1]), [-0.009], rtol=1e-5)
+    assert np.abs(path("rprop", [1] * 12)).max() == pytest.approx(0.9)
+    turned = path("rprop", [1, 1, 1, -1, -1, -1])
+    assert turned[2] == pytest.approx(-0.54)
+    assert turned[5] == pytest.approx(0.54 * 1.2 / 2)
+    for make in (poison_rule, hyper_rule):
+        assert make("raw", 0.7) is make("raw", 0.7), "a rule must be cached, or every split compiles anew"
+        with pytest.raises(mi.InputError, match="choose one of"):
+            make("sgd", 0.5)
+        with pytest.raises(mi.InputError, match="must be positive"):
+            make("raw", -1.0)
