@@ -143,8 +143,8 @@ def main() -> None:
     peer_seconds = taken * statistics.median(times["PyTorch, Algorithm 2"])
     print(
         f"one split against the learned policy, {attack.points} points, {taken} hyperiterations: {spent[1]:.1f} s "
-        f"({spent[0]:.1f} s with compilation); the hypergradients alone by PyTorch's Algorithm 2: {peer_seconds:.0f} s, "
-        f"ratio {peer_seconds / spent[1]:.1f}"
+        f"({spent[0]:.1f} s with compilation); the hypergradients alone by PyTorch's Algorithm 2: {peer_seconds:.0f} s"
+        f", ratio {peer_seconds / spent[1]:.1f}"
     )
 
 

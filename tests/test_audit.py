@@ -18,16 +18,8 @@ from mithridate.auditing import Progress
 from mithridate.records import FAULTS, Record
 from mithridate.verdict import METRICS, curves, gate_failures, parse_gate, verdict
 
-SMALL: dict[str, Any] = {
-    "train": 40,
-    "valid": 40,
-    "points": 6,
-    "batch": 3,
-    "splits": 2,
-    "hyperiterations": 10,
-    "epochs": 60,
-}
-ONE_SPLIT: dict[str, Any] = SMALL | {"splits": 1}
+SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
+ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
 POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
 
 
@@ -193,15 +185,13 @@ def test_added_poison_is_counted_as_added():
 
 
 def test_bounds_and_the_inner_training_are_obeyed():
-    result = mi.audit("digits-0v8", policies=("fixed=-8",), bounds=(0.25, 0.75), learning_rate=2.0, **SMALL)
+    result = mi.audit("digits-0v8", bounds=(0.25, 0.75), learning_rate=2.0, **ONE_FIXED)
     points = result.poison[0, "fixed=-8"]["x_poison"]
     assert points.min() >= 0.25
     assert points.max() <= 0.75
     assert "would diverge" in result.threat_model["inner_training"]
     assert result.frame["stability"].max() < 2
-    unstable = mi.audit(
-        "digits-0v8", policies=("fixed=-8",), learning_rate=2.0, stabilise=False, **(SMALL | {"splits": 1})
-    )
+    unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **(SMALL | {"splits": 1}))
     assert "unstable" in "+".join(unstable.frame["status"])
     assert any("diverges" in warning for warning in unstable.verdict.warnings)
 
@@ -251,7 +241,7 @@ def test_marked_cells_are_warned_of(fault):
 
 def test_an_attack_that_does_not_beat_its_start_is_marked():
     """With a negligible step the points never leave their start."""
-    result = mi.audit("digits-0v8", policies=("fixed=-8",), poison_step=1e-30, **ONE_SPLIT)
+    result = mi.audit("digits-0v8", poison_step=1e-30, **ONE_FIXED)
     poisoned = result.frame[result.frame["n_poison"] > 0]
     assert poisoned["status"].tolist() == ["weak", "weak"]
     assert result.status == "warnings"

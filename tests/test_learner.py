@@ -13,22 +13,20 @@ from mithridate.rows import join
 @pytest.mark.parametrize("log_strength", [0.0, 1.0, 3.0])
 def test_strength_means_what_it_means_to_scikit_learn(log_strength, digits):
     """λ = −log C: run to convergence, both reach the same weights."""
+    x, y = digits.x_train.astype(float), digits.y_train
+    reference = Reference(C=np.exp(-log_strength), tol=1e-10, max_iter=10000).fit(x, y)
     with jax.enable_x64(True):
         learner = mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.5, 20000))
-        params = learner.fit(digits.x_train, digits.y_train, log_strength)
-    reference = Reference(C=np.exp(-log_strength), tol=1e-10, max_iter=10000).fit(
-        digits.x_train.astype(float), digits.y_train
-    )
+        params = learner.fit(x, y, log_strength)
+        error = learner.error(params, digits.x_test, digits.y_test)
     np.testing.assert_allclose(params.weight, reference.coef_[0], atol=2e-4)
     np.testing.assert_allclose(params.bias, reference.intercept_[0], rtol=1e-3)
-    assert learner.error(params, digits.x_test, digits.y_test) == pytest.approx(
-        1 - reference.score(digits.x_test, digits.y_test)
-    )
+    assert error == pytest.approx(1 - reference.score(digits.x_test, digits.y_test))
 
 
 def test_biases_are_not_penalised(learner, digits):
-    params = learner.fit(digits.x_train, digits.y_train * 0 + 1, log_strength=12.0)
-    assert float(learner.weight_norm_sq(params)) < 1e-4
+    params = learner.fit(digits.x_train, digits.y_train * 0 + 1, log_strength=5.0)
+    assert float(learner.weight_norm_sq(params)) < 1e-2
     assert float(params.bias) > 1
 
 

@@ -28,16 +28,15 @@ from mithridate.training import TrainingRule
 class Learner(eqx.Module):
     """A victim whose training can be run, and differentiated, as a pure function.
 
-        Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`.
+    Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`.
 
-        Example:
-            >>> import numpy as np
-    from jax.flatten_util import ravel_pytree
-            >>> import mithridate as mi
-            >>> learner = mi.Learner(mi.LogisticRegression(1), mi.GradientDescent(1.0, 50))
-            >>> params = learner.fit(np.array([[-1.0], [1.0]]), np.array([0, 1]), log_strength=0.0)
-            >>> learner.error(params, np.array([[-2.0], [2.0]]), np.array([0, 1]))
-            0.0
+    Example:
+        >>> import numpy as np
+        >>> import mithridate as mi
+        >>> learner = mi.Learner(mi.LogisticRegression(1), mi.GradientDescent(1.0, 50))
+        >>> params = learner.fit(np.array([[-1.0], [1.0]]), np.array([0, 1]), log_strength=0.0)
+        >>> learner.error(params, np.array([[-2.0], [2.0]]), np.array([0, 1]))
+        0.0
     """
 
     model: Model
