@@ -191,7 +191,7 @@ def test_bounds_and_the_inner_training_are_obeyed():
     assert points.max() <= 0.75
     assert "would diverge" in result.threat_model["inner_training"]
     assert result.frame["stability"].max() < 2
-    unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **(SMALL | {"splits": 1}))
+    unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **ONE_FIXED)
     assert "unstable" in "+".join(unstable.frame["status"])
     assert any("diverges" in warning for warning in unstable.verdict.warnings)
 

@@ -65,7 +65,7 @@ def datasets() -> None:
     from mithridate.datasets import CATALOGUE
     from mithridate.downloads import VARIABLE, directory
 
-    table = Table("name", "rows", "test rows", "features", "classes", "available", box=SIMPLE_HEAD)
+    table = Table("name", "rows", "test rows", "features", "classes", "available", box=SIMPLE_HEAD, padding=0)
     for entry in CATALOGUE.values():
         test = "—" if entry.test_rows is None else f"{entry.test_rows:,}"
         sizes = (f"{entry.rows:,}", test, f"{entry.features:,}")
@@ -191,7 +191,7 @@ def _print(result: "AuditResult") -> None:
 
     found = curves(result.frame, (*METRICS, "baseline_test_error"))
     ratios = next(iter(found.values()))["ratio"]
-    shown = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES})
+    shown = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES} | {len(ratios) - 1})
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
     console.print(
         f"\n{config['model']} regression on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "

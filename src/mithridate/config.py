@@ -99,8 +99,8 @@ class AuditConfig(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> "AuditConfig":
-        if self.budget == "replaced" and self.points > self.train:
-            raise ValueError(f"points = {self.points}: more than the {self.train} training rows there are to replace")
+        if self.points > self.train:
+            raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
         if self.points > self.valid:
             raise ValueError(
                 f"points = {self.points}: more than the {self.valid} validation rows they are cloned from; raise valid"
