@@ -207,9 +207,25 @@ class _Broken(mi.Reverse):
 
 
 def test_steps_are_not_taken_from_a_broken_derivative(attack, digits):
-    broken = replace(attack, hypergradient=_Broken()).poison(digits.x_train, digits.y_train)
-    assert (broken.statuses == "non-finite").all()
-    np.testing.assert_array_equal(broken.x_poison, broken.x_start)
+    for rule in ("normalised", "adam"):
+        own = replace(attack, hypergradient=_Broken(), ascent=poison_rule(rule, 0.5))
+        broken = own.poison(digits.x_train, digits.y_train)
+        assert (broken.statuses == "non-finite").all()
+        np.testing.assert_array_equal(broken.x_poison, broken.x_start)
+
+
+def test_one_w0_serves_a_whole_batch_unless_it_is_to_be_fresh(attack, digits, learner):
+    """With a negligible step the points stand still, and A changes only with w0."""
+    noisy = mi.Learner(mi.LogisticRegression(64, init_std=0.3), learner.rule)
+    still = replace(attack, learner=noisy, ascent=poison_rule("normalised", 1e-30), points=4, rounds=3, steps=6)
+    fixed, fresh = (replace(still, fresh=f).poison(digits.x_train, digits.y_train) for f in (False, True))
+    np.testing.assert_allclose(fixed.history, fixed.value_start, rtol=1e-5)
+    assert len(np.unique(fresh.history)) == 6
+
+
+def test_rows_of_integers_are_not_rounded(stages, digits):
+    x, _ = stages[-1].apply((255 * digits.x_train).astype(np.uint8), digits.y_train)
+    np.testing.assert_array_equal(x[stages[-1].replaced], stages[-1].x_poison)
 
 
 @pytest.mark.parametrize(

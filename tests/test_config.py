@@ -35,9 +35,10 @@ def test_none_counts_as_not_given():
 
 
 @given(train=st.integers(10, 10000), share=st.floats(0.01, 0.5), budget=st.sampled_from(["replaced", "added"]))
-def test_a_share_becomes_the_nearest_number_of_points(train, share, budget):
+def test_a_share_is_reached_by_the_fewest_points(train, share, budget):
     config = mi.AuditConfig.of(dataset="digits-0v8", train=train, valid=20000, poison=share, budget=budget)
-    assert abs(config.most_poison - share) <= 1 / train
+    assert share - 1e-9 <= config.most_poison <= share + 1 / train
+    assert mi.AuditConfig.of(**config.model_dump()) == config
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,9 @@ def test_a_share_becomes_the_nearest_number_of_points(train, share, budget):
         ({"poison": 1.5}, "poison = 1.5"),
         ({"poison": 1.0, "budget": "added"}, "poison = 1.0"),
         ({"policies": ()}, "policies = ()"),
-        ({"policies": ("learned", "learned")}, "named twice"),
+        ({"poison": float("inf")}, "poison = inf"),
+        ({"preset": ["quick"]}, "preset = ['quick']"),
+        ({"folds": 70, "policies": ("cv-clean",)}, "folds = 70"),
         ({"seed": -1}, "seed = -1"),
     ],
 )

@@ -82,8 +82,9 @@ def test_the_rows_of_mnist_are_those_of_the_official_file(load):
     labels = downloads.read_idx(SHARED / "mnist" / "train-labels-idx1-ubyte.gz")
     assert data.classes == ("3", "5")
     np.testing.assert_array_equal(labels[data.rows], np.where(data.y, 5, 3))
-    assert data.x.min() == 0
-    assert data.x.max() == 1
+    split = data.split()
+    assert split.x_train.min() == 0
+    assert split.x_train.max() == 1
 
 
 def test_synthetic_has_the_moments_of_the_paper(load):
@@ -151,8 +152,14 @@ def test_more_rows_than_there_are_and_fewer_than_two_are_refused(load, train, va
 def test_features_that_are_not_finite_are_refused():
     x = np.zeros((10, 3))
     x[4, 1] = np.inf
+    y, rows, classes = np.arange(10) % 2, np.arange(10), ("a", "b")
     with pytest.raises(mi.InputError, match="row 4, column 1"):
-        mi.Dataset("mine", x, np.arange(10) % 2, np.arange(10), ("a", "b"), "here")
+        mi.Dataset("mine", x, y, rows, classes, "here")
+    x[4, 1] = 0
+    with pytest.raises(mi.InputError, match="row numbers"):
+        mi.Dataset("mine", x, y, rows[:5], classes, "here")
+    with pytest.raises(mi.InputError, match="test rows need"):
+        mi.Dataset("mine", x, y, rows, classes, "here", (x[:, :2], y, rows))
 
 
 def test_missing_files_that_cannot_be_downloaded_are_named(tmp_path, monkeypatch):

@@ -37,6 +37,8 @@ def test_ties_to_rounding_go_to_the_smallest_and_nan_never_wins():
     grid = np.array([0.0, 1.0, 2.0, 3.0])
     assert smallest_minimiser(grid, np.array([np.nan, 1.0 + 1e-7, 1.0, 2.0])) == 1
     assert smallest_minimiser(grid, np.array([5.0, np.inf, 1.0, 2.0])) == 2
+    assert smallest_minimiser(grid, np.array([-1.0, -3.0, -2.0, 0.0])) == 1
+    assert np.isnan(minimise(lambda s: s * jnp.nan, PHI))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,9 @@ def test_policies_are_named_as_they_are_parsed(text):
     assert parse_policy(text, PHI, hyper_rule("rprop", 0.99)).name == text
 
 
-@pytest.mark.parametrize("text", ["fixed", "fixed=", "fixed=x", "fixed=nan", "fixed=log(-3)", "cv", "Learned", ""])
+@pytest.mark.parametrize(
+    "text", ["fixed", "fixed=", "fixed=x", "fixed=31", "fixed=nan", "fixed=log(-3)", "cv", "Learned", ""]
+)
 def test_policies_that_are_none_are_refused(text):
     with pytest.raises(mi.InputError, match="fixed=VALUE"):
         parse_policy(text, PHI, hyper_rule("rprop", 0.99))
@@ -119,6 +123,21 @@ def test_policies_answer_as_they_say(overfitting, digits):
     assert answers["cv-clean"][0] == answers["cv-clean"][1] == answers["cv-poisoned"][0]
     assert answers["cv-poisoned"][1] > answers["cv-poisoned"][0] + 1
     assert answers["learned"][1] > answers["learned"][0] + 1
+
+
+def test_poison_can_leave_fewer_rows_of_a_class_than_folds(learner, digits):
+    y = np.where(np.cumsum(digits.y_train) > 3, 0, digits.y_train)
+    target = mi.Rows.of(digits.x_valid, digits.y_valid)
+    nothing, key = jnp.zeros((0, 64)), jax.random.key(0)
+    few = mi.Bilevel(learner, mi.Rows.of(digits.x_train, y), jnp.zeros(0), target)
+    assert -8 <= mi.CrossValidated(True).respond(few, nothing, 1.0, key) <= np.log(200)
+    none = mi.Bilevel(learner, mi.Rows.of(digits.x_train, y * 0), jnp.zeros(0), target)
+    assert mi.CrossValidated(True).respond(none, nothing, 1.0, key) == 1.0
+
+
+def test_policies_are_named_alike_when_they_are():
+    names = [parse_policy(t, PHI, hyper_rule("rprop", 0.99)).name for t in ("fixed=-8", "fixed=-8.0", "fixed= -8")]
+    assert set(names) == {"fixed=-8"}
 
 
 def test_step_rules():

@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from mithridate.errors import InputError
-from mithridate.feasible import Box
+from mithridate.feasible import Box, FeasibleSet
 from mithridate.hypergradients import Bilevel, HypergradientMethod, Reverse, Status
 from mithridate.learner import Learner
 from mithridate.policies import Policy
@@ -54,12 +54,12 @@ class Info(NamedTuple):
 class OuterStep(eqx.Module):
     """One hyperiteration of Algorithm 1: both hypergradients, both moves, both projections (Eq. 5).
 
-    With `alternate`, λ's move uses a second backward pass from a fresh w0 at the points already moved, as the
-    paper writes it; otherwise one backward pass serves both. With `fresh`, every step draws its own w0.
+    With `alternate`, λ's move uses a second backward pass at the points already moved, as the paper writes it;
+    otherwise one backward pass serves both. With `fresh`, every backward pass draws its own w0.
     """
 
     hypergradient: HypergradientMethod
-    feasible: Box
+    feasible: FeasibleSet
     strengths: Box
     ascent: optax.GradientTransformation
     descent: optax.GradientTransformation | None
@@ -74,24 +74,25 @@ class OuterStep(eqx.Module):
 
     def __call__(self, problem: Bilevel, state: State, key: Key[Array, ""]) -> tuple[State, Info]:
         """Take one step."""
-        keys = jax.random.split(key, 2)
-        found = self.hypergradient(problem, state.x_poison, state.log_strength, keys[0])
-        good = found.status == Status.ok
+        found = self.hypergradient(problem, state.x_poison, state.log_strength, key)
+        good, hyper = found.status == Status.ok, found.hyper
 
-        # Optax descends, so the attacker's derivative changes its sign. A step from a broken derivative is not taken.
-        ascent = jnp.where(good, -found.poison, 0.0)
-        move, poison_state = self.ascent.update(ascent, state.poison_state, state.x_poison)
+        # Optax descends, so the attacker's derivative changes its sign.
+        move, poison_state = self.ascent.update(-found.poison, state.poison_state, state.x_poison)
         x_poison = self.feasible.project(optax.apply_updates(state.x_poison, move))  # pyright: ignore[reportArgumentType]
 
         strength, hyper_state = state.log_strength, state.hyper_state
         if self.descent:
-            hyper = found.hyper
             if self.alternate:
-                hyper = self.hypergradient(problem, x_poison, strength, keys[1]).hyper
-            hyper = jnp.where(jnp.isfinite(hyper), hyper, 0.0)
+                again = jax.random.fold_in(key, 1) if self.fresh else key
+                second = self.hypergradient(problem, x_poison, strength, again)
+                good, hyper = good & (second.status == Status.ok), second.hyper
             move, hyper_state = self.descent.update(hyper, hyper_state, strength)
             strength = self.strengths.project(optax.apply_updates(strength, move))  # pyright: ignore[reportArgumentType]
-        return State(x_poison, strength, poison_state, hyper_state), Info(found.value, state.log_strength, good)
+        moved = State(x_poison, strength, poison_state, hyper_state)
+        # A step from a broken derivative is not taken, whatever the rules remember.
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
+        return kept, Info(found.value, state.log_strength, good)
 
 
 @eqx.filter_jit
@@ -153,7 +154,7 @@ def _place(
 ) -> tuple[np.ndarray, np.ndarray]:
     if places is None:
         return np.concatenate([x, points]), np.concatenate([y, labels])
-    x, y = np.array(x), np.array(y)
+    x, y = x.astype(np.result_type(x, points)), y.astype(np.result_type(y, labels))
     x[places], y[places] = points, labels
     return x, y
 
@@ -191,7 +192,7 @@ class Attack:
 
     learner: Learner
     target: tuple[np.ndarray, np.ndarray]
-    feasible: Box
+    feasible: FeasibleSet
     policy: Policy
     points: int
     batch: int | None = None
@@ -246,8 +247,8 @@ class Attack:
         history, statuses = np.empty(0), np.empty(0, dtype=str)
 
         step = self.batch or self.points
-        for end in (0, *range(step, self.points, step), self.points):
-            first = max(0, end - step) if end < self.points else (end - 1) // step * step
+        firsts = range(0, self.points, step)
+        for first, end in ((0, 0), *((first, min(first + step, self.points)) for first in firsts)):
             new = slice(first, end)
             keep = np.ones(len(y), dtype=bool)
             if places is not None:
@@ -303,7 +304,7 @@ class Attack:
         state, infos = outer.init(x_start, start.log_strength), []
         length = math.ceil(self.steps / self.rounds)
         for first in range(0, self.steps if len(x_start) else 0, length):
-            step_key = jax.random.fold_in(key, first)
+            step_key = jax.random.fold_in(key, first) if self.fresh else key
             state, info = take_steps(outer, problem, state, step_key, min(length, self.steps - first))
             infos.append(info)
             end = answered(state.x_poison, float(state.log_strength))

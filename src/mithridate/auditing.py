@@ -70,40 +70,33 @@ def audit(
         raise InputError(f"give a config or options, not both: {', '.join(options)}")
     name = dataset if isinstance(dataset, str) else dataset.name
     config = config or AuditConfig.of(dataset=name, **options)
+    if config.dataset != name:
+        raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-    splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
     policies = _policies(config)
-    learner, victim = _victims(config, splits, policies)
+    splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
+    attacks = [
+        [_attack(config, split, policy, f"{config.seed}/{name}/{index}") for policy in policies]
+        for index, split in enumerate(splits)
+    ]
+    rule = MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
 
     ratios = 1 + math.ceil(config.points / config.batch)
     total = len(splits) * len(policies) * ratios
     records: list[Record] = []
     poison: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for index, split in enumerate(splits):
-        for policy in policies:
-            attack = Attack(
-                learner=learner,
-                target=(split.x_valid, split.y_valid),
-                feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
-                policy=policy,
-                points=config.points,
-                batch=config.batch,
-                budget=config.budget,
-                steps=config.hyperiterations,
-                ascent=poison_rule(config.poison_rule, config.poison_step),
-                select=config.select,
-                alternate=config.alternate,
-                seed=f"{config.seed}/{data.name}/{index}",
-            )
+        for attack in attacks[index]:
+            policy = attack.policy.name
             chain: list[Poisoning] = []
             stages = attack.run(split.x_train, split.y_train)
             for ratio in range(ratios):
-                where = f"split {index + 1}/{len(splits)} · {policy.name} · ratio {ratio + 1}/{ratios}"
+                where = f"split {index + 1}/{len(splits)} · {policy} · ratio {ratio + 1}/{ratios}"
                 on_progress(Progress(len(records), total, where))
                 started = time.perf_counter()
                 chain.append(next(stages))
-                records.append(_record(data.name, index, attack, chain[-1], split, victim, started))
-            poison[index, policy.name] = _poison_arrays(chain, split)
+                records.append(_record(name, index, attack, chain[-1], split, rule, started))
+            poison[index, policy] = _poison_arrays(chain, split)
     on_progress(Progress(total, total, "done"))
     frame = to_frame(records)
     return AuditResult(
@@ -118,7 +111,7 @@ def audit(
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=_threat_model(config, learner.rule.learning_rate),
+        threat_model=_threat_model(config),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in PACKAGES}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
@@ -129,23 +122,45 @@ def audit(
 
 
 def _policies(config: AuditConfig) -> list[Policy]:
-    descent = hyper_rule(config.hyper_rule, config.hyper_step)
-    strengths = Box(*config.strength_bounds)
-    return [
+    """Return the defenders, each of whom the evaluation can train."""
+    descent, strengths = hyper_rule(config.hyper_rule, config.hyper_step), Box(*config.strength_bounds)
+    policies = [
         parse_policy(text, strengths, descent, config.closing, config.folds, config.seed) for text in config.policies
     ]
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise InputError(f"policies are named twice: {', '.join(names)}")
+    for policy in policies:
+        shrinkage = config.train_learning_rate * math.exp(float(policy.strengths.high)) / config.train
+        if shrinkage >= 2:
+            raise InputError(
+                f"policy {policy.name}: with λ up to {float(policy.strengths.high):g} the evaluation's SGD diverges "
+                f"(η·e^λ/n = {shrinkage:.3g}, must be below 2); lower λ or train_learning_rate"
+            )
+    return policies
 
 
-def _victims(config: AuditConfig, splits: list[Split], policies: list[Policy]) -> tuple[Learner, Learner]:
-    """Return the learner as the attack trains it, and as it is trained to be measured."""
-    model = LogisticRegression(splits[0].x_train.shape[1])
+def _attack(config: AuditConfig, split: Split, policy: Policy, seed: str) -> Attack:
+    """Return the attack on one split and policy; it depends on no other."""
     inner = GradientDescent(config.learning_rate, config.inner_steps)
-    learner = Learner(model, inner)
+    learner = Learner(LogisticRegression(split.x_train.shape[1]), inner)
     if config.stabilise:
-        largest = max(float(policy.strengths.high) for policy in policies)
-        inner = inner.subdivided(max(learner.curvature(Rows.of(s.x_train, s.y_train), largest) for s in splits))
-    evaluation = MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
-    return learner.with_rule(inner), learner.with_rule(evaluation)
+        curvature = learner.curvature(Rows.of(split.x_train, split.y_train), float(policy.strengths.high))
+        learner = learner.with_rule(inner.subdivided(curvature))
+    return Attack(
+        learner=learner,
+        target=(split.x_valid, split.y_valid),
+        feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
+        policy=policy,
+        points=config.points,
+        batch=config.batch,
+        budget=config.budget,
+        steps=config.joint_hyperiterations if policy.descent else config.hyperiterations,
+        ascent=poison_rule(config.poison_rule, config.poison_step),
+        select=config.select,
+        alternate=config.alternate,
+        seed=seed,
+    )
 
 
 def _record(
@@ -154,11 +169,12 @@ def _record(
     attack: Attack,
     poisoning: Poisoning,
     split: Split,
-    victim: Learner,
+    rule: MinibatchSGD,
     started: float,
 ) -> Record:
     """Return the record of one cell: the victim retrained on the poison, and on the baseline."""
     cell_key = key(attack.seed, "retrain", len(poisoning.y_poison))
+    victim = attack.learner.with_rule(rule)
     valid, test = Rows.of(*attack.target), Rows.of(split.x_test, split.y_test)
 
     def measured(train: Rows, log_strength: float) -> Metrics:
@@ -206,6 +222,7 @@ def _record(
         baseline_test_error=float(baseline.test_error),
         baseline_valid_loss=float(baseline.valid_loss),
         baseline_log_strength=strength,
+        inner_steps=len(attack.learner.rule.schedule(len(train.y), cell_key)),
         stability=poisoning.stability,
         status="+".join(fault for fault, present in faults.items() if present) or "ok",
         seconds=time.perf_counter() - started,
@@ -236,30 +253,27 @@ def _poison_arrays(chain: list[Poisoning], split: Split) -> dict[str, np.ndarray
     }
 
 
-def _threat_model(config: AuditConfig, learning_rate: float) -> dict[str, str]:
+def _threat_model(config: AuditConfig) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words."""
-    points, batch = config.points, config.batch
-    steps = round(config.learning_rate * config.inner_steps / learning_rate)
-    cut = steps != config.inner_steps
-    low_high = f"each feature within {config.bounds}" if config.bounds else "each feature within the data set's bounds"
-    verb = "replaced by poison" if config.budget == "replaced" else "added to the training set"
+    replaced = config.budget == "replaced"
+    within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
+    cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
     return {
         "goal": "indiscriminate: the largest loss on the validation rows (Eq. 3)",
         "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
         "(perfect knowledge, the worst case)",
-        "controls": f"up to {points} training rows, {verb}, {batch} crafted at a time",
-        "may_change": f"their features ({low_high}); their labels are flipped once and kept",
+        "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
+        + ("take the place of training rows drawn at random" if replaced else "are added to the training rows"),
+        "may_change": f"every feature of its points, {within}; each starts as a clone of a validation row, drawn at "
+        "random, with the other class's label, which it keeps",
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
-        + ("training rows (their number stays)" if config.budget == "replaced" else "(training rows + poison)"),
-        "validation_set": "owned by the defender and trusted; used to tune λ by the policy 'learned' only",
-        "inner_training": f"full-batch gradient descent, η = {learning_rate:g}, T = {steps}"
-        + (
-            f", since η = {config.learning_rate:g}, T = {config.inner_steps} would diverge; η·T is the same"
-            if cut
-            else ""
-        ),
+        + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
+        "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
+        "inner_training": f"full-batch gradient descent, η = {config.learning_rate:g}, T = {config.inner_steps}"
+        + (f"; its steps{cut}" if config.stabilise else ""),
         "evaluation": f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
         f"{config.batch_size}, {config.epochs} epochs",
-        "not_tested": "targeted and backdoor attacks, attackers with less knowledge, outlier filters, other models",
+        "not_tested": "other choices of rows and labels, targeted and backdoor attacks, attackers with less knowledge, "
+        "outlier filters, other models",
     }

@@ -5,7 +5,10 @@ The flags of `audit` are made from `AuditConfig`, so that flags, file and Python
 """
 
 import inspect
+import io
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +45,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console, errors = Console(), Console(stderr=True)
+
+
+class _Console(Console):
+    """A console whose reader may leave early, as in `mithridate audit … | head`, without changing the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console, errors = _Console(), _Console(stderr=True)
 
 
 def _print_version(asked: bool) -> None:
@@ -88,7 +101,9 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
             kind, flags = list[str], ["--policy"]
         elif kind is bool:
             flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-        text = (info.description or "") + (f" [default: {info.default}]" if info.default is not None else "")
+        text = (info.description or "") + (
+            f" [default: {info.default}]" if info.default and not info.is_required() else ""
+        )
         option = typer.Option(*flags, help=text, show_default=False)
         if name == "dataset":
             option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
@@ -113,7 +128,7 @@ def audit(
     fail_above: Annotated[
         str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")] = False,
     **given: Any,
 ) -> None:
     """Audit a data set: how bad can it get, for which defender?"""
@@ -123,7 +138,11 @@ def audit(
     from mithridate.verdict import gate_failures, parse_gate
 
     options = AuditConfig.read(config) if config else {}
-    options |= {name: value for name, value in given.items() if value is not None}
+    flags = {name: value for name, value in given.items() if value is not None}
+    for one, other in (("points", "poison"), ("poison", "points")):
+        if one in flags:
+            options.pop(other, None)
+    options |= flags
     if "dataset" not in options:
         raise InputError("no data set named; `mithridate datasets` lists them")
     asked = AuditConfig.of(**options)
@@ -133,11 +152,15 @@ def audit(
     check_free(target)
     with _progress(hidden=quiet or as_json) as show:
         result = run(data, asked, on_progress=show)
-    if as_json:
-        typer.echo(json.dumps(result.summary(), indent=2, ensure_ascii=False))
-    elif not quiet:
-        _print(result)
-    written = _save(result, target)
+    try:
+        written = _save(result, target)
+    finally:  # whatever happens to the files, the answer is told
+        for warning in result.verdict.warnings if quiet or as_json else ():
+            errors.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
+        if as_json:
+            console.out(json.dumps(result.summary(), indent=2, ensure_ascii=False), highlight=False)
+        elif not quiet:
+            _print(result)
     if not (quiet or as_json):
         console.print(f"\nRecords, poison and pictures: {written}", soft_wrap=True, highlight=False)
     if failures := gate_failures(result.frame, *gate) if gate else []:
@@ -191,7 +214,8 @@ def _print(result: "AuditResult") -> None:
 
     found = curves(result.frame, (*METRICS, "baseline_test_error"))
     ratios = next(iter(found.values()))["ratio"]
-    shown = sorted({min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES} | {len(ratios) - 1})
+    nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
+    shown = sorted(nearest | {len(ratios) - 1})
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
     console.print(
         f"\n{config['model']} regression on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
@@ -209,7 +233,10 @@ def _print(result: "AuditResult") -> None:
         error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))
         tolerance = result.verdict.tolerance[policy]
         sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
-        ends = (f"{curve[m]['mean'][0]:.2f} → {curve[m]['mean'][-1]:.2f}" for m in ("log_strength", "weight_norm_sq"))
+        ends = (
+            " → ".join("—" if (value := curve[metric]["mean"][at]) is None else f"{value:.2f}" for at in (0, -1))
+            for metric in ("log_strength", "weight_norm_sq")
+        )
         end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), *ends)
     for table in (error, end):
         table.columns[0].no_wrap = True
@@ -231,11 +258,16 @@ def _print(result: "AuditResult") -> None:
 
 def _cell(curve: dict[str, Any], i: int) -> str:
     mean, low = curve["mean"][i], curve["low"][i]
+    if mean is None:
+        return "unknown"
     return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
 
 
 def main() -> None:
     """Run the command line; an error the user can mend is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without λ gets a question mark, not a traceback
     try:
         app()
     except MithridateError as error:

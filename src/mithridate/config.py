@@ -15,7 +15,7 @@ class AuditConfig(BaseModel):
     """Everything that decides an audit's numbers.
 
     What is not given is filled in from the data set's own setting (`presets`) and the preset, so that a
-    configuration always says all that was used. Build one with `of`.
+    configuration always says all that was used; `poison` has then become `points`. Build one with `of`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -25,18 +25,19 @@ class AuditConfig(BaseModel):
     preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
     train: int = Field(ge=2, description="training rows")
     valid: int = Field(ge=2, description="trusted validation rows")
-    points: int = Field(ge=1, description="most poisoning points")
-    poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set")
-    batch: int = Field(ge=1, description="points crafted together; the step between ratios")
+    points: int = Field(0, ge=1, description="most poisoning points")
+    poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
+    batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
     budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
-    splits: int = Field(ge=1, description="random splits")
+    splits: int = Field(0, ge=1, description="random splits")
     seed: int = Field(0, ge=0, description="seed of everything random")
     policies: tuple[str, ...] = Field(
         min_length=1,
         description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned; repeatable",
     )
     folds: int = Field(5, ge=2, description="folds of cross-validation")
-    hyperiterations: int = Field(ge=1, description="outer steps per batch of points")
+    hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
+    joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
     poison_step: float = Field(gt=0, description="α, outer step size of the points")
     poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step rule of the points")
     hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
@@ -47,7 +48,9 @@ class AuditConfig(BaseModel):
     learning_rate: float = Field(gt=0, description="η of the inner gradient descent")
     inner_steps: int = Field(ge=1, description="T of the inner gradient descent")
     stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
-    bounds: tuple[float, float] | None = Field(None, description="low and high of every feature of the poison")
+    bounds: tuple[float, float] | None = Field(
+        None, description="low and high of every feature of the poison, as the model sees it (standardised or scaled)"
+    )
     strength_bounds: tuple[float, float] = Field(description="low and high of λ")
     train_learning_rate: float = Field(gt=0, description="η of the evaluation's SGD")
     batch_size: int = Field(ge=1, description="the evaluation's minibatches")
@@ -82,23 +85,28 @@ class AuditConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
-        given = {name: value for name, value in options.items() if value is not None}
-        preset, base = PRESETS.get(given.get("preset", "quick"), PRESETS["quick"]), setting(str(given.get("dataset")))
+        """Fill in what does not depend on another option."""
+        base = setting(str(options.get("dataset")))
         filled = {name: getattr(base, name) for name in cls.model_fields if hasattr(base, name)}
-        filled |= {"splits": preset["splits"], "policies": base.policies} | given
-        if given.keys() >= {"points", "poison"}:
-            raise ValueError("points and poison are two ways to say the same; give one")
-        try:
-            share = filled.get("poison", MOST_POISON)
-            rows = filled["train"] * share / (1 if filled["budget"] == "replaced" else 1 - share)
-            points = filled.setdefault("points", max(1, round(rows)))
-            filled.setdefault("batch", math.ceil(points / preset["ratios"]))
-        except (TypeError, ZeroDivisionError):
-            return filled  # one of them is not a usable number, which the fields will say
-        return filled
+        return filled | {name: value for name, value in options.items() if value is not None}
 
     @model_validator(mode="after")
-    def _agree(self) -> "AuditConfig":
+    def _derive(self) -> "AuditConfig":
+        """Fill in what depends on other options, now that they are of the right type; check what must agree."""
+        preset = PRESETS[self.preset]
+        if self.points and self.poison:
+            raise ValueError("points and poison are two ways to say the same; give one")
+        share = self.poison or MOST_POISON
+        rows = self.train * share / (1 if self.budget == "replaced" else 1 - share)
+        points = self.points or math.ceil(rows - 1e-9)
+        derived = {
+            "points": points,
+            "poison": None,
+            "batch": self.batch or math.ceil(points / preset["ratios"]),
+            "splits": self.splits or preset["splits"],
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)  # the model is frozen for everybody else
         if self.points > self.train:
             raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
         if self.points > self.valid:
@@ -109,8 +117,6 @@ class AuditConfig(BaseModel):
             raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
         if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
             raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
-        if len(set(self.policies)) < len(self.policies):
-            raise ValueError(f"policies are named twice: {', '.join(self.policies)}")
         for name in ("bounds", "strength_bounds"):
             pair = getattr(self, name)
             if pair and pair[0] > pair[1]:
@@ -120,8 +126,7 @@ class AuditConfig(BaseModel):
 
 def _first(error: ValidationError) -> str:
     """Return one line: which option, its value, what is allowed."""
-    # What could not be filled in is missing only because something else is wrong.
-    fault = min(error.errors(), key=lambda fault: fault["type"] == "missing")
+    fault = error.errors()[0]
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown option {name!r}; the options are {', '.join(AuditConfig.model_fields)}"

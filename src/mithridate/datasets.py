@@ -47,8 +47,10 @@ class Dataset:
     """A pool of labelled rows of two classes, with an official test set where there is one.
 
     `x` (N, m), `y` (N,) in {0, 1}, `rows` (N,) their numbers in the source; `test` the same triple or None;
-    `bounds` the range of feasible features, or None for each feature's range in the training rows; `standardise`
-    by the training mean and deviation; `image_shape` where rows are pictures.
+    features are divided by `divisor` or, with `standardise`, by the training rows' deviation after their mean is
+    taken off; `bounds` is the range of feasible features after that, or None for each feature's range in the training
+    rows; `image_shape` where rows are pictures.
+
     Raises `InputError` when a feature is NaN or infinite or a shape is off.
     """
 
@@ -60,13 +62,19 @@ class Dataset:
     source: str
     test: tuple[np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
     bounds: tuple[float, float] | None = None
+    divisor: float = 1.0
     standardise: bool = False
     image_shape: tuple[int, int] | None = None
 
     def __post_init__(self):
-        for part, x, y in (("rows", self.x, self.y), ("test rows", *(self.test or (self.x, self.y))[:2])):
-            if x.ndim != 2 or y.shape != x.shape[:1] or not set(np.unique(y)) <= {0, 1}:
-                raise InputError(f"data set {self.name}: {part} need features (n, m) and labels 0 or 1 (n,)")
+        own = (self.x, self.y, self.rows)
+        for part, (x, y, rows) in (("rows", own), ("test rows", self.test or own)):
+            labelled = x.ndim == 2 and y.shape == rows.shape == x.shape[:1] and set(np.unique(y)) <= {0, 1}
+            if not labelled or x.shape[1] != self.x.shape[1]:
+                raise InputError(
+                    f"data set {self.name}: {part} need features (n, m), labels 0 or 1 (n,) and row numbers (n,); got "
+                    f"{x.shape}, {y.shape}, {rows.shape}"
+                )
             if not np.isfinite(x).all():
                 where = np.argwhere(~np.isfinite(x))
                 raise InputError(
@@ -102,7 +110,7 @@ class Dataset:
         x_test, y_test, test_rows = self.test or (self.x[of_rest], self.y[of_rest], self.rows[of_rest])
 
         x_train = self.x[of_train].astype(np.float64)
-        offset, scale = np.zeros(self.x.shape[1]), np.ones(self.x.shape[1])
+        offset, scale = np.zeros(self.x.shape[1]), np.full(self.x.shape[1], self.divisor)
         if self.standardise:
             offset, deviation = x_train.mean(axis=0), x_train.std(axis=0)
             scale = np.where(deviation > 0, deviation, 1.0)
@@ -141,12 +149,12 @@ def _idx_pair(family: str, name: str, pair: tuple[int, int], classes: list[str])
     def part(prefix: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         images = read_idx(files[f"{prefix}-images-idx3-ubyte.gz"])
         x, y, rows = _two(images, read_idx(files[f"{prefix}-labels-idx1-ubyte.gz"]), pair)
-        return x.reshape(len(x), -1).astype(np.float32) / 255, y, rows
+        return x.reshape(len(x), -1), y, rows
 
     x, y, rows = part("train")
     names = (classes[pair[0]], classes[pair[1]])
     source = f"official files of {family}"
-    return Dataset(name, x, y, rows, names, source, part("t10k"), (0.0, 1.0), image_shape=(28, 28))
+    return Dataset(name, x, y, rows, names, source, part("t10k"), (0.0, 1.0), 255.0, image_shape=(28, 28))
 
 
 def _mnist(name: str, pair: tuple[int, int]) -> Dataset:
@@ -159,9 +167,9 @@ def _fashion(name: str, pair: tuple[int, int]) -> Dataset:
 
 def _digits(name: str, pair: tuple[int, int]) -> Dataset:
     data: Any = sklearn.datasets.load_digits()
-    x, y, rows = _two(data["data"].astype(np.float32) / 16, data["target"], pair)
+    x, y, rows = _two(data["data"], data["target"], pair)
     names = (DIGITS[pair[0]], DIGITS[pair[1]])
-    return Dataset(name, x, y, rows, names, "scikit-learn's load_digits", bounds=(0.0, 1.0), image_shape=(8, 8))
+    return Dataset(name, x, y, rows, names, "scikit-learn's load_digits", None, (0.0, 1.0), 16.0, image_shape=(8, 8))
 
 
 def _breast_cancer() -> Dataset:

@@ -147,7 +147,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _npz(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return tuple(archive[name] for name in names)
 
 

@@ -29,13 +29,18 @@ def retrain_and_measure(
     log_strength: Float[Array, ""],
     key: Key[Array, ""],
 ) -> Metrics:
-    """Train `victim` on `train` from scratch and measure it. A rate without rows to measure is 0."""
+    """Train `victim` on `train` from scratch and measure it.
+
+    A rate without rows to measure is 0. Where training diverged every figure is NaN: its predictions mean nothing.
+    """
     params = victim.train((train,), log_strength, key)
     predicted, positive = victim.model.logits(params, test.x) > 0, test.y > 0
-    return Metrics(
+    found = Metrics(
         jnp.mean(predicted != positive),
         jnp.sum(predicted & ~positive) / jnp.maximum(jnp.sum(~positive), 1),
         jnp.sum(~predicted & positive) / jnp.maximum(jnp.sum(positive), 1),
         victim.mean_loss(params, (valid,)),
         victim.weight_norm_sq(params),
     )
+    sound = jnp.isfinite(found.valid_loss) & jnp.isfinite(found.weight_norm_sq)
+    return Metrics(*(jnp.where(sound, value, jnp.nan) for value in found))

@@ -1,5 +1,7 @@
 """Feasible sets Φ and their projections Π (Eq. 5)."""
 
+from typing import Protocol, runtime_checkable
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,15 @@ import optax.projections
 from jaxtyping import Array, Float
 
 from mithridate.errors import InputError
+
+
+@runtime_checkable
+class FeasibleSet(Protocol):
+    """What an attack asks of Φ(X_p)."""
+
+    def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return Π(x), the point of Φ nearest to x."""
+        ...
 
 
 class Box(eqx.Module):
@@ -28,11 +39,6 @@ class Box(eqx.Module):
                 "give the lower bound first"
             )
         self.low, self.high = lows, highs
-
-    @classmethod
-    def around(cls, x: np.ndarray) -> "Box":
-        """Return the smallest box that holds the rows x (n, m): each feature's observed range."""
-        return cls(x.min(axis=0), x.max(axis=0))
 
     def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return argmin over z in Φ of ‖z − x‖."""

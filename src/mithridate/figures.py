@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mithridate.records import file_name
 from mithridate.verdict import curves
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -109,7 +110,7 @@ class PoisonDisplay:
             axes[row, 0].set_ylabel(name)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
-        figure.colorbar(shown, ax=axes[2, :], label="change", shrink=0.9)  # pyright: ignore[reportPossiblyUnboundVariable]
+        figure.colorbar(shown, ax=axes[2, :], label="change, raw units", shrink=0.9)  # pyright: ignore[reportPossiblyUnboundVariable]
         figure.suptitle(self.title, fontsize=10)
         return figure
 
@@ -142,8 +143,8 @@ def draw_all(
     if dataset["image_shape"]:
         for (split, policy), arrays in poison.items():
             if split == 0:
-                title = f"{dataset['name']}: poisoning points against {policy}, split 1"
-                name = "poison-" + "".join(c if c.isalnum() or c in "-." else "_" for c in policy)
+                title = f"{dataset['name']}: poisoning points against {policy}, split 0"
+                name = f"poison-{file_name(policy)}"
                 shape, classes = tuple(dataset["image_shape"]), (negative, positive)
                 drawn[name] = PoisonDisplay(arrays, shape, classes, title).plot()
     return drawn

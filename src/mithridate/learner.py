@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mithridate.losses import cross_entropy
 from mithridate.models import Model
-from mithridate.penalties import L2, squared_norm
+from mithridate.penalties import L2, Penalty, squared_norm
 from mithridate.rows import Rows
 from mithridate.training import TrainingRule
 
@@ -42,13 +42,14 @@ class Learner(eqx.Module):
     model: Model
     rule: TrainingRule
     loss: Callable[[Array, Array], Array] = cross_entropy
-    penalty: L2 = L2()
+    penalty: Penalty = L2()
 
     def mean_loss(self, params: Any, blocks: tuple[Rows, ...]) -> Float[Array, ""]:
         """Return the weighted mean loss over all blocks of rows."""
         # Blocks are summed, not stacked: the derivative in one block then costs only that block's rows.
         total = sum(jnp.vdot(b.weight, self.loss(self.model.logits(params, b.x), b.y)) for b in blocks)
-        return total / _size(blocks)
+        size = _size(blocks)
+        return total / jnp.where(size > 0, size, 1.0)  # a minibatch of rows that do not count has no loss
 
     def objective(
         self, params: Any, blocks: tuple[Rows, ...], log_strength: Float[Array, ""], n: Float[Array, ""]

@@ -5,6 +5,8 @@ leaves n out; with it, λ means the same for any n (it is scikit-learn's −log 
 within the stability limit 2n/η of its inner gradient descent, which they do not without.
 """
 
+from typing import Protocol, runtime_checkable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,15 @@ def squared_norm(weights: PyTree[Array]) -> Float[Array, ""]:
     """Return ‖w‖² over every leaf."""
     leaves = jax.tree.leaves(weights)
     return jnp.sum(jnp.stack([jnp.vdot(leaf, leaf) for leaf in leaves]))
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """What a learner asks of a penalty."""
+
+    def __call__(self, weights: PyTree[Array], log_strength: Float[Array, ""]) -> Float[Array, ""]:
+        """Return R(w, λ)."""
+        ...
 
 
 class L2(eqx.Module):

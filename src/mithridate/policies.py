@@ -7,6 +7,7 @@ policy in force once the training data can be poisoned; and, where λ also moves
 
 import math
 import re
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -18,12 +19,14 @@ from jaxtyping import Array, Float, Key
 from mithridate.errors import InputError
 from mithridate.feasible import Box
 from mithridate.hypergradients import Bilevel
+from mithridate.presets import PAPER_STRENGTHS
 from mithridate.rows import join
 from mithridate.seeds import seed_of
 from mithridate.steps import hyper_rule
-from mithridate.tuning import cross_validation_losses, folds, minimise, validation_losses
+from mithridate.tuning import cross_validation_losses, folds, minimise, smaller_class, validation_losses
 
-PAPER_STRENGTHS = (-8.0, math.log(200.0))
+LARGEST = 30.0
+"""Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
 
 
 @runtime_checkable
@@ -95,19 +98,20 @@ class Learned(eqx.Module):
     strengths: Box = Box(*PAPER_STRENGTHS)
     descent: optax.GradientTransformation = hyper_rule("rprop", 0.99)
     closing: bool = True
+    poisoned: bool = False
     name: str = eqx.field(default="learned", static=True)
 
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
     ) -> float:
-        """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once poisoned)."""
-        if not self.closing and x_poison.shape[0]:
+        """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once `poisoned`)."""
+        if self.poisoned and not self.closing:
             return log_strength
         return minimise(lambda grid: validation_losses(problem, x_poison, grid, key), self.strengths)
 
     def after_clean(self, log_strength: float) -> "Learned":
-        """Return itself."""
-        return self
+        """Return itself, knowing that data may be poisoned now."""
+        return replace(self, poisoned=True)
 
 
 class CrossValidated(eqx.Module):
@@ -131,9 +135,17 @@ class CrossValidated(eqx.Module):
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
     ) -> float:
-        """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set."""
+        """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set.
+
+        Poison can leave a class with fewer rows than there are folds: then there are as many folds as rows, and
+        with fewer than two rows λ stays.
+        """
         rows = join(problem.blocks(x_poison))
-        held_out = jnp.asarray(folds(np.asarray(rows.y), self.k, seed_of(self.seed, "folds")))
+        labels = np.asarray(rows.y)
+        k = min(self.k, smaller_class(labels))
+        if k < 2:
+            return log_strength
+        held_out = jnp.asarray(folds(labels, k, seed_of(self.seed, "folds")))
         return minimise(
             lambda grid: cross_validation_losses(problem.learner, rows, held_out, grid, key), self.strengths
         )
@@ -165,11 +177,13 @@ def parse_policy(
             return CrossValidated(text == "cv-poisoned", strengths, k, seed)
     if found := _FIXED.fullmatch(text):
         try:
-            value = math.log(float(found["strength"])) if found["strength"] else float(found["value"])
+            number = float(found["strength"] or found["value"])
+            value = math.log(number) if found["strength"] else number
         except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return Fixed(value, text)
+            number = value = math.nan
+        if abs(value) <= LARGEST:
+            return Fixed(value, f"fixed=log({number:g})" if found["strength"] else None)
     raise InputError(
-        f"unknown policy {text!r}; use fixed=VALUE (as fixed=-8 or fixed=log(200)), cv-clean, learned or cv-poisoned"
+        f"unknown policy {text!r}; use fixed=VALUE with a λ from −{LARGEST:g} to {LARGEST:g} (as fixed=-8 or "
+        "fixed=log(200)), cv-clean, learned or cv-poisoned"
     )

@@ -1,5 +1,6 @@
 """One row per split, policy and ratio: plain data out."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -15,8 +16,8 @@ class Record:
     its end, by the inner training. `log_strength`: the defender's λ; `descended_log_strength`: where λ's descent
     inside the attack had ended; `best_log_strength`: the best response on a fine grid (learned policies only, else
     NaN). `baseline_*`: the same ratio with the starting points, labels flipped and nothing optimised, as the policy
-    answers it. `stability`: η·curvature of the inner training. `status`: "ok", or the faults joined by "+" (see
-    `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
+    answers it. `inner_steps`: T of the inner training as run; `stability`: its η·curvature. `status`: "ok", or the
+    faults joined by "+" (see `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
     """
 
     dataset: str
@@ -39,17 +40,23 @@ class Record:
     baseline_test_error: float
     baseline_valid_loss: float
     baseline_log_strength: float
+    inner_steps: int
     stability: float
     status: str
     seconds: float
 
 
 FAULTS = {
-    "non-finite": "a hypergradient was NaN or infinite: lower the inner learning rate or the bound on λ",
+    "non-finite": "a hypergradient or the retrained victim is NaN or infinite: lower the learning rates or λ",
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve",
     "weak": "the attack does no more harm than its own starting points with flipped labels: raise its steps",
 }
+
+
+def file_name(policy: str) -> str:
+    """Return a policy's name with nothing in it that a file name should not hold."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", policy).strip("_")
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:

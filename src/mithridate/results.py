@@ -10,12 +10,12 @@ written.
 """
 
 import json
-import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from mithridate.errors import StorageError
 from mithridate.figures import draw_all
+from mithridate.records import file_name
 from mithridate.verdict import Verdict, curves
 
 FORMAT = 1
@@ -72,7 +73,7 @@ class AuditResult:
 
         Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
         """
-        target = Path(directory)
+        target = Path(directory).absolute()
         check_free(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,15 +95,11 @@ class AuditResult:
         (directory / "audit.json").write_text(text + "\n", encoding="utf-8")
         (directory / "poison").mkdir()
         for (split, policy), arrays in self.poison.items():
-            np.savez_compressed(directory / "poison" / _npz_name(split, policy), **arrays)  # pyright: ignore[reportArgumentType]
+            np.savez_compressed(directory / "poison" / f"split{split}-{file_name(policy)}.npz", **arrays)  # pyright: ignore[reportArgumentType]
         (directory / "figures").mkdir()
         for name, figure in self.plot().items():
             for kind in ("png", "svg"):
                 figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
-
-
-def _npz_name(split: int, policy: str) -> str:
-    return f"split{split}-{re.sub(r'[^A-Za-z0-9.+-]+', '_', policy).strip('_')}.npz"
 
 
 def check_free(target: Path, needed: int = 64 * 2**20) -> None:
@@ -113,7 +110,8 @@ def check_free(target: Path, needed: int = 64 * 2**20) -> None:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         what = "already holds a run" if (target / "audit.json").exists() else "exists and is not an empty directory"
         raise StorageError(f"{target} {what}; give another directory or remove it first")
-    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    target = target.absolute()
+    parent = next(folder for folder in target.parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=parent):
             free = shutil.disk_usage(parent).free
@@ -138,11 +136,12 @@ def load_result(directory: str | Path) -> AuditResult:
         frame = pd.read_parquet(folder / "records.parquet")
         poison = {}
         for split, policy in frame[["split", "policy"]].drop_duplicates().itertuples(index=False):
-            with np.load(folder / "poison" / _npz_name(split, policy), allow_pickle=False) as arrays:
+            path = folder / "poison" / f"split{split}-{file_name(policy)}.npz"
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 poison[int(split), str(policy)] = dict(arrays)
         said = summary["verdict"]
         found = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
         parts = [summary[name] for name in ("dataset", "threat_model", "config", "versions")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise StorageError(f"{folder} does not hold a readable run: {error}") from error
     return AuditResult(*parts, frame=frame, verdict=found, poison=poison)

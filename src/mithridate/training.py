@@ -70,9 +70,16 @@ class GradientDescent(eqx.Module):
 
         η·T, the time for which gradient flow is followed, stays the same. Gradient descent diverges once
         η·curvature > 2; the paper's η = 0.1 does so on Fashion-MNIST (curvature about 39), and an attack on it then
-        poisons the step size, not the victim. The margin to 2 is for the poison, which raises the curvature.
+        poisons the step size, not the victim. The margin to 2 is for the poison, which raises the curvature. Raises
+        `InputError` when k would exceed 1000.
         """
-        k = max(1, math.ceil(self.learning_rate * curvature / limit))
+        cuts = self.learning_rate * curvature / limit
+        if not cuts <= 1000:
+            raise InputError(
+                f"the inner training would need {cuts:.3g} times as many steps to be stable (its curvature is "
+                f"{curvature:.3g}): lower learning_rate, the upper bound on λ or a fixed λ, or scale the features"
+            )
+        k = max(1, math.ceil(cuts))
         return type(self)(self.learning_rate / k, self.steps * k)
 
 

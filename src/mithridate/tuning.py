@@ -3,6 +3,7 @@
 Both train the learner for many λ at once (one batched run) and take the minimiser of the mean loss.
 """
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -31,21 +32,25 @@ def smallest_minimiser(log_strengths: np.ndarray, losses: np.ndarray) -> int:
     Where regularisation is too weak to matter the loss is flat to rounding, and λ would be noise without the rule.
     """
     losses = np.where(np.isfinite(losses), losses, np.inf)
-    return int(np.argmax(losses <= losses.min() * (1 + TIE)))
+    return int(np.argmax(losses <= losses.min() + TIE * np.abs(losses.min())))
 
 
 def minimise(losses: Losses, strengths: Box) -> float:
     """Return the minimiser of `losses` over the interval, coarse to fine: three grids of 17 values.
 
-    The first spans the interval, so that a minimum far from the present λ is found; each of the others spans the
-    two cells around the last minimiser. The resolution is 1/1024 of the interval (0.013 for the paper's bounds).
+    NaN means that no loss was finite. The first grid spans the interval, so that a minimum far from the present λ is
+    found; each of the others spans the two cells around the last minimiser. The resolution is 1/1024 of the interval
+    (0.013 for the paper's bounds).
     """
     low, high = float(strengths.low), float(strengths.high)
     left, right = low, high
     best = low
     for _ in range(3):
         grid = np.linspace(left, right, POINTS)
-        best = float(grid[smallest_minimiser(grid, np.asarray(losses(jnp.asarray(grid, dtype=float))))])
+        values = np.asarray(losses(jnp.asarray(grid, dtype=float)))
+        if not np.isfinite(values).any():
+            return math.nan
+        best = float(grid[smallest_minimiser(grid, values)])
         cell = (right - left) / (POINTS - 1)
         left, right = max(low, best - cell), min(high, best + cell)
     return best
@@ -66,12 +71,17 @@ def validation_losses(
     return jax.lax.map(lambda s: problem.value(x_poison, s, key), log_strengths, batch_size=2 * POINTS)
 
 
+def smaller_class(y: np.ndarray) -> int:
+    """Return the number of rows in the smaller class."""
+    return int(np.bincount(y.astype(int), minlength=2).min())
+
+
 def folds(y: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Return k stratified folds of labels y (n,) as masks (k, n), True where a row is held out.
 
     Raises `InputError` when a class has fewer than k rows.
     """
-    fewest = int(np.bincount(y.astype(int), minlength=2).min())
+    fewest = smaller_class(y)
     if not 2 <= k <= fewest:
         raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of rows in the smaller class")
     split = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y)

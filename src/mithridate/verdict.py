@@ -49,7 +49,7 @@ def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str,
         found[str(policy)] = {
             "points": groups.size().index.tolist(),
             "ratio": groups["ratio"].first().tolist(),
-        } | {metric: _spread(groups[metric].mean(), groups[metric].std(), counts) for metric in metrics}
+        } | {metric: _spread(groups[metric].mean(skipna=False), groups[metric].std(), counts) for metric in metrics}
     return found
 
 
@@ -65,9 +65,13 @@ def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
 
 
 def _worst(rows: pd.DataFrame) -> pd.Series:
-    """Return per ratio the mean test error of the attack or of its baseline, whichever is worse."""
-    means = rows.groupby("ratio")[["test_error", "baseline_test_error"]].mean()
-    return means.max(axis=1)
+    """Return per ratio the mean test error of the attack or of its baseline, whichever is worse; NaN if a split is."""
+    worst = rows[["test_error", "baseline_test_error"]].max(axis=1, skipna=False)
+    return worst.groupby(rows["ratio"]).agg(lambda errors: errors.mean(skipna=False))
+
+
+def _percent(share: float) -> str:
+    return "unknown" if math.isnan(share) else f"{share:.1%}"
 
 
 def verdict(frame: pd.DataFrame) -> Verdict:
@@ -76,11 +80,12 @@ def verdict(frame: pd.DataFrame) -> Verdict:
     for name, rows in frame.groupby("policy", sort=False):
         worst, policy = _worst(rows), str(name)
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
-        tolerance[policy] = float(worst.index[within][-1])
+        tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
         most = "at least " if within.all() else ""
         summary.append(
-            f"{policy}: {worst.iloc[0]:.1%} test error clean, {worst.iloc[-1]:.1%} at {worst.index[-1]:.1%} poison; "
-            f"stays within {100 * TOLERATED:g} points of clean up to {most}{tolerance[policy]:.1%}"
+            f"{policy}: {_percent(worst.iloc[0])} test error clean, {_percent(worst.iloc[-1])} at "
+            f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
+            f"{most}{tolerance[policy]:.1%}"
         )
     saved, sentences = _saved(frame)
     return Verdict(tuple(summary + sentences), tolerance, saved, tuple(_warnings(frame)))
@@ -89,10 +94,10 @@ def verdict(frame: pd.DataFrame) -> Verdict:
 def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
     """Compare tuning under attack with each fixed choice at the most poison, split by split."""
     last = frame[frame["n_poison"] == frame["n_poison"].max()]
-    last = last.assign(worst=last[["test_error", "baseline_test_error"]].max(axis=1))
+    last = last.assign(worst=last[["test_error", "baseline_test_error"]].max(axis=1, skipna=False))
     errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
     fixed = [p for p in errors if p.startswith("fixed=") or p == "cv-clean"]
-    if "learned" not in errors or not fixed:
+    if "learned" not in errors or not fixed or errors.isna().any(axis=None):
         return None, []
     saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
     best = str(saved.mean().idxmin())
@@ -141,12 +146,16 @@ def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
     """Return a sentence for each policy whose error exceeds `error` at any audited share up to `share`.
 
     The worse of attack and baseline counts, and the first audited share at or above `share` is included, so that a
-    share between two audited ones is judged by the higher.
+    share between two audited ones is judged by the higher. An error that is unknown fails.
     """
     found = []
     for policy, rows in frame.groupby("policy", sort=False):
         worst = _worst(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
-        if up_to.max() > error:
+        if up_to.isna().any():
+            found.append(
+                f"{policy}: test error unknown at {up_to.index[up_to.isna()][0]:.1%} poison, training diverged"
+            )
+        elif up_to.max() > error:
             found.append(f"{policy}: test error {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
     return found
