@@ -206,7 +206,7 @@ def test_bounds_and_the_inner_training_are_obeyed():
     assert points.min() >= 0.25
     assert points.max() <= 0.75
     assert result.frame["stability"].max() < 2
-    assert result.frame["inner_steps"].unique().tolist() == [2000], "T = 500 cut by four"
+    assert result.frame["inner_steps"].unique().tolist() == [2500], "T = 500 cut by five"
     assert "cut into smaller ones" in result.threat_model["inner_training"]
     unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **ONE_FIXED)
     assert "unstable" in "+".join(unstable.frame["status"])
