@@ -285,15 +285,8 @@ class Attack:
         self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: float, key: Array
     ) -> tuple[_Crafted, _Crafted, list[Info]]:
         """Return one batch's start, its best end, and what its steps had to say."""
-        outer = OuterStep(
-            self.hypergradient,
-            self.feasible,
-            policy.strengths,
-            self.ascent,
-            policy.descent,
-            self.alternate,
-            self.fresh,
-        )
+        rules = (policy.strengths, self.ascent, policy.descent)
+        outer = OuterStep(self.hypergradient, self.feasible, *rules, self.alternate, self.fresh)
 
         def answered(x_poison: Array, descended: float) -> _Crafted:
             strength = policy.respond(problem, x_poison, descended, key)

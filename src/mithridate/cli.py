@@ -19,14 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mithridate._version import __version__
@@ -96,23 +89,17 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = []
     for name, info in AuditConfig.model_fields.items():
-        kind, flags = info.annotation, [f"--{name.replace('_', '-')}"]
+        kind, flag = info.annotation, f"--{name.replace('_', '-')}"
         if name == "policies":
-            kind, flags = list[str], ["--policy"]
+            kind, flag = list[str], "--policy"
         elif kind is bool:
-            flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-        text = (info.description or "") + (
-            f" [default: {info.default}]" if info.default and not info.is_required() else ""
-        )
-        option = typer.Option(*flags, help=text, show_default=False)
+            flag = f"{flag}/--no-{flag[2:]}"
+        default = f" [default: {info.default}]" if info.default and not info.is_required() else ""
+        option = typer.Option(flag, help=f"{info.description}{default}", show_default=False)
         if name == "dataset":
             option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
-        made.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-            )
-        )
-    made.sort(key=lambda parameter: parameter.name != "dataset")
+        annotation = Annotated[kind | None, option]
+        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = signature.replace(parameters=[*fixed, *made])
     command.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
     return command
@@ -173,14 +160,8 @@ def audit(
 def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
     """Yield a callback that shows what is done, what is running and the time left, on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
-    bar = Progress(
-        *columns,
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=hidden,
-    )
+    times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    bar = Progress(*columns, *times, console=errors, disable=hidden)
     task = bar.add_task("", total=None)
 
     def show(at: "Standing") -> None:
@@ -222,9 +203,8 @@ def _print(result: "AuditResult") -> None:
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
-    error = Table(
-        "policy", *(f"{ratios[i]:.1%}" for i in shown), title="Test error by share of poison", box=SIMPLE_HEAD
-    )
+    error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
+    error.title = "Test error by share of poison"
     did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
     end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)

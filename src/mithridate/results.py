@@ -47,7 +47,7 @@ class AuditResult:
 
     @property
     def status(self) -> str:
-        """ "ok", or "warnings" when the verdict has some."""
+        """Say "ok", or "warnings" when the verdict has some."""
         return "warnings" if self.verdict.warnings else "ok"
 
     def summary(self) -> dict[str, Any]:
