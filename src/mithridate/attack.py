@@ -44,10 +44,9 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a figure or a record needs of one outer step, before it was taken."""
+    """A before one outer step, and whether its hypergradients were sound."""
 
     value: Float[Array, ""]
-    log_strength: Float[Array, ""]
     good: Bool[Array, ""]
 
 
@@ -92,7 +91,7 @@ class OuterStep(eqx.Module):
         moved = State(x_poison, strength, poison_state, hyper_state)
         # A step from a broken derivative is not taken, whatever the rules remember.
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
-        return kept, Info(found.value, state.log_strength, good)
+        return kept, Info(found.value, good)
 
 
 @eqx.filter_jit
