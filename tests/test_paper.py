@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import SHARED
 
 import mithridate as mi
+from conftest import SHARED
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SHARED.is_dir(), reason="the public data files are not at hand")]
 
