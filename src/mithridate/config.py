@@ -105,13 +105,15 @@ class AuditConfig(BaseModel):
             "batch": self.batch or math.ceil(points / preset["ratios"]),
             "splits": self.splits or preset["splits"],
         }
+        origin = "" if self.points else f" ({share:.1%} poison of train = {self.train})"
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the model is frozen for everybody else
         if self.points > self.train:
             raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
         if self.points > self.valid:
             raise ValueError(
-                f"points = {self.points}: more than the {self.valid} validation rows they are cloned from; raise valid"
+                f"points = {self.points}{origin}: more than the {self.valid} validation rows they are cloned from; "
+                "raise valid"
             )
         if self.batch > self.points:
             raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
