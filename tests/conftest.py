@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 # Shape annotations of the package are checked in every test; this has to precede its first import.
 from jaxtyping import install_import_hook
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import mithridate as mi
+from mithridate.auditing import Progress
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -45,3 +47,24 @@ def digits() -> mi.Split:
 @pytest.fixture(scope="session")
 def learner() -> mi.Learner:
     return mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.4, 250))
+
+
+SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
+SMALL["joint_hyperiterations"] = 10
+ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
+POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
+
+
+@pytest.fixture(scope="session")
+def steps_seen() -> list[Progress]:
+    return []
+
+
+@pytest.fixture(scope="session")
+def result(steps_seen) -> mi.AuditResult:
+    return mi.audit("digits-0v8", policies=POLICIES, on_progress=steps_seen.append, **SMALL)
+
+
+@pytest.fixture(scope="session")
+def run(result, tmp_path_factory) -> Path:
+    return result.save(tmp_path_factory.mktemp("runs") / "run")

@@ -1,13 +1,9 @@
-"""The whole path: records, files, verdict, gate, and what it does with bad input. Small data, real runs."""
+"""The whole path in Python: records, files, pictures. Small data, real runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,28 +11,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 import mithridate as mi
-from mithridate.auditing import Progress
+from conftest import ONE_FIXED, POLICIES, SMALL
 from mithridate.records import FAULTS, Record
-from mithridate.verdict import METRICS, curves, gate_failures, parse_gate, verdict
-
-SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
-ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
-POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
-
-
-@pytest.fixture(scope="module")
-def steps_seen() -> list[Progress]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def result(steps_seen) -> mi.AuditResult:
-    return mi.audit("digits-0v8", policies=POLICIES, on_progress=steps_seen.append, **SMALL)
-
-
-@pytest.fixture(scope="module")
-def run(result, tmp_path_factory) -> Path:
-    return result.save(tmp_path_factory.mktemp("runs") / "run")
+from mithridate.verdict import METRICS, curves
 
 
 def test_there_is_one_row_per_split_policy_and_ratio(result):
@@ -213,43 +190,6 @@ def test_bounds_and_the_inner_training_are_obeyed():
     assert any("diverges" in warning for warning in unstable.verdict.warnings)
 
 
-def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status: str = "ok") -> pd.DataFrame:
-    """Records with the given test errors: policy → one list over ratios per split."""
-    rows = [
-        {"split": s, "policy": p, "n_poison": 10 * i, "ratio": 0.05 * i, "test_error": e, "status": status}
-        for p, splits in errors.items()
-        for s, values in enumerate(splits)
-        for i, e in enumerate(values)
-    ]
-    return pd.DataFrame(rows).assign(baseline_test_error=baseline)
-
-
-def test_the_verdict_s_arithmetic():
-    found = verdict(
-        frame_of(
-            {
-                "fixed=-8": [[0.01, 0.04, 0.20, 0.05], [0.01, 0.06, 0.20, 0.05]],
-                "cv-clean": [[0.01, 0.02, 0.10, 0.30], [0.01, 0.02, 0.10, 0.20]],
-                "learned": [[0.01, 0.02, 0.03, 0.04], [0.01, 0.02, 0.03, 0.04]],
-            }
-        )
-    )
-    assert found.tolerance == pytest.approx({"fixed=-8": 0.05, "cv-clean": 0.05, "learned": 0.15})
-    assert found.saved == pytest.approx(1.0)
-    assert "+1.0 ± 0.0 against fixed=-8, +21.0 ± 63.5 against cv-clean" in found.summary[3]
-    assert "at least 15.0%" in found.summary[2]
-    assert not found.warnings
-
-
-def test_the_worse_of_attack_and_label_flipping_counts():
-    errors = {"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]]}
-    assert verdict(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
-    worse = frame_of(errors)
-    worse.loc[worse["n_poison"] == 20, "baseline_test_error"] = 0.2
-    assert verdict(worse).tolerance["learned"] == pytest.approx(0.05)
-    assert gate_failures(worse, 0.1, 0.10)
-
-
 def test_without_the_closing_solve_the_baseline_answers_as_the_attack_does():
     options = ONE_FIXED | {"policies": ("learned",), "closing": False, "hyper_rule": "constant"}
     frame = mi.audit("digits-0v8", **options).frame
@@ -257,28 +197,10 @@ def test_without_the_closing_solve_the_baseline_answers_as_the_attack_does():
     assert "off-response" in "+".join(frame["status"])
 
 
-def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
-    broken = frame_of({"learned": [[0.01, np.nan, 0.03], [0.01, 0.02, 0.03]]}, status="non-finite")
-    found = verdict(broken)
-    assert found.tolerance["learned"] == 0
-    assert "unknown" in gate_failures(broken, 0.5, 0.05)[0]
-    assert curves(broken, ("test_error",))["learned"]["test_error"]["mean"][1] is None
-    with pytest.raises(mi.InputError, match="the evaluation's SGD diverges"):
-        mi.audit("synthetic", policies=("fixed=10",))
-    with pytest.raises(mi.InputError, match="times as many steps"):
-        mi.audit("synthetic", policies=("fixed=20",), train_learning_rate=1e-9)
-
-
 def test_a_configuration_is_for_its_own_data_set():
     config = mi.AuditConfig.of(dataset="breast-cancer")
     with pytest.raises(mi.InputError, match="for 'breast-cancer'"):
         mi.audit("digits-0v8", config)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_marked_cells_are_warned_of(fault):
-    found = verdict(frame_of({"learned": [[0.01, 0.02], [0.01, 0.02]]}, status=f"{fault}"))
-    assert any(fault in warning and FAULTS[fault] in warning for warning in found.warnings)
 
 
 def test_an_attack_that_does_not_beat_its_start_is_marked():
@@ -289,171 +211,9 @@ def test_an_attack_that_does_not_beat_its_start_is_marked():
     assert result.status == "warnings"
 
 
-def test_the_gate():
-    frame = frame_of({"learned": [[0.01, 0.08, 0.20]], "cv-clean": [[0.01, 0.02, 0.05]]})
-    assert parse_gate("10%@5%", 0.1) == pytest.approx((0.1, 0.05))
-    assert parse_gate("0.1@0.05", 0.1) == pytest.approx((0.1, 0.05))
-    assert gate_failures(frame, 0.1, 0.05) == []
-    assert len(gate_failures(frame, 0.1, 0.06)) == 1, "a share between two audited ones is judged by the higher"
-    assert len(gate_failures(frame, 0.04, 0.1)) == 2
-    for text in ("10%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
-        with pytest.raises(mi.InputError, match="ERROR@SHARE"):
-            parse_gate(text, 0.1)
-    with pytest.raises(mi.InputError, match=r"only up to 10\.0% poison is audited"):
-        parse_gate("10%@20%", 0.1)
-
-
-class CommandLine(NamedTuple):
-    """The command line in its own process; what one process compiles the next one need not."""
-
-    cache: Path
-
-    def __call__(self, *arguments: object, cwd: Path, limit: int | None = None, **env: str):
-        """Run it; no file larger than `limit` kB can be written, the cache of compilations included."""
-        command = [sys.executable, "-c", "from mithridate.cli import main; main()", *map(str, arguments)]
-        own = {"COLUMNS": "100"} | ({} if limit else self.variables)
-        return subprocess.run(
-            ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-", *command] if limit else command,
-            cwd=cwd,
-            env=os.environ | own | env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-
-
-@pytest.fixture(scope="module")
-def mithridate(tmp_path_factory) -> CommandLine:
-    return CommandLine(tmp_path_factory.mktemp("cache"))
-
-
-LEAST = ("synthetic", "--splits", 1, "--points", 1, "--hyperiterations", 1, "--policy", "fixed=3")
-QUICK = ("synthetic", "--splits", 2, "--points", 1, "--joint-hyperiterations", 3, "--policy", "learned")
-
-
-def test_the_command_line_from_start_to_end(mithridate, tmp_path):
-    done = mithridate("audit", *QUICK, "--out", "run", "--fail-above", "99%@3%", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for word in ("Test error by share of poison", "learned", "Verdict", "Threat model", "run"):
-        assert word in done.stdout
-    assert mi.load_result(tmp_path / "run").frame["split"].nunique() == 2
-    file = tmp_path / "audit.toml"
-    file.write_text('dataset = "synthetic"\nsplits = 3\npoints = 1\njoint_hyperiterations = 3\n')
-    said = mithridate("audit", "--config", file, "--splits", 2, "--policy", "learned", "--json", cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    again = json.loads(said.stdout)
-    assert again["config"]["splits"] == 2, "flags go before the file"
-    assert again["policies"] == json.loads((tmp_path / "run" / "audit.json").read_text())["policies"]
-    failed = mithridate("audit", *QUICK, "--out", "gate", "--fail-above", "0%@3%", "--quiet", cwd=tmp_path)
-    assert failed.returncode == 1
-    assert failed.stdout == ""
-    assert "above 0.0%" in failed.stderr
-    assert (tmp_path / "gate" / "audit.json").exists()
-
-
-def test_the_list_of_data_sets(mithridate, tmp_path):
-    listed = mithridate("datasets", cwd=tmp_path, MITHRIDATE_DATA_DIR=str(tmp_path))
-    assert listed.returncode == 0
-    for word in ("digits-AvB", "bundled", "mnist-AvB", "to download", "dogfish", "missing", str(tmp_path)):
-        assert word in listed.stdout.replace("\n", "")
-
-
-BAD = {
-    "unknown data set": ["mnsit-0v8"],
-    "class that does not exist": ["mnist-0vx"],
-    "more points than rows": ["digits-0v8", "--train", "20", "--points", "30"],
-    "more rows than there are": ["digits-0v8", "--train", "5000"],
-    "negative steps": ["digits-0v8", "--hyperiterations", "-1"],
-    "zero steps": ["digits-0v8", "--inner-steps", "0"],
-    "bounds the wrong way round": ["digits-0v8", "--bounds", "1", "0"],
-    "unknown policy": ["digits-0v8", "--policy", "best"],
-    "a policy twice": ["digits-0v8", "--policy", "fixed=-8", "--policy", "fixed=-8.0"],
-    "a strength beyond all bounds": ["digits-0v8", "--policy", "fixed=800"],
-    "too many folds": ["digits-0v8", "--train", "10", "--points", "1", "--folds", "9", "--policy", "cv-clean"],
-    "gate beyond the audit": ["digits-0v8", "--fail-above", "10%@90%"],
-    "no data set": [],
-    "no such file": ["--config", "missing.toml"],
-    "unknown flag": ["digits-0v8", "--pionts", "3"],
-}
-
-
-@pytest.mark.parametrize("fault", BAD)
-def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(mithridate, fault, tmp_path):
-    failed = mithridate("audit", *BAD[fault], "--out", tmp_path / "run", cwd=tmp_path)
-    assert failed.returncode == 2
-    assert "Traceback" not in failed.stderr
-    assert failed.stdout == ""
-    if fault != "unknown flag":
-        assert failed.stderr.count("\n") == 1
-        assert failed.stderr.startswith("mithridate: ")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("there", ["a run", "a file", "something else"])
-def test_what_exists_is_never_overwritten(mithridate, there, tmp_path, run):
-    out = tmp_path / "out"
-    if there == "a file":
-        out.write_text("mine")
-    else:
-        out.mkdir()
-        (out / ("audit.json" if there == "a run" else "notes.txt")).write_text("mine")
-    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    failed = mithridate("audit", *QUICK, "--out", out, cwd=tmp_path)
-    assert failed.returncode == 2
-    assert ("already holds a run" if there == "a run" else "exists and is not") in failed.stderr
-    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_computing(mithridate, tmp_path):
-    failed = mithridate("audit", *QUICK, "--out", "/proc/run", cwd=tmp_path)
-    assert failed.returncode == 2
-    assert "/proc cannot be written" in failed.stderr
-
-
-def test_a_disk_that_fills_up_leaves_nothing_half_written(mithridate, tmp_path):
-    """Every write beyond 20 kB fails, also in the place of rescue; the answer has been printed by then."""
-    failed = mithridate("audit", *LEAST, "--out", "run", cwd=tmp_path, limit=20, TMPDIR=str(tmp_path))
-    assert failed.returncode == 2
-    assert "Traceback" not in failed.stderr
-    assert "run: File too large" in failed.stderr
-    assert "Verdict" in failed.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_whose_place_is_gone_is_rescued(tmp_path, result, monkeypatch):
-    from mithridate.cli import _save
-
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where a folder should be")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(mi.StorageError, match="the run was saved to"):
-        _save(result, blocked / "run")
-    (rescued,) = tmp_path.glob("mithridate-rescued-*/run")
-    assert len(mi.load_result(rescued).frame) == len(result.frame)
-
-
 def test_a_run_can_be_written_where_one_stands(result, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert mi.load_result(result.save(".")).config == result.config
-
-
-@pytest.mark.parametrize(("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), ({}, "| true")])
-def test_a_terminal_that_cannot_show_it_all_loses_nothing(mithridate, env, tail, tmp_path):
-    quick = " ".join(map(str, LEAST))
-    command = f'set -o pipefail; {sys.executable} -c "from mithridate.cli import main; main()" audit {quick} --out run'
-    done = subprocess.run(
-        ["bash", "-c", f"{command} {tail}"],
-        cwd=tmp_path,
-        env=os.environ | mithridate.variables | env,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "audit.json").exists()
 
 
 def test_a_result_is_refused_where_a_run_stands(result, run):

@@ -1,0 +1,78 @@
+"""The verdict and the gate: arithmetic on records made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mithridate as mi
+from mithridate.records import FAULTS
+from mithridate.verdict import curves, gate_failures, parse_gate, verdict
+
+
+def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status: str = "ok") -> pd.DataFrame:
+    """Records with the given test errors: policy → one list over ratios per split."""
+    rows = [
+        {"split": s, "policy": p, "n_poison": 10 * i, "ratio": 0.05 * i, "test_error": e, "status": status}
+        for p, splits in errors.items()
+        for s, values in enumerate(splits)
+        for i, e in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(baseline_test_error=baseline)
+
+
+def test_the_verdict_s_arithmetic():
+    found = verdict(
+        frame_of(
+            {
+                "fixed=-8": [[0.01, 0.04, 0.20, 0.05], [0.01, 0.06, 0.20, 0.05]],
+                "cv-clean": [[0.01, 0.02, 0.10, 0.30], [0.01, 0.02, 0.10, 0.20]],
+                "learned": [[0.01, 0.02, 0.03, 0.04], [0.01, 0.02, 0.03, 0.04]],
+            }
+        )
+    )
+    assert found.tolerance == pytest.approx({"fixed=-8": 0.05, "cv-clean": 0.05, "learned": 0.15})
+    assert found.saved == pytest.approx(1.0)
+    assert "+1.0 ± 0.0 against fixed=-8, +21.0 ± 63.5 against cv-clean" in found.summary[3]
+    assert "at least 15.0%" in found.summary[2]
+    assert not found.warnings
+
+
+def test_the_worse_of_attack_and_label_flipping_counts():
+    errors = {"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]]}
+    assert verdict(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
+    worse = frame_of(errors)
+    worse.loc[worse["n_poison"] == 20, "baseline_test_error"] = 0.2
+    assert verdict(worse).tolerance["learned"] == pytest.approx(0.05)
+    assert gate_failures(worse, 0.1, 0.10)
+
+
+def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
+    broken = frame_of({"learned": [[0.01, np.nan, 0.03], [0.01, 0.02, 0.03]]}, status="non-finite")
+    found = verdict(broken)
+    assert found.tolerance["learned"] == 0
+    assert "unknown" in gate_failures(broken, 0.5, 0.05)[0]
+    assert curves(broken, ("test_error",))["learned"]["test_error"]["mean"][1] is None
+    with pytest.raises(mi.InputError, match="the evaluation's SGD diverges"):
+        mi.audit("synthetic", policies=("fixed=10",))
+    with pytest.raises(mi.InputError, match="times as many steps"):
+        mi.audit("synthetic", policies=("fixed=20",), train_learning_rate=1e-9)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_marked_cells_are_warned_of(fault):
+    found = verdict(frame_of({"learned": [[0.01, 0.02], [0.01, 0.02]]}, status=f"{fault}"))
+    assert any(fault in warning and FAULTS[fault] in warning for warning in found.warnings)
+
+
+def test_the_gate():
+    frame = frame_of({"learned": [[0.01, 0.08, 0.20]], "cv-clean": [[0.01, 0.02, 0.05]]})
+    assert parse_gate("10%@5%", 0.1) == pytest.approx((0.1, 0.05))
+    assert parse_gate("0.1@0.05", 0.1) == pytest.approx((0.1, 0.05))
+    assert gate_failures(frame, 0.1, 0.05) == []
+    assert len(gate_failures(frame, 0.1, 0.06)) == 1, "a share between two audited ones is judged by the higher"
+    assert len(gate_failures(frame, 0.04, 0.1)) == 2
+    for text in ("10%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
+        with pytest.raises(mi.InputError, match="ERROR@SHARE"):
+            parse_gate(text, 0.1)
+    with pytest.raises(mi.InputError, match=r"only up to 10\.0% poison is audited"):
+        parse_gate("10%@20%", 0.1)
