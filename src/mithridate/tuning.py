@@ -26,10 +26,11 @@ Losses = Callable[[Float[Array, " k"]], Float[Array, " k"]]
 """Mean loss for each of k candidate λ."""
 
 
-def smallest_minimiser(log_strengths: np.ndarray, losses: np.ndarray) -> int:
-    """Return the index of the smallest λ whose loss is within 1e-5 relative of the least; NaN counts as +∞.
+def first_minimiser(losses: np.ndarray) -> int:
+    """Return the first index whose loss is within 1e-5 relative of the least; NaN counts as +∞.
 
-    Where regularisation is too weak to matter the loss is flat to rounding, and λ would be noise without the rule.
+    On a grid in ascending order that is the smallest λ. Where regularisation is too weak to matter the loss is flat
+    to rounding, and λ would be noise without the rule.
     """
     losses = np.where(np.isfinite(losses), losses, np.inf)
     return int(np.argmax(losses <= losses.min() + TIE * np.abs(losses.min())))
@@ -50,7 +51,7 @@ def minimise(losses: Losses, strengths: Box) -> float:
         values = np.asarray(losses(jnp.asarray(grid, dtype=float)))
         if not np.isfinite(values).any():
             return math.nan
-        best = float(grid[smallest_minimiser(grid, values)])
+        best = float(grid[first_minimiser(values)])
         cell = (right - left) / (POINTS - 1)
         left, right = max(low, best - cell), min(high, best + cell)
     return best
@@ -60,7 +61,7 @@ def minimise_on_fine_grid(losses: Losses, strengths: Box, spacing: float = 0.05)
     """Return the minimiser on an even grid over the whole interval: the slow, independent check of `minimise`."""
     low, high = float(strengths.low), float(strengths.high)
     grid = np.linspace(low, high, int(np.ceil((high - low) / spacing)) + 1)
-    return float(grid[smallest_minimiser(grid, np.asarray(losses(jnp.asarray(grid, dtype=float))))])
+    return float(grid[first_minimiser(np.asarray(losses(jnp.asarray(grid, dtype=float))))])
 
 
 @eqx.filter_jit
