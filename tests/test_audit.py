@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -211,7 +211,7 @@ def test_an_attack_that_does_not_beat_its_start_is_marked():
     assert result.status == "warnings"
 
 
-def test_a_run_can_be_written_where_one_stands(result, tmp_path, monkeypatch):
+def test_a_run_can_be_written_into_the_current_directory(result, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert mi.load_result(result.save(".")).config == result.config
 
@@ -219,4 +219,3 @@ def test_a_run_can_be_written_where_one_stands(result, tmp_path, monkeypatch):
 def test_a_result_is_refused_where_a_run_stands(result, run):
     with pytest.raises(mi.StorageError, match="already holds a run"):
         result.save(run)
-    assert replace(result, poison={}).summary() == result.summary()

@@ -89,12 +89,12 @@ class Learner(eqx.Module):
         """Return the share of rows of (x, y) that are misclassified."""
         return float(np.mean((np.asarray(self.model.logits(params, jnp.asarray(x, dtype=float))) > 0) != (y == 1)))
 
-    def curvature(self, rows: Rows, log_strength: float, key: Key[Array, ""] | None = None) -> float:
+    def curvature(self, rows: Rows, log_strength: float) -> float:
         """Return the largest eigenvalue of ∇²L at w0, by Lanczos with Hessian-vector products (Eq. 7).
 
         At w0 = 0 this is the maximum over all w for logistic regression, whose σ' is largest there.
         """
-        flat, restore = ravel_pytree(self.model.init(jax.random.key(0) if key is None else key))
+        flat, restore = ravel_pytree(self.model.init(jax.random.key(0)))
         strength = jnp.asarray(log_strength, dtype=float)
 
         def product(v: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
 def parse_gate(text: str, most: float) -> tuple[float, float]:
     """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`, where `most` poison is audited.
 
-    Raises `InputError` when either is not a share from 0 to 1, or nothing that poisoned was audited.
+    Raises `InputError` when either is not a share from 0 to 1, or the share lies beyond what was audited.
     """
     try:
         error, share = (float(p.removesuffix("%")) / (100 if p.endswith("%") else 1) for p in text.split("@"))
