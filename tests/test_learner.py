@@ -40,7 +40,7 @@ def test_a_weight_of_zero_takes_a_row_out(learner, digits):
 
 def test_blocks_train_as_one(learner, digits):
     rows = mi.Rows.of(digits.x_train, digits.y_train)
-    parts = tuple(mi.Rows(*(a[s] for a in rows)) for s in (slice(0, 50), slice(50, 60)))
+    parts = tuple(mi.Rows(*(a[s] for a in rows[:3])) for s in (slice(0, 50), slice(50, 60)))
     split = learner.train(parts, jnp.asarray(1.0), jax.random.key(0))
     whole = learner.train((join(parts),), jnp.asarray(1.0), jax.random.key(0))
     np.testing.assert_allclose(split.weight, whole.weight, rtol=1e-4, atol=1e-6)
@@ -49,7 +49,7 @@ def test_blocks_train_as_one(learner, digits):
 @pytest.mark.parametrize(("n", "batch"), [(64, 16), (50, 16), (5, 16)])
 def test_sgd_visits_every_row_once_an_epoch(n, batch):
     rule = mi.MinibatchSGD(0.1, batch, 4)
-    index, real = rule.schedule(n, jax.random.key(3))
+    index, real = rule.schedule(jnp.ones(n), jax.random.key(3))
     per_epoch = -(-n // batch)
     assert index.shape == real.shape == (4 * per_epoch, batch)
     orders = []

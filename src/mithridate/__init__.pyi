@@ -14,9 +14,16 @@ from .feasible import Box as Box
 from .figures import CurveDisplay as CurveDisplay
 from .figures import PoisonDisplay as PoisonDisplay
 from .hypergradients import Bilevel as Bilevel
+from .hypergradients import Checkpointed as Checkpointed
+from .hypergradients import Combined as Combined
+from .hypergradients import Forward as Forward
 from .hypergradients import Hypergradient as Hypergradient
+from .hypergradients import HypergradientMethod as HypergradientMethod
+from .hypergradients import Implicit as Implicit
 from .hypergradients import Reverse as Reverse
+from .hypergradients import Reversible as Reversible
 from .learner import Learner as Learner
+from .models import MLP as MLP
 from .models import LogisticRegression as LogisticRegression
 from .penalties import L2 as L2
 from .policies import CrossValidated as CrossValidated
@@ -25,23 +32,33 @@ from .policies import Learned as Learned
 from .results import AuditResult as AuditResult
 from .results import load_result as load_result
 from .rows import Rows as Rows
+from .training import Exact as Exact
 from .training import GradientDescent as GradientDescent
+from .training import HeavyBall as HeavyBall
 from .training import MinibatchSGD as MinibatchSGD
 
 __all__ = [
     "L2",
+    "MLP",
     "Attack",
     "AuditConfig",
     "AuditResult",
     "Bilevel",
     "Box",
+    "Checkpointed",
+    "Combined",
     "CrossValidated",
     "CurveDisplay",
     "DataError",
     "Dataset",
+    "Exact",
     "Fixed",
+    "Forward",
     "GradientDescent",
+    "HeavyBall",
     "Hypergradient",
+    "HypergradientMethod",
+    "Implicit",
     "InputError",
     "Learned",
     "Learner",
@@ -51,6 +68,7 @@ __all__ = [
     "PoisonDisplay",
     "Poisoning",
     "Reverse",
+    "Reversible",
     "Rows",
     "Split",
     "StorageError",

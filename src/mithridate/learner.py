@@ -8,27 +8,102 @@ and `train` runs the rule from w0 to wT.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from mithridate import gram
+from mithridate.dual import Dual, Point
 from mithridate.losses import cross_entropy
-from mithridate.models import Model
+from mithridate.models import LinearParams, Model
+from mithridate.newton import Solution, minimise_convex
 from mithridate.penalties import L2, Penalty, squared_norm
-from mithridate.rows import Rows
-from mithridate.training import TrainingRule
+from mithridate.rows import Rows, join
+from mithridate.training import Batch, Exact, MinibatchSGD, TrainingRule
+
+Space = Literal["auto", "plain", "gram"]
+
+
+@runtime_checkable
+class Run(Protocol):
+    """One training run without its rule: the gradient in some coordinates of w, and the way there and back."""
+
+    def start(self, params: Any) -> Any:
+        """Return the coordinates of w0."""
+        ...
+
+    def gradient(self, at: Any, batch: Batch | None) -> Any:
+        """Return the coordinates of ∇L on a batch, or on all rows."""
+        ...
+
+    def final(self, at: Any) -> Any:
+        """Return w."""
+        ...
+
+    @property
+    def learned(self) -> Any:
+        """What of the run depends on X_p and λ."""
+        ...
+
+    def with_learned(self, learned: Any) -> "Run":
+        """Return the same run with this part exchanged."""
+        ...
+
+
+Step = Callable[[Any, Any, PyTree[Array]], Any]
+Loop = Callable[[Step, Any, Any, PyTree[Array]], Any]
+"""(step, run, state, schedule) → the state after step(run, state, item) for every item of the schedule."""
+
+
+def scan(step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
+    """Take all steps in one compiled loop."""
+    return jax.lax.scan(lambda state, item: (step(run, state, item), None), state, schedule)[0]
+
+
+class Plain(eqx.Module):
+    """A training run in w itself."""
+
+    learner: "Learner"
+    blocks: tuple[Rows, ...]
+    log_strength: Float[Array, "*groups"]
+    n: Float[Array, ""]
+
+    def start(self, params: Any) -> Any:
+        """Return w0."""
+        return params
+
+    def gradient(self, at: Any, batch: Batch | None) -> Any:
+        """Return ∇L on a batch, or on all rows."""
+        blocks = self.blocks if batch is None else (join(self.blocks).take(*batch),)
+        return jax.grad(self.learner.objective)(at, blocks, self.log_strength, self.n)
+
+    def final(self, at: Any) -> Any:
+        """Return w."""
+        return at
+
+    @property
+    def learned(self) -> tuple[Any, ...]:
+        """What of the run depends on X_p and λ."""
+        return self.blocks[1:], self.log_strength
+
+    def with_learned(self, learned: tuple[Any, ...]) -> "Plain":
+        """Return the same run with this part exchanged."""
+        blocks, log_strength = learned
+        return replace(self, blocks=(self.blocks[0], *blocks), log_strength=log_strength)
 
 
 class Learner(eqx.Module):
     """A victim whose training can be run, and differentiated, as a pure function.
 
-    Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`.
+    Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`; `space`, in which it is
+    trained: in Gram space, the plain way, or as costs less (`auto`).
 
     Example:
         >>> import numpy as np
@@ -40,9 +115,14 @@ class Learner(eqx.Module):
     """
 
     model: Model
-    rule: TrainingRule
+    rule: TrainingRule | Exact
     loss: Callable[[Array, Array], Array] = cross_entropy
     penalty: Penalty = L2()
+    space: Space = eqx.field(default="auto", static=True)
+
+    def __check_init__(self):
+        if self.space == "gram":
+            gram.check(self.model, self.penalty, self.solved)
 
     def mean_loss(self, params: Any, blocks: tuple[Rows, ...]) -> Float[Array, ""]:
         """Return the weighted mean loss over all blocks of rows."""
@@ -52,31 +132,86 @@ class Learner(eqx.Module):
         return total / jnp.where(size > 0, size, 1.0)  # a minibatch of rows that do not count has no loss
 
     def objective(
-        self, params: Any, blocks: tuple[Rows, ...], log_strength: Float[Array, ""], n: Float[Array, ""]
+        self, params: Any, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], n: Float[Array, ""]
     ) -> Float[Array, ""]:
         """Return L on `blocks` with the penalty of a training set of n rows (`blocks` may be a minibatch)."""
         penalty = self.penalty(self.model.weights(params), log_strength)
         return self.mean_loss(params, blocks) + penalty / n
 
-    def train(self, blocks: tuple[Rows, ...], log_strength: Float[Array, ""], key: Key[Array, ""]) -> Any:
-        """Return wT, trained on `blocks` from a w0 drawn with `key`."""
+    def train(
+        self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""], loop: Loop = scan
+    ) -> Any:
+        """Return wT, trained on `blocks` from a w0 drawn with `key`.
+
+        Derivatives pass through the features of all blocks but the first, and through λ.
+        """
+        if self.solved:
+            return self.solve(blocks, log_strength, key).params
+        run, state, schedule = self.begin(blocks, log_strength, key)
+        return run.final(self.rule.final(loop(self.step, run, state, schedule)))
+
+    @property
+    def solved(self) -> bool:
+        """Whether the victim is solved to optimality rather than trained step by step."""
+        return isinstance(self.rule, Exact)
+
+    def solve(
+        self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""], start: Any = None
+    ) -> Solution:
+        """Return the minimiser of L for a rule that is `Exact`, found from `start` (default: w0)."""
+        w0 = self.model.init(jax.random.split(key)[0])
+        if self.chosen_space(blocks) == "gram":
+            problem = self.dual(blocks, log_strength)
+            found = problem.solve(Point(jnp.zeros_like(problem.y), jnp.zeros(())), self.rule)
+            weight = gram.from_rows(tuple(b.x for b in blocks), found.point.coefs)
+            return Solution(LinearParams(weight, found.point.bias), *found[2:])
+        n = _size(blocks)
+        start = w0 if start is None else start
+        return minimise_convex(lambda p: self.objective(p, blocks, log_strength, n), w0, start, self.rule)
+
+    def dual(self, blocks: tuple[Rows, ...], log_strength: Float[Array, ""]) -> Dual:
+        """Return the training problem in the coordinates of the rows (linear models with an L2 penalty)."""
+        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
+        return Dual(self.loss, gram.gram_matrix(blocks)[0], y, weight, jnp.exp(log_strength) / _size(blocks))
+
+    def begin(
+        self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""]
+    ) -> tuple[Run, Any, PyTree[Array]]:
+        """Return a training run, the state before its first step and its schedule."""
         n = _size(blocks)
         init_key, rule_key = jax.random.split(key)
+        params = self.model.init(init_key)
+        if self.chosen_space(blocks) == "gram":
+            run = gram.Gram.of(self.model, self.loss, self.penalty, blocks, log_strength, n, params)  # pyright: ignore[reportArgumentType]
+        else:
+            run = Plain(self, blocks, log_strength, n)
+        schedule = self.rule.schedule(jnp.concatenate([b.weight for b in blocks]), rule_key)
+        return run, self.rule.start(run.start(params)), schedule
 
-        def objective(params: Any, rows: tuple[Rows, ...]) -> Float[Array, ""]:
-            return self.objective(params, rows, log_strength, n)
+    def step(self, run: Run, state: Any, item: PyTree[Array]) -> Any:
+        """Return the state after one step of a run."""
+        return self.rule.step(run.gradient, state, item)
 
-        def step(params: Any, item: Any) -> tuple[Any, None]:
-            return self.rule.step(objective, params, blocks, item), None
-
-        schedule = self.rule.schedule(sum(b.x.shape[0] for b in blocks), rule_key)
-        return jax.lax.scan(step, self.model.init(init_key), schedule)[0]
+    def chosen_space(self, blocks: tuple[Rows, ...]) -> Literal["plain", "gram"]:
+        """Return the space in which `train` runs on these blocks, by their shapes."""
+        if self.space != "auto":
+            return self.space
+        if gram.why_not(self.model, self.penalty):
+            return "plain"
+        if self.solved:
+            cheaper = sum(len(b.y) for b in blocks) < 2 * blocks[0].x.shape[1]
+            return "gram" if cheaper and gram.solves(self.model, self.penalty) else "plain"
+        weight = jax.ShapeDtypeStruct((sum(len(b.y) for b in blocks),), blocks[0].x.dtype)
+        schedule = jax.eval_shape(self.rule.schedule, weight, jax.random.key(0))
+        batch = self.rule.batch_size if isinstance(self.rule, MinibatchSGD) else None
+        steps, width = len(jax.tree.leaves(schedule)[0]), gram.width_of(self.model)  # pyright: ignore[reportArgumentType]
+        return "gram" if gram.pays(blocks, width, steps, batch) else "plain"
 
     def weight_norm_sq(self, params: Any) -> Float[Array, ""]:
         """Return ‖w‖², biases left out."""
         return squared_norm(self.model.weights(params))
 
-    def with_rule(self, rule: TrainingRule) -> "Learner":
+    def with_rule(self, rule: TrainingRule | Exact) -> "Learner":
         """Return the same victim trained by another rule."""
         return eqx.tree_at(lambda learner: learner.rule, self, rule)
 
@@ -107,7 +242,12 @@ class Learner(eqx.Module):
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
     def stability(self, rows: Rows, log_strength: float) -> float:
-        """Return η·curvature on these rows: full-batch gradient descent diverges from w0 when it exceeds 2."""
+        """Return η·curvature on these rows: full-batch gradient descent diverges from w0 when it exceeds 2.
+
+        0 for a victim that takes no such steps.
+        """
+        if self.solved:
+            return 0.0
         return self.rule.learning_rate * self.curvature(rows, log_strength)
 
 

@@ -1,4 +1,8 @@
-"""Models: pure `init` and `logits`, and which of their parameters a penalty may touch."""
+"""Models: pure `init` and `logits`, and which of their parameters a penalty may touch.
+
+A model whose first layer is linear also says how it falls into that layer and its `head`, logits = head(x·W): that is
+all that Gram space asks for.
+"""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -6,6 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
+
+from mithridate.errors import InputError
 
 
 @runtime_checkable
@@ -21,14 +27,34 @@ class Model(Protocol):
         ...
 
     def weights(self, params: Any) -> PyTree[Array]:
-        """Return the parameters that regularisation acts on (never the biases)."""
+        """Return the parameters that regularisation acts on (never the biases), one leaf per layer."""
+        ...
+
+
+@runtime_checkable
+class LinearFirstLayer(Model, Protocol):
+    """A model with logits(params, x) = head(params, x·W), W (m,) or (m, h) its first layer's weights.
+
+    W has to be the first leaf of `weights`, and the head must not look at W.
+    """
+
+    def first_layer(self, params: Any) -> Float[Array, "m *h"]:
+        """Return W."""
+        ...
+
+    def with_first_layer(self, params: Any, weight: Any) -> Any:
+        """Return the parameters with something else in W's place."""
+        ...
+
+    def head(self, params: Any, z: Float[Array, "n *h"]) -> Float[Array, " n"]:
+        """Return the logits, given z = x·W."""
         ...
 
 
 class LinearParams(NamedTuple):
-    """Weights (m,) and bias () of a linear model."""
+    """Weights (m,) and bias () of a linear model; None for the weights where Gram space keeps them."""
 
-    weight: Float[Array, " m"]
+    weight: Any
     bias: Float[Array, ""]
 
 
@@ -49,8 +75,77 @@ class LogisticRegression(eqx.Module):
 
     def logits(self, params: LinearParams, x: Float[Array, "n m"]) -> Float[Array, " n"]:
         """Return x·w + b."""
-        return x @ params.weight + params.bias
+        return self.head(params, x @ params.weight)
 
-    def weights(self, params: LinearParams) -> Float[Array, " m"]:
+    def weights(self, params: LinearParams) -> PyTree[Array]:
         """Return w."""
         return params.weight
+
+    def first_layer(self, params: LinearParams) -> Float[Array, " m"]:
+        """Return w."""
+        return params.weight
+
+    def with_first_layer(self, params: LinearParams, weight: Any) -> LinearParams:
+        """Return the parameters with another w."""
+        return LinearParams(weight, params.bias)
+
+    def head(self, params: LinearParams, z: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Return z + b."""
+        return z + params.bias
+
+
+class Layer(NamedTuple):
+    """Weights (inputs, outputs), or None where Gram space keeps them, and biases (outputs,) of a layer."""
+
+    weight: Any
+    bias: Float[Array, " outputs"]
+
+
+class MLP(eqx.Module):
+    """A fully connected network with leaky ReLUs and one logit (paper, Sect. 5.2).
+
+    Arguments: `n_features` = m, `hidden`, the widths of the hidden layers, `slope`, the leaky ReLU's for negative
+    inputs. Raises `InputError` for a width below 1.
+    """
+
+    n_features: int = eqx.field(static=True)
+    hidden: tuple[int, ...] = eqx.field(default=(128, 32), static=True)
+    slope: float = eqx.field(default=0.01, static=True)
+
+    def __check_init__(self):
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"hidden = {self.hidden}: give at least one layer, each at least 1 wide")
+
+    def init(self, key: Key[Array, ""]) -> tuple[Layer, ...]:
+        """Draw w0 by He's normal initialisation (He et al., 2015), biases 0."""
+        widths = (self.n_features, *self.hidden, 1)
+        draw = jax.nn.initializers.he_normal()
+        keys = jax.random.split(key, len(widths) - 1)
+        # The default type of the key's own samples is the precision in force.
+        return tuple(
+            Layer(draw(k, (a, b), jnp.zeros(()).dtype), jnp.zeros(b))
+            for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
+        )
+
+    def logits(self, params: tuple[Layer, ...], x: Float[Array, "n m"]) -> Float[Array, " n"]:
+        """Return the output of the last layer."""
+        return self.head(params, x @ params[0].weight)
+
+    def weights(self, params: tuple[Layer, ...]) -> PyTree[Array]:
+        """Return every layer's weights."""
+        return tuple(layer.weight for layer in params)
+
+    def first_layer(self, params: tuple[Layer, ...]) -> Float[Array, "m h"]:
+        """Return the first layer's weights."""
+        return params[0].weight
+
+    def with_first_layer(self, params: tuple[Layer, ...], weight: Any) -> tuple[Layer, ...]:
+        """Return the parameters with other weights in the first layer."""
+        return (params[0]._replace(weight=weight), *params[1:])
+
+    def head(self, params: tuple[Layer, ...], z: Float[Array, "n h"]) -> Float[Array, " n"]:
+        """Return the logits, given the first layer's x·W."""
+        z = z + params[0].bias[None]
+        for weight, bias in params[1:]:
+            z = jax.nn.leaky_relu(z, self.slope) @ weight + bias[None]
+        return z[:, 0]

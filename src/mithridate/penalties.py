@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from mithridate.errors import InputError
+
 
 def squared_norm(weights: PyTree[Array]) -> Float[Array, ""]:
     """Return ‖w‖² over every leaf."""
@@ -23,14 +25,32 @@ def squared_norm(weights: PyTree[Array]) -> Float[Array, ""]:
 class Penalty(Protocol):
     """What a learner asks of a penalty."""
 
-    def __call__(self, weights: PyTree[Array], log_strength: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, weights: PyTree[Array], log_strength: Float[Array, "*groups"]) -> Float[Array, ""]:
         """Return R(w, λ)."""
         ...
 
 
 class L2(eqx.Module):
-    """L2 regularisation R(w, λ) = e^λ/2·‖w‖² (Eq. 6); λ is the log of the strength."""
+    """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖² (Eq. 6); λ is the log of the strength.
 
-    def __call__(self, weights: PyTree[Array], log_strength: Float[Array, ""]) -> Float[Array, ""]:
+    A scalar λ acts on all weights alike. A vector λ has one entry per group of layers: `groups` gives each layer's
+    entry, by default its own.
+    """
+
+    groups: tuple[int, ...] | None = eqx.field(default=None, static=True)
+
+    def strengths(self, weights: PyTree, log_strength: Float[Array, "*groups"]) -> list[Float[Array, ""]]:
+        """Return e^λ of each layer. Raises `InputError` when λ does not fit the layers."""
+        layers = len(jax.tree.leaves(weights))
+        strength = jnp.exp(log_strength)
+        if not strength.ndim:
+            return [strength] * layers
+        groups = self.groups or tuple(range(layers))
+        if len(groups) != layers or set(groups) != set(range(len(strength))):
+            raise InputError(f"{len(strength)} λ for {layers} layers in groups {groups}: give one λ for every group")
+        return [strength[group] for group in groups]
+
+    def __call__(self, weights: PyTree[Array], log_strength: Float[Array, "*groups"]) -> Float[Array, ""]:
         """Return R(w, λ)."""
-        return 0.5 * jnp.exp(log_strength) * squared_norm(weights)
+        layers = zip(self.strengths(weights, log_strength), jax.tree.leaves(weights), strict=True)
+        return 0.5 * jnp.sum(jnp.stack([strength * jnp.vdot(leaf, leaf) for strength, leaf in layers]))

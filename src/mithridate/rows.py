@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mithridate.errors import InputError
 
@@ -12,12 +12,14 @@ from mithridate.errors import InputError
 class Rows(NamedTuple):
     """n labelled rows with weights; a weight of 0 takes a row out without changing any shape.
 
-    `x` is (n, m), `y` (n,) with labels 0 and 1, `weight` (n,).
+    `x` is (n, m), `y` (n,) with labels 0 and 1, `weight` (n,); `gram`, where at hand, is x·xᵀ (n, n), which Gram
+    space then need not compute.
     """
 
     x: Float[Array, "n m"]
     y: Float[Array, " n"]
     weight: Float[Array, " n"]
+    gram: Float[Array, "n n"] | None = None
 
     @classmethod
     def of(cls, x: np.ndarray | Array, y: np.ndarray | Array) -> "Rows":
@@ -30,6 +32,14 @@ class Rows(NamedTuple):
         """The number of rows that count."""
         return jnp.sum(self.weight)
 
+    def with_gram(self) -> "Rows":
+        """Return the same rows with their Gram matrix."""
+        return self._replace(gram=self.x @ self.x.T)
+
+    def take(self, index: Int[Array, " b"], real: Bool[Array, " b"]) -> "Rows":
+        """Return the rows of these numbers, those that are not `real` with weight 0."""
+        return Rows(self.x[index], self.y[index], self.weight[index] * real)
+
     def with_weight(self, weight: Float[Array, " n"]) -> "Rows":
         """Return the same rows counted by `weight`."""
         return self._replace(weight=weight)
@@ -37,7 +47,9 @@ class Rows(NamedTuple):
 
 def join(blocks: tuple[Rows, ...]) -> Rows:
     """Stack blocks of rows into one."""
-    return Rows(*(jnp.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    if len(blocks) == 1:
+        return blocks[0]
+    return Rows(*(jnp.concatenate(parts) for parts in zip(*(b[:3] for b in blocks), strict=True)))
 
 
 def check_rows(name: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

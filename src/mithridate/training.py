@@ -1,12 +1,13 @@
 """Training rules: how w moves, one step at a time.
 
-A rule is a `schedule` (what each step needs to know, stacked along the first axis) and a `step`. Keeping the two
-apart lets a hypergradient replay, reverse or checkpoint a run without knowing the rule.
+A rule is a `schedule` (what each step needs to know, stacked along the first axis), a `start`, a `step` and a
+`final`. It sees the objective only through its gradient, and w only through sums and multiples, so it runs in any
+coordinates of w (see `gram`), and a hypergradient can replay, reverse or checkpoint a run without knowing the rule.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -14,14 +15,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mithridate.errors import InputError
-from mithridate.rows import Rows, join
-
-Objective = Callable[[Any, tuple[Rows, ...]], Float[Array, ""]]
-"""L(w, rows): the inner objective with λ and n already given."""
 
 
-def _descend(params: Any, gradient: Any, learning_rate: float) -> Any:
-    return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
+class Batch(NamedTuple):
+    """Some of the rows: their numbers, and which of them count (the others pad the batch)."""
+
+    index: Int[Array, "*steps batch"]
+    real: Bool[Array, "*steps batch"]
+
+
+Gradient = Callable[[Any, Batch | None], Any]
+"""∇L at w on a batch, or on all rows, in the coordinates of w."""
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise InputError(f"learning_rate = {learning_rate}: must be a positive number")
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise InputError(f"steps = {steps}: inner training must have at least 1 step")
+
+
+def add(params: Any, move: Any, size: float | Array = 1.0) -> Any:
+    """Return params + size·move, leaf by leaf."""
+    return jax.tree.map(lambda p, m: p + size * m, params, move)
 
 
 @runtime_checkable
@@ -33,12 +52,20 @@ class TrainingRule(Protocol):
         """The size η of a step."""
         ...
 
-    def schedule(self, n_rows: int, key: Key[Array, ""]) -> PyTree[Array]:
-        """Return each step's input, stacked; its length is the number of steps T."""
+    def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> PyTree[Array]:
+        """Return each step's input, stacked; its length is T. A row of weight 0 does not count."""
         ...
 
-    def step(self, objective: Objective, params: Any, blocks: tuple[Rows, ...], item: PyTree[Array]) -> Any:
-        """Return w after one step."""
+    def start(self, params: Any) -> Any:
+        """Return the state before the first step, at w0."""
+        ...
+
+    def step(self, gradient: Gradient, state: Any, item: PyTree[Array]) -> Any:
+        """Return the state after one step."""
+        ...
+
+    def final(self, state: Any) -> Any:
+        """Return w."""
         ...
 
 
@@ -52,18 +79,24 @@ class GradientDescent(eqx.Module):
     steps: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise InputError(f"learning_rate = {self.learning_rate}: must be a positive number")
-        if self.steps < 1:
-            raise InputError(f"steps = {self.steps}: inner training must have at least 1 step")
+        _check_rate(self.learning_rate)
+        _check_steps(self.steps)
 
-    def schedule(self, n_rows: int, key: Key[Array, ""]) -> Int[Array, " steps"]:
+    def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> Int[Array, " steps"]:
         """Return 0 … T − 1; every step is alike."""
         return jnp.arange(self.steps)
 
-    def step(self, objective: Objective, params: Any, blocks: tuple[Rows, ...], item: PyTree[Array]) -> Any:
+    def start(self, params: Any) -> Any:
+        """Return w0."""
+        return params
+
+    def step(self, gradient: Gradient, state: Any, item: PyTree[Array]) -> Any:
         """Return w − η·∇L(w)."""
-        return _descend(params, jax.grad(objective)(params, blocks), self.learning_rate)
+        return add(state, gradient(state, None), -self.learning_rate)
+
+    def final(self, state: Any) -> Any:
+        """Return w."""
+        return state
 
     def subdivided(self, curvature: float, limit: float = 1.6) -> "GradientDescent":
         """Return the rule with each step cut into k, the smallest k with η/k·curvature ≤ `limit`.
@@ -83,6 +116,42 @@ class GradientDescent(eqx.Module):
         return type(self)(self.learning_rate / k, self.steps * k)
 
 
+class HeavyBall(eqx.Module):
+    """Gradient descent with momentum (Polyak, 1964): v ← γ·v − η·∇L(w), w ← w + v, T times from v = 0.
+
+    Arguments: `learning_rate` = η > 0, `momentum` = γ in (0, 1), `steps` = T ≥ 1. Raises `InputError` otherwise.
+    """
+
+    learning_rate: float
+    momentum: float
+    steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_rate(self.learning_rate)
+        _check_steps(self.steps)
+        if not 0 < self.momentum < 1:
+            raise InputError(f"momentum = {self.momentum}: must lie between 0 and 1 (0 is `GradientDescent`)")
+
+    def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> Int[Array, " steps"]:
+        """Return 0 … T − 1; every step is alike."""
+        return jnp.arange(self.steps)
+
+    def start(self, params: Any) -> tuple[Any, Any]:
+        """Return (w0, 0)."""
+        return params, jax.tree.map(jnp.zeros_like, params)
+
+    def step(self, gradient: Gradient, state: tuple[Any, Any], item: PyTree[Array]) -> tuple[Any, Any]:
+        """Return (w + v, v) with the new v."""
+        params, velocity = state
+        slope = gradient(params, None)
+        velocity = jax.tree.map(lambda v, g: self.momentum * v - self.learning_rate * g, velocity, slope)
+        return add(params, velocity), velocity
+
+    def final(self, state: tuple[Any, Any]) -> Any:
+        """Return w."""
+        return state[0]
+
+
 class MinibatchSGD(eqx.Module):
     """Minibatch stochastic gradient descent with a fixed step (Table 3).
 
@@ -95,27 +164,56 @@ class MinibatchSGD(eqx.Module):
     epochs: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise InputError(f"learning_rate = {self.learning_rate}: must be a positive number")
+        _check_rate(self.learning_rate)
         if self.batch_size < 1 or self.epochs < 1:
             raise InputError(f"batch_size = {self.batch_size}, epochs = {self.epochs}: both must be at least 1")
 
-    def schedule(
-        self, n_rows: int, key: Key[Array, ""]
-    ) -> tuple[Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
-        """Return each batch's row numbers and which of them count (the rest pad the last batch)."""
-        per_epoch = math.ceil(n_rows / self.batch_size)
-        padding = per_epoch * self.batch_size - n_rows
-        keys = jax.random.split(key, self.epochs)
-        order = jax.vmap(lambda k: jax.random.permutation(k, n_rows))(keys)
-        real = jnp.ones_like(order, dtype=bool)
-        shape = (self.epochs * per_epoch, self.batch_size)
-        order, real = (jnp.pad(part, ((0, 0), (0, padding))).reshape(shape) for part in (order, real))
-        return order, real
+    def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> Batch:
+        """Return every batch of every epoch. Rows of weight 0 come last in an epoch."""
+        n = len(weight)
+        per_epoch = math.ceil(n / self.batch_size)
+        padding = per_epoch * self.batch_size - n
 
-    def step(self, objective: Objective, params: Any, blocks: tuple[Rows, ...], item: PyTree[Array]) -> Any:
-        """Return w after one step on the batch `item`."""
-        index, real = item
-        rows = join(blocks)
-        batch = Rows(rows.x[index], rows.y[index], rows.weight[index] * real)
-        return _descend(params, jax.grad(objective)(params, (batch,)), self.learning_rate)
+        def epoch(key: Key[Array, ""]) -> Batch:
+            order = jax.random.permutation(key, n)
+            order = order[jnp.argsort(weight[order] == 0, stable=True)]
+            return Batch(order, weight[order] > 0)
+
+        every = jax.vmap(epoch)(jax.random.split(key, self.epochs))
+        shape = (self.epochs * per_epoch, self.batch_size)
+        return Batch(*(jnp.pad(part, ((0, 0), (0, padding))).reshape(shape) for part in every))
+
+    def start(self, params: Any) -> Any:
+        """Return w0."""
+        return params
+
+    def step(self, gradient: Gradient, state: Any, item: Batch) -> Any:
+        """Return w − η·∇L(w) on the batch; a batch in which no row counts is no step."""
+        return add(state, gradient(state, item), -self.learning_rate * jnp.any(item.real))
+
+    def final(self, state: Any) -> Any:
+        """Return w."""
+        return state
+
+
+class Exact(eqx.Module):
+    """Training to optimality: w = argmin L(w), whatever solver finds it, as scikit-learn's `LogisticRegression` does.
+
+    Arguments: `tolerance`, the largest ‖∇L(w)‖/‖∇L(w0)‖ that counts as optimal (default 5e-5 in float32, 1e-8 in
+    float64); `most`, the largest number of Newton steps. Only for convex objectives. Raises `InputError` when a number
+    is out of its range.
+    """
+
+    tolerance: float | None = None
+    most: int = eqx.field(default=100, static=True)
+
+    def __check_init__(self):
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise InputError(f"tolerance = {self.tolerance}: must lie between 0 and 1")
+        if self.most < 1:
+            raise InputError(f"most = {self.most}: must be at least 1")
+
+    @property
+    def relative(self) -> float:
+        """The tolerance in the precision in force."""
+        return self.tolerance or (1e-8 if jnp.zeros(()).dtype == jnp.float64 else 5e-5)

@@ -1,13 +1,15 @@
 """The bilevel problem as a hypergradient method sees it, and what every method returns."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from mithridate.learner import Learner
-from mithridate.rows import Rows
+from mithridate.errors import InputError
+from mithridate.learner import Learner, Loop, scan
+from mithridate.rows import Rows, join
 
 
 class Status(eqx.Enumeration):
@@ -15,61 +17,127 @@ class Status(eqx.Enumeration):
 
     ok = ""
     non_finite = "the hypergradient is NaN or infinite: lower the inner learning rate or the bound on λ"
+    flat = "the derivative is exactly 0: the learner is not differentiable, or nothing depends on the points"
+    drifted = "the weights run backwards missed w0: use Checkpointed, or a smaller learning rate"
+    overflowed = "the weights left the range of fixed-point numbers: give Reversible fewer bits"
+    not_stationary = "inner training is not at its optimum, where the implicit hypergradient holds: train longer"
+    unsolved = "conjugate gradient did not reach its tolerance: raise its steps, λ or the damping"
+    singular = "the Hessian is singular or indefinite to rounding: raise λ or the damping, or compute in float64"
 
 
 class Hypergradient(NamedTuple):
-    """A(wT) and its derivatives in the poisoning points (n_p, m) and in λ; the same from every method."""
+    """A(wT) and its derivatives in the poisoning points (n_p, m) and in λ; the same from every method.
+
+    `diagnostics`: what else the method can say of itself, numbers by name. `memory`: what its next call may start from.
+    """
 
     value: Float[Array, ""]
     poison: Float[Array, "n_p m"]
-    hyper: Float[Array, ""]
+    hyper: Float[Array, "*groups"]
     status: Status
+    diagnostics: dict[str, Array] = {}  # noqa: RUF012 (never mutated)
+    memory: Any = ()
 
 
 class Bilevel(eqx.Module):
     """One outer problem: which rows stay, which are learned, and what is measured (Eq. 2 and 3).
 
     Arguments: the `learner`; `rest`, the training rows that stay fixed; `y_poison` (n_p,), the labels of the
-    poisoning points; `target`, the rows on which the attacker's loss A is measured. With D_target = D_val, A is
-    also the defender's loss and the outer problem is the minimax of Eq. 3.
+    poisoning points; `target`, the rows on which the attacker's loss A is measured; `poison_weight` (n_p,), by default
+    ones: a point of weight 0 is not there, without changing any shape. With D_target = D_val, A is also the
+    defender's loss and the outer problem is the minimax of Eq. 3.
     """
 
     learner: Learner
     rest: Rows
     y_poison: Float[Array, " n_p"]
     target: Rows
+    poison_weight: Float[Array, " n_p"] | None = None
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
         """Return D'_tr = rest ∪ D_p."""
         if not self.y_poison.size:
             return (self.rest,)
-        return self.rest, Rows(x_poison, self.y_poison, jnp.ones_like(self.y_poison))
+        weight = jnp.ones_like(self.y_poison) if self.poison_weight is None else self.poison_weight
+        return self.rest, Rows(x_poison, self.y_poison, weight)
 
-    def train(self, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, ""], key: Key[Array, ""]) -> Any:
+    def settled(self, x_poison: Float[Array, "n_p m"]) -> "Bilevel":
+        """Return the problem in which these points are fixed rows, so that λ alone is learned."""
+        return Bilevel(self.learner, join(self.blocks(x_poison)), jnp.zeros(0, self.y_poison.dtype), self.target)
+
+    def train(
+        self,
+        x_poison: Float[Array, "n_p m"],
+        log_strength: Float[Array, "*groups"],
+        key: Key[Array, ""],
+        loop: Loop = scan,
+    ) -> Any:
         """Return wT, trained on D'_tr from a w0 drawn with `key`."""
-        return self.learner.train(self.blocks(x_poison), log_strength, key)
+        return self.learner.train(self.blocks(x_poison), log_strength, key, loop)
 
     def attacker_loss(self, params: Any) -> Float[Array, ""]:
         """Return A(D_target, w), the mean loss without the penalty."""
         return self.learner.mean_loss(params, (self.target,))
 
     def value(
-        self, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, ""], key: Key[Array, ""]
+        self,
+        x_poison: Float[Array, "n_p m"],
+        log_strength: Float[Array, "*groups"],
+        key: Key[Array, ""],
+        loop: Loop = scan,
     ) -> Float[Array, ""]:
         """Return A(wT(X_p, λ))."""
-        return self.attacker_loss(self.train(x_poison, log_strength, key))
+        return self.attacker_loss(self.train(x_poison, log_strength, key, loop))
 
 
-@runtime_checkable
-class HypergradientMethod(Protocol):
+class HypergradientMethod(eqx.Module):
     """A way to ∇A in X_p and λ at once; held by the attack as a field."""
+
+    def start(
+        self,
+        problem: Bilevel,
+        x_poison: Float[Array, "n_p m"],
+        log_strength: Float[Array, "*groups"],
+        key: Key[Array, ""],
+    ) -> Any:
+        """Return the memory for a first call; the next calls get their predecessor's."""
+        return ()
 
     def __call__(
         self,
         problem: Bilevel,
         x_poison: Float[Array, "n_p m"],
-        log_strength: Float[Array, ""],
+        log_strength: Float[Array, "*groups"],
         key: Key[Array, ""],
+        memory: Any = (),
     ) -> Hypergradient:
         """Return A and its two derivatives at (X_p, λ)."""
-        ...
+        raise NotImplementedError
+
+
+def finite_status(*arrays: Any) -> Status:
+    """Return ok, or non_finite when any number is NaN or infinite, or flat when the derivatives are all 0.
+
+    The first array is the value, the others are derivatives.
+    """
+    leaves = jax.tree.leaves(arrays)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    flat = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in leaves[1:]]))
+    return worst((finite, Status.non_finite), (~flat, Status.flat))
+
+
+def worst(*checks: tuple[Bool[Array, ""], Status]) -> Status:
+    """Return the status of the first check that is false, ok when all are true."""
+    status = Status.ok
+    for passed, otherwise in reversed(checks):
+        status = Status.where(passed, status, otherwise)
+    return status
+
+
+def check_unrolled(problem: Bilevel, method: Any) -> None:
+    """Raise `InputError` when the victim has no training steps to differentiate."""
+    if problem.learner.solved:
+        raise InputError(
+            f"{type(method).__name__} differentiates the steps of inner training, and this victim is solved to "
+            "optimality; use Implicit"
+        )

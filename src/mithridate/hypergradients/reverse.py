@@ -1,4 +1,4 @@
-"""Reverse-mode hypergradient with the trajectory stored (Algorithm 2).
+"""Reverse-mode hypergradient, with the trajectory stored (Algorithm 2) or recomputed from checkpoints.
 
 With the update w(t+1) = Φ(w(t), X_p, λ) the adjoint runs backwards from dw = ∇A(w(T)):
 
@@ -6,30 +6,83 @@ With the update w(t+1) = Φ(w(t), X_p, λ) the adjoint runs backwards from dw = 
     dλ   ← dλ   + (∂Φ/∂λ)ᵀ dw   = dλ   − η·(∇_λ ∇_w L(w(t)))ᵀ dw
     dw   ← (∂Φ/∂w)ᵀ dw          = dw   − η·∇²_w L(w(t)) dw
 
-JAX's reverse mode through the scan that trains is this recursion: the forward pass keeps what the T steps need
+JAX's reverse mode through the loop that trains is this recursion: the forward pass keeps what the T steps need
 of the trajectory, one backward pass serves X_p and λ with the same dw. The derivative is exact for the T steps
-taken, whether or not they reach the optimum. Memory grows with T.
+taken, whether or not they reach the optimum.
 """
+
+import math
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
-from mithridate.hypergradients.problem import Bilevel, Hypergradient, Status
+from mithridate.errors import InputError
+from mithridate.hypergradients.problem import (
+    Bilevel,
+    Hypergradient,
+    HypergradientMethod,
+    check_unrolled,
+    finite_status,
+)
+from mithridate.learner import Step, scan
 
 
-class Reverse(eqx.Module):
-    """Algorithm 2, for X_p and λ in one backward pass."""
+class Reverse(HypergradientMethod):
+    """Algorithm 2, for X_p and λ in one backward pass. Memory grows with T."""
 
     def __call__(
         self,
         problem: Bilevel,
         x_poison: Float[Array, "n_p m"],
-        log_strength: Float[Array, ""],
+        log_strength: Float[Array, "*groups"],
         key: Key[Array, ""],
+        memory: Any = (),
     ) -> Hypergradient:
         """Return A(wT) and its derivatives at (X_p, λ)."""
-        value, (poison, hyper) = jax.value_and_grad(problem.value, argnums=(0, 1))(x_poison, log_strength, key)
-        finite = jnp.isfinite(value) & jnp.isfinite(hyper) & jnp.all(jnp.isfinite(poison))
-        return Hypergradient(value, poison, hyper, Status.where(finite, Status.ok, Status.non_finite))
+        check_unrolled(problem, self)
+
+        def value(x_poison: Array, log_strength: Array) -> Array:
+            return problem.value(x_poison, log_strength, key, self.loop)
+
+        value_, (poison, hyper) = jax.value_and_grad(value, argnums=(0, 1))(x_poison, log_strength)
+        return Hypergradient(value_, poison, hyper, finite_status(value_, poison, hyper))
+
+    def loop(self, step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
+        """Take all steps; reverse mode keeps what it needs of each."""
+        return scan(step, run, state, schedule)
+
+
+class Checkpointed(Reverse):
+    """Algorithm 2 with checkpoints (Griewank, 1992): the same number, in less memory.
+
+    The T steps are cut into segments of `every` steps (default ⌈√T⌉). The forward pass keeps the state at the start of
+    each; the backward pass takes a segment's steps once more before it walks them back. So T/every + 1 states and the
+    intermediate values of `every` steps are in memory at a time, O(√T) by default, for T more steps forwards. Raises
+    `InputError` when `every` < 1.
+    """
+
+    every: int | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        if self.every is not None and self.every < 1:
+            raise InputError(f"every = {self.every}: a checkpoint can be kept every 1 step or more")
+
+    def loop(self, step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
+        """Take all steps, segment by segment."""
+        total = len(jax.tree.leaves(schedule)[0])
+        every = min(total, self.every or math.ceil(math.sqrt(total)))
+        whole = total // every * every
+
+        @jax.checkpoint
+        def segment(state: Any, items: PyTree[Array]) -> tuple[Any, None]:
+            return scan(step, run, state, items), None
+
+        def cut(items: Array) -> Array:
+            return items[:whole].reshape(-1, every, *items.shape[1:])
+
+        state, _ = jax.lax.scan(segment, state, jax.tree.map(cut, schedule))
+        if whole < total:
+            state, _ = segment(state, jax.tree.map(lambda items: items[whole:], schedule))
+        return state

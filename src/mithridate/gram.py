@@ -1,0 +1,192 @@
+"""Gram space: the same training in the coordinates of the training rows.
+
+Under any rule that moves w by sums and multiples of gradients, with an L2 penalty, the first layer's weights never
+leave W0·c + Xᵀ·A. So c and A (n, h) are kept instead of W (m, h), and a step needs K·A with the Gram matrix K = X·Xᵀ
+where it needed X·W and Xᵀ·δ. With δ = ∂(mean loss)/∂(X·W) and ρ the layer's strength over n, the gradient Xᵀ·δ + ρ·W
+has the coordinates ρ·c and δ + ρ·A. It is exact, and pays when n is small against 2m.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mithridate.errors import InputError
+from mithridate.models import LinearFirstLayer, LogisticRegression, Model
+from mithridate.penalties import L2, Penalty
+from mithridate.rows import Rows
+from mithridate.training import Batch
+
+MOST_BYTES = 2**30
+"""The largest Gram matrix that is chosen without being asked for."""
+
+
+class Coordinates(NamedTuple):
+    """w in Gram space: the first layer is c·W0 + Xᵀ·A, `others` the other parameters (None in W's place)."""
+
+    scale: Float[Array, ""]
+    coefs: Float[Array, "n *h"]
+    others: Any
+
+
+class Gram(eqx.Module):
+    """A training run's gradient in Gram space.
+
+    `kernel` (n, n) is a constant to differentiation; `varied` (k, n) are its last k rows once more, those of all
+    blocks but the first, through which derivatives in these blocks' features pass. The first block's features are
+    constants.
+    """
+
+    model: Any
+    loss: Any
+    x: tuple[Float[Array, "_ m"], ...]
+    y: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    w0: Float[Array, "m *h"]
+    z0: Float[Array, "n *h"]
+    kernel: Float[Array, "n n"]
+    varied: Float[Array, "k n"]
+    shrinkage: list[Float[Array, ""]]
+
+    @classmethod
+    def of(
+        cls,
+        model: LinearFirstLayer,
+        loss: Any,
+        penalty: L2,
+        blocks: tuple[Rows, ...],
+        log_strength: Float[Array, "*groups"],
+        n: Float[Array, ""],
+        params: Any,
+    ) -> "Gram":
+        """Return the run from w0 = `params` on `blocks`, with the penalty of n rows."""
+        x = jnp.concatenate([b.x for b in blocks])
+        kernel, varied = gram_matrix(blocks)
+        w0 = model.first_layer(params)
+        shrinkage = [strength / n for strength in penalty.strengths(model.weights(params), log_strength)]
+        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
+        features = tuple(b.x for b in blocks)
+        return cls(model, loss, features, y, weight, w0, x @ w0, jax.lax.stop_gradient(kernel), varied, shrinkage)
+
+    def start(self, params: Any) -> Coordinates:
+        """Return the coordinates of w0."""
+        return Coordinates(jnp.ones(()), jnp.zeros_like(self.z0), self.model.with_first_layer(params, None))
+
+    def gradient(self, at: Coordinates, batch: Batch | None) -> Coordinates:
+        """Return the coordinates of ∇L on a batch, or on all rows."""
+        y, weight = self.y, self.weight
+        varied = _variation(self.varied, at.coefs)
+        if batch is None:
+            z = self.kernel @ at.coefs + varied + at.scale * self.z0
+        else:
+            index, real = batch
+            z = self.kernel[index] @ at.coefs + varied[index] + at.scale * self.z0[index]
+            y, weight = y[index], weight[index] * real
+        size = jnp.sum(weight)
+        size = jnp.where(size > 0, size, 1.0)
+
+        def mean_loss(z: Array, others: Any) -> Array:
+            return jnp.vdot(weight, self.loss(self.model.head(others, z), y)) / size
+
+        def penalty(others: Any) -> Array:
+            layers = zip(self.shrinkage[1:], jax.tree.leaves(self.model.weights(others)), strict=True)
+            return 0.5 * sum((rho * jnp.vdot(leaf, leaf) for rho, leaf in layers), start=jnp.zeros(()))
+
+        slope, others = jax.grad(mean_loss, (0, 1))(z, at.others)
+        others = jax.tree.map(jnp.add, others, jax.grad(penalty)(at.others))
+        if batch is not None:
+            slope = jnp.zeros_like(at.coefs).at[batch.index].add(slope)
+        rho = self.shrinkage[0]
+        return Coordinates(rho * at.scale, rho * at.coefs + slope, others)
+
+    def final(self, at: Coordinates) -> Any:
+        """Return w."""
+        return self.model.with_first_layer(at.others, at.scale * self.w0 + from_rows(self.x, at.coefs))
+
+    @property
+    def learned(self) -> tuple[Any, ...]:
+        """What of the run depends on X_p and λ."""
+        return self.x[1:], self.z0, self.varied, self.shrinkage
+
+    def with_learned(self, learned: tuple[Any, ...]) -> "Gram":
+        """Return the same run with this part exchanged."""
+        x, z0, varied, shrinkage = learned
+        return replace(self, x=(self.x[0], *x), z0=z0, varied=varied, shrinkage=shrinkage)
+
+
+def from_rows(features: tuple[Float[Array, "_ m"], ...], coefs: Float[Array, "n *h"]) -> Float[Array, "m *h"]:
+    """Return Xᵀ·a, X the blocks' features one below the other."""
+    parts = jnp.split(coefs, np.cumsum([len(x) for x in features])[:-1])
+    return sum(((part.T @ x).T for x, part in zip(features, parts, strict=True)), start=jnp.zeros((), coefs.dtype))
+
+
+def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Float[Array, "k n"]]:
+    """Return K of all blocks, and its last rows once more, those of all blocks but the first."""
+    first, x = blocks[0], jnp.concatenate([b.x for b in blocks])
+    fixed = first.x @ first.x.T if first.gram is None else first.gram
+    varied = x[len(first.y) :] @ x.T
+    if not len(varied):
+        return fixed, varied
+    return jnp.block([[fixed, varied[:, : len(first.y)].T], [varied]]), varied
+
+
+@jax.custom_jvp
+def _variation(varied: Array, coefs: Array) -> Array:
+    """Return 0, whose derivative in `varied` is that of K·A in the last rows and columns of K."""
+    return jnp.zeros_like(coefs)
+
+
+@_variation.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (_, coefs), (moved, _) = primals, tangents
+    first = len(coefs) - len(moved)
+    across = moved[:, :first].T @ coefs[first:]
+    return jnp.zeros_like(coefs), jnp.concatenate([across, moved @ coefs])
+
+
+def solves(model: Model, penalty: Penalty) -> bool:
+    """Return whether `dual` can solve a learner with these parts: one linear layer with L2."""
+    return isinstance(model, LogisticRegression) and isinstance(penalty, L2)
+
+
+def why_not(model: Model, penalty: Penalty) -> str:
+    """Return why a learner with these parts cannot run in Gram space; empty when it can."""
+    if not isinstance(model, LinearFirstLayer):
+        return f"{type(model).__name__} does not have a linear first layer (see `LinearFirstLayer`)"
+    if not isinstance(penalty, L2):
+        return f"its penalty is {type(penalty).__name__}, not L2"
+    return ""
+
+
+def check(model: Model, penalty: Penalty, solved: bool) -> None:
+    """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
+    reason = why_not(model, penalty)
+    if solved and not reason and not solves(model, penalty):
+        reason = f"{type(model).__name__} is not linear, and only linear models are solved there"
+    if reason:
+        raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
+
+
+def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None) -> bool:
+    """Return whether Gram space takes fewer multiplications than the plain way, within `MOST_BYTES`.
+
+    `width` h of the first layer, `steps` T, `batch` rows a step (default: all). A plain step costs 2·batch·m·h (X·W and
+    Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand and the way back to W.
+    """
+    n, m = sum(len(b.y) for b in blocks), blocks[0].x.shape[1]
+    batch = batch or n
+    known = 0 if blocks[0].gram is None else len(blocks[0].y)
+    once = (n - known) * n * m + 2 * n * m * width
+    small = n * n * blocks[0].x.dtype.itemsize <= MOST_BYTES
+    return small and steps * (batch + 1) * n * width + once < steps * 2 * batch * m * width
+
+
+def width_of(model: LinearFirstLayer) -> int:
+    """Return h, the width of the first layer."""
+    shape = jax.eval_shape(lambda: model.first_layer(model.init(jax.random.key(0)))).shape
+    return math.prod(shape[1:])
