@@ -1,151 +1,144 @@
-"""Seconds per hypergradient of X_p and λ, and per attack, beside PyTorch on the same data in the same run.
+"""Seconds per hypergradient of X_p and λ, and per attack, beside PyTorch, TorchOpt and JAXopt on the same data.
 
-    python benchmarks/hypergradient.py [--dataset mnist-0v8] [--repeats 15]
+    python benchmarks/hypergradient.py [--cases mnist imagenet network] [--repeats 15] [--json FILE]
 
-Peers: Algorithm 2 written by hand in PyTorch (Hessian-vector products by double backward) and PyTorch's autograd
-through the unrolled training. The three are timed in turn, round by round, so that a machine whose speed drifts
-harms all alike; medians and their spread are printed, and how far the results are apart.
+Every case has the data set it is named after where that is at hand (`MITHRIDATE_DATA_DIR`), else random data of its
+shape; nothing is downloaded. All subjects of a table are timed in turn, round by round, in one process; first calls do
+not count. "speed-up" is against the fastest of the PyTorch versions that work for any model. "err": relative error
+against PyTorch's unrolled autograd in float64, for the implicit ones against the converged derivative in float64, the
+largest over 20 outer steps where they are warm (outer steps of 0.99 along the normalised derivative, projected; the time
+of one is a twentieth of the whole). "MB": for JAX what XLA says it allocates in a run, for PyTorch by how much the
+resident set of a process of its own grew.
 """
 
-import argparse
-import statistics
 import time
+import warnings
+from dataclasses import replace
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 import torch
 
 import mithridate as mi
+from common import (
+    SHAPES,
+    Case,
+    Measured,
+    Subject,
+    as_json,
+    installed,
+    load_case,
+    machine,
+    parser,
+    print_table,
+    split_case,
+    time_in_turn,
+    write_json,
+)
+from mithridate.downloads import at_hand
 from mithridate.presets import setting
-from mithridate.seeds import generator
 from mithridate.steps import poison_rule
+from ours import forward, implicit_cold, implicit_warm, jaxopt_cold, jaxopt_warm, unrolled
+from peak import measure
+from peers import Torch
 
-LOG_STRENGTH = 1.0
-
-
-class Torch:
-    """The same problem in PyTorch: full-batch gradient descent on the mean cross-entropy with L2."""
-
-    def __init__(self, rest, poison, target, rate: float, steps: int):
-        self.x, self.y = (torch.tensor(a, dtype=torch.float32) for a in rest)
-        self.x_poison, self.y_poison = (torch.tensor(a, dtype=torch.float32) for a in poison)
-        self.x_target, self.y_target = (torch.tensor(a, dtype=torch.float32) for a in target)
-        self.rate, self.steps = rate, steps
-        self.loss = torch.nn.functional.binary_cross_entropy_with_logits
-
-    def objective(self, w, b, x_poison, log_strength):
-        x, y = torch.cat([self.x, x_poison]), torch.cat([self.y, self.y_poison])
-        return self.loss(x @ w + b, y) + torch.exp(log_strength) / (2 * len(y)) * (w @ w)
-
-    def outer(self, w, b):
-        return self.loss(self.x_target @ w + b, self.y_target)
-
-    def leaves(self):
-        x_poison = self.x_poison.clone().requires_grad_()
-        log_strength = torch.tensor(LOG_STRENGTH, requires_grad=True)
-        w = torch.zeros(self.x.shape[1], requires_grad=True)
-        return x_poison, log_strength, w, torch.zeros((), requires_grad=True)
-
-    def unrolled(self):
-        """Autograd through the whole training."""
-        x_poison, log_strength, w, b = self.leaves()
-        for _ in range(self.steps):
-            gw, gb = torch.autograd.grad(self.objective(w, b, x_poison, log_strength), (w, b), create_graph=True)
-            w, b = w - self.rate * gw, b - self.rate * gb
-        return torch.autograd.grad(self.outer(w, b), (x_poison, log_strength))
-
-    def algorithm_2(self):
-        """Algorithm 2: the trajectory stored, one adjoint for X_p and λ."""
-        x_poison, log_strength, w, b = self.leaves()
-        path = []
-        for _ in range(self.steps):
-            path.append((w, b))
-            gw, gb = torch.autograd.grad(self.objective(w, b, x_poison.detach(), log_strength.detach()), (w, b))
-            w = (w.detach() - self.rate * gw).requires_grad_()
-            b = (b.detach() - self.rate * gb).requires_grad_()
-        dw, db = torch.autograd.grad(self.outer(w, b), (w, b))
-        dx, ds = torch.zeros_like(x_poison), torch.zeros(())
-        for w, b in reversed(path):
-            gradient = torch.autograd.grad(self.objective(w, b, x_poison, log_strength), (w, b), create_graph=True)
-            along = (gradient[0] @ dw) + gradient[1] * db
-            hw, hb, bx, bs = torch.autograd.grad(along, (w, b, x_poison, log_strength))
-            dw, db, dx, ds = dw - self.rate * hw, db - self.rate * hb, dx - self.rate * bx, ds - self.rate * bs
-        return dx, ds
+STRENGTHS = (0.0, 2.0, 4.0)
+TORCH = {
+    "unrolled": "PyTorch, unrolled",
+    "unrolled, joined": "PyTorch, unrolled, rows joined at each step",
+    "algorithm_2": "PyTorch, Algorithm 2",
+    "torchopt": "TorchOpt, unrolled",
+    "formulas": "PyTorch, formulas of this one model",
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="digits-0v8", help="mnist-0v8 for the figures in the README")
-    parser.add_argument("--points", type=int, default=13)
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
+def torch_subjects(case: Case, truth: Any) -> list[Subject]:
+    """Return the versions in PyTorch; the one that is good for a single model is none that speed-ups refer to."""
+    peer, joined = Torch(case), Torch(case, joined=True)
+    runs = {"unrolled": peer.unrolled, "unrolled, joined": joined.unrolled, "algorithm_2": peer.algorithm_2}
+    if installed("torchopt"):
+        runs["torchopt"] = peer.torchopt
+    if not case.hidden:
+        runs["formulas"] = peer.formulas
+    return [Subject(TORCH[k], run, peer=k != "formulas", truth=lambda _: truth) for k, run in runs.items()]
 
-    config = setting(options.dataset)
-    split = mi.load_dataset(options.dataset).split()
-    rate, steps, k = config.learning_rate, config.inner_steps, options.points
-    order = generator("benchmark").permutation(len(split.y_train))
-    rest = (split.x_train[order[k:]], split.y_train[order[k:]])
-    poison = (split.x_valid[:k], 1 - split.y_valid[:k])
-    target = (split.x_valid, split.y_valid)
 
-    learner = mi.Learner(mi.LogisticRegression(split.x_train.shape[1]), mi.GradientDescent(rate, steps))
-    problem = mi.Bilevel(learner, mi.Rows.of(*rest), jnp.asarray(poison[1], dtype=float), mi.Rows.of(*target))
-    reverse = eqx.filter_jit(mi.Reverse())
-    at = (jnp.asarray(poison[0]), jnp.asarray(LOG_STRENGTH), jax.random.key(0))
-    peer = Torch(rest, poison, target, rate, steps)
-    subjects = {
-        "mithridate, Reverse": lambda: jax.block_until_ready(reverse(problem, *at)[1:3]),
-        "PyTorch, Algorithm 2": peer.algorithm_2,
-        "PyTorch, unrolled": peer.unrolled,
-    }
+def our_subjects(case: Case, truth: Any) -> list[Subject]:
+    """Return this project's methods, those for a solved victim at three λ, and JAXopt's beside them."""
+    made = [unrolled(f"Reverse, {space}", mi.Reverse(), case, space, truth) for space in ("plain", "gram")]
+    made += [
+        unrolled("Checkpointed, gram", mi.Checkpointed(), case, "gram", truth),
+        unrolled("Reversible, gram", mi.Reversible(), case, "gram", truth),
+        forward("Forward, gram (λ alone)", case, "gram", truth),
+    ]
+    if not case.hidden:  # a network stopped after T steps is at no optimum
+        makers = [implicit_cold, implicit_warm, *((jaxopt_cold, jaxopt_warm) if installed("jaxopt") else ())]
+        made += [make(replace(case, log_strength=strength)) for make in makers for strength in STRENGTHS]
+    return made
 
-    started = time.perf_counter()
-    results = {name: [np.asarray(part) for part in run()] for name, run in subjects.items()}
-    compiled = time.perf_counter() - started
-    times: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(options.repeats):
-        for name, run in subjects.items():
-            started = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - started)
 
-    print(
-        f"{options.dataset}: n = {len(split.y_train)}, m = {split.x_train.shape[1]}, n_p = {k}, T = {steps}, float32, "
-        f"{torch.get_num_threads()} threads; first calls of all together {compiled:.1f} s"
-    )
-    truth = results["PyTorch, unrolled"]
-    base = statistics.median(times["mithridate, Reverse"])
-    print(
-        f"{'seconds per hypergradient of X_p and λ':40} {'median':>9} {'min':>9} {'max':>9} {'ratio':>7} {'apart':>9}"
-    )
-    for name, found in times.items():
-        apart = max(float(np.linalg.norm(r - t) / np.linalg.norm(t)) for r, t in zip(results[name], truth, strict=True))
-        middle = statistics.median(found)
-        print(f"{name:40} {middle:9.4f} {min(found):9.4f} {max(found):9.4f} {middle / base:7.1f} {apart:9.1e}")
+def table(case: Case, repeats: int, memory: bool, random: bool) -> list[Measured]:
+    """Measure and print one case."""
+    truth = Torch(case, torch.float64).unrolled()
+    found = time_in_turn(torch_subjects(case, truth) + our_subjects(case, truth), repeats)
+    for key, name in TORCH.items():
+        if memory and name in found:
+            found[name].memory = measure(case.name, key, points=len(case.poison[1]), random=random)["peak"]
+    rows = list(found.values())
+    print_table(str(case), rows)
+    return rows
 
-    attack = mi.Attack(
-        learner=learner,
-        target=target,
-        feasible=mi.Box(split.low, split.high),
+
+def attack(repeats: int) -> dict[str, Any]:
+    """Time one split against the learned policy, and PyTorch's hypergradients for as many steps."""
+    dataset, points = "mnist-0v8" if at_hand("mnist") else "digits-0v8", 13
+    config, split = setting(dataset), mi.load_dataset(dataset).split()
+    case = split_case(split, points, config.learning_rate, config.inner_steps)
+    peer = Torch(case)
+    times = time_in_turn([Subject("unrolled", peer.unrolled), Subject("by hand", peer.algorithm_2)], repeats)
+    run = mi.Attack(
+        learner=case.problem().learner,
+        target=case.target,
+        feasible=case.box,
         policy=mi.Learned(),
         points=min(85, len(split.y_train) // 6),
-        batch=k,
+        batch=points,
         steps=config.hyperiterations,
         ascent=poison_rule("normalised", config.poison_step),
     )
     spent, taken = [], 0
     for _ in ("with compilation", "without"):
         started = time.perf_counter()
-        taken = len(attack.poison(split.x_train, split.y_train).history)
+        taken = len(run.poison(split.x_train, split.y_train).history)
         spent.append(time.perf_counter() - started)
-    peer_seconds = taken * statistics.median(times["PyTorch, Algorithm 2"])
+    by_torch = taken * min(t.median for t in times.values())
     print(
-        f"one split against the learned policy, {attack.points} points, {taken} hyperiterations: {spent[1]:.1f} s "
-        f"({spent[0]:.1f} s with compilation); the hypergradients alone by PyTorch's Algorithm 2: {peer_seconds:.0f} s"
-        f", ratio {peer_seconds / spent[1]:.1f}"
+        f"\none split of {dataset} against the learned policy, {run.points} points, {taken} hyperiterations: "
+        f"{spent[1]:.2f} s ({spent[0]:.2f} s with compilation); the hypergradients alone by PyTorch: {by_torch:.0f} s, "
+        f"ratio {by_torch / spent[1]:.1f}"
     )
+    return {"dataset": dataset, "hyperiterations": taken, "seconds": spent[1], "first": spent[0], "torch": by_torch}
+
+
+def main() -> None:
+    made = parser(__doc__, 15)
+    made.add_argument("--cases", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    made.add_argument("--points", type=int, default=13)
+    made.add_argument("--random", action="store_true", help="random data, whatever is at hand")
+    made.add_argument("--quick", action="store_true", help="no attack, no memory of PyTorch")
+    options = made.parse_args()
+    warnings.filterwarnings("ignore", "JAXopt is no longer maintained")
+    where, results = machine(), {}
+    print(
+        {**where["versions"], "cpu": where["cpu"], "cores": where["cores"], "PyTorch threads": torch.get_num_threads()}
+    )
+    for name in options.cases:
+        case = load_case(name, options.points, random=options.random)
+        repeats = max(2, options.repeats // 3) if case.hidden else options.repeats
+        rows = table(case, repeats, not options.quick, options.random)
+        results[name] = {"case": str(case), "rows": as_json(rows)}
+    if not options.quick:
+        results["attack"] = attack(max(2, options.repeats // 3))
+    write_json(options.json, where, results)
 
 
 if __name__ == "__main__":

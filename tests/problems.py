@@ -1,5 +1,12 @@
-"""Small bilevel problems whose hypergradients are known in other ways than by the code under test."""
+"""Small bilevel problems whose hypergradients are known in other ways than by the code under test.
 
+CASES are the problems, METHODS the ways to their hypergradients and SUBJECTS the pairs that go together. A subject is
+compiled once per precision, as `jit(vmap(method))` over the settings of its case, and shared by all tests.
+"""
+
+import functools
+import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,6 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import mithridate as mi
+
+SEED = int(os.environ.get("MITHRIDATE_TEST_SEED", "20260101"))
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""Compiler options that compile four times as fast; how fast the result runs is not the subject here."""
+
+N, M, N_P = 20, 4, 3
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile fast."""
+    return eqx.filter_jit(function, compiler_options=QUICK)
 
 
 class LeastSquares(eqx.Module):
@@ -29,8 +47,32 @@ def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 0.5 * (logits - labels) ** 2
 
 
+class Network(mi.MLP):
+    """A network with the same w0 in both precisions, whatever the key."""
+
+    def init(self, key: jax.Array) -> Any:
+        rng = np.random.default_rng(SEED)
+        shapes = jax.eval_shape(super().init, key)
+        return jax.tree.map(lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), dtype=float), shapes)
+
+
+class Smooth(eqx.Module):
+    """A user's own network: parameters in a dictionary, no first layer to speak of, twice differentiable."""
+
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        rng = np.random.default_rng(3)
+        into, out = rng.normal(size=(M, 3)), rng.normal(size=3)
+        return {"in": jnp.asarray(into, dtype=float), "bias": jnp.zeros(3), "out": jnp.asarray(out, dtype=float)}
+
+    def logits(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.tanh(x @ params["in"] + params["bias"][None]) @ params["out"]
+
+    def weights(self, params: dict[str, jax.Array]) -> list[jax.Array]:
+        return [params["in"], params["out"]]
+
+
 class Arrays(NamedTuple):
-    """A bilevel problem in NumPy, from which one can be made in either precision."""
+    """A bilevel problem in NumPy, from which one can be made in either precision. λ is a number or a vector."""
 
     x: np.ndarray
     y: np.ndarray
@@ -38,10 +80,14 @@ class Arrays(NamedTuple):
     y_poison: np.ndarray
     x_target: np.ndarray
     y_target: np.ndarray
-    log_strength: float
+    log_strength: Any
 
 
-def draw(rng: np.random.Generator, n: int = 20, m: int = 4, n_p: int = 3, log_strength: float = 1.0) -> Arrays:
+Pair = tuple[np.ndarray, np.ndarray]
+"""The derivatives in X_p (n_p, m) and λ."""
+
+
+def draw(rng: np.random.Generator, n: int = N, m: int = M, n_p: int = N_P, log_strength: Any = 1.0) -> Arrays:
     """Two overlapping classes; the poison's labels are those of the other class."""
     y, y_target = (rng.permutation(np.arange(n) % 2).astype(float) for _ in range(2))
     means = np.array([[-1.0], [1.0]]) * np.ones((2, m))
@@ -56,14 +102,130 @@ def bilevel(arrays: Arrays, learner: mi.Learner) -> mi.Bilevel:
     return mi.Bilevel(learner, mi.Rows.of(arrays.x, arrays.y), jnp.asarray(arrays.y_poison, dtype=float), target)
 
 
-def hypergradient(method: Any, problem: mi.Bilevel, arrays: Arrays) -> tuple[np.ndarray, float]:
-    """Both derivatives as NumPy arrays."""
-    x_poison = jnp.asarray(arrays.x_poison, dtype=float)
-    found = method(problem, x_poison, jnp.asarray(arrays.log_strength, dtype=float), jax.random.key(0))
-    return np.asarray(found.poison, dtype=float), float(found.hyper)
+def point(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(X_p, λ, key) in the precision now in force."""
+    x_poison, log_strength = (jnp.asarray(a, dtype=float) for a in (arrays.x_poison, arrays.log_strength))
+    return x_poison, log_strength, jax.random.key(0)
 
 
-def ridge_closed_form(arrays: Arrays) -> tuple[np.ndarray, float]:
+def pair(found: Any) -> Pair:
+    """Both derivatives as NumPy arrays of float64."""
+    return np.asarray(found.poison, dtype=float), np.asarray(found.hyper, dtype=float)
+
+
+class Case(NamedTuple):
+    """A learner, and the settings of λ at which its hypergradients are looked at."""
+
+    learner: mi.Learner
+    settings: tuple[Any, ...]
+
+    @property
+    def arrays(self) -> list[Arrays]:
+        """One problem per setting, which differ in λ and a little in X_p."""
+        base = draw(np.random.default_rng(SEED))
+        return [
+            base._replace(x_poison=base.x_poison + 0.05 * i, log_strength=np.asarray(setting))
+            for i, setting in enumerate(self.settings)
+        ]
+
+
+RATE, STEPS, SCALARS = 0.3, 15, (-3.0, 1.0, 3.0)
+LOGISTIC, DESCENT, OPTIMAL = mi.LogisticRegression(M), mi.GradientDescent(RATE, STEPS), mi.GradientDescent(0.5, 3000)
+CASES = {
+    "logistic": Case(mi.Learner(LOGISTIC, DESCENT), SCALARS),
+    "network": Case(
+        mi.Learner(Network(M, (3, 2)), mi.GradientDescent(0.05, 16), penalty=mi.L2((1, 0, 1))), ((0.0, 1.0), (2.0, 1.0))
+    ),
+    "heavy ball": Case(mi.Learner(LOGISTIC, mi.HeavyBall(0.1, 0.9, STEPS)), SCALARS),
+    "ridge": Case(mi.Learner(LeastSquares(M), mi.GradientDescent(0.2, 1600), loss=squared), (0.0, 1.0)),
+    "ridge, solved": Case(mi.Learner(LeastSquares(M), mi.Exact(1e-10), loss=squared), (0.0, 1.0)),
+    "logistic at its optimum": Case(mi.Learner(LOGISTIC, OPTIMAL), (0.0, 2.0)),
+    "logistic, solved": Case(mi.Learner(LOGISTIC, mi.Exact(1e-10), space="plain"), (0.0, 2.0)),
+    "logistic, solved by rows": Case(mi.Learner(LOGISTIC, mi.Exact(1e-10), space="gram"), (0.0, 2.0)),
+    "network at its optimum": Case(mi.Learner(Smooth(), OPTIMAL), ((0.5, 1.0), (1.0, 1.0))),
+}
+METHODS = {
+    "Reverse": mi.Reverse(),
+    "Checkpointed": mi.Checkpointed(),
+    "Reversible": mi.Reversible(),
+    "Forward": mi.Forward(),
+    "Combined": mi.Combined(mi.Reverse(), mi.Forward()),
+    "Implicit": mi.Implicit(),
+}
+UNROLLED = ("Reverse", "Checkpointed", "Forward", "Combined")
+SUBJECTS = [
+    *((method, case) for case in ("logistic", "network") for method in (*UNROLLED, "Reversible")),
+    *((method, "heavy ball") for method in ("Reverse", "Reversible")),
+    *((method, "ridge") for method in (*UNROLLED, "Implicit")),
+    *(("Reverse", case) for case in CASES if case.endswith("optimum")),
+    *(("Implicit", case) for case in CASES if case.endswith(("optimum", "solved", "rows"))),
+]
+
+
+def stack(arrays: list[Arrays]) -> tuple[jax.Array, jax.Array]:
+    """Every setting's X_p and λ, one below the other."""
+    points = [point(a) for a in arrays]
+    return jnp.stack([p[0] for p in points]), jnp.stack([p[1] for p in points])
+
+
+@functools.cache
+def compiled(method: str, case: str, x64: bool) -> Any:
+    """The method on all settings of a case, and the function that did it."""
+    with jax.enable_x64(x64):
+        arrays = CASES[case].arrays
+        problem, key = bilevel(arrays[0], CASES[case].learner), jax.random.key(0)
+        return jit(jax.vmap(lambda x, s: METHODS[method](problem, x, s, key)))(*stack(arrays))
+
+
+def hypergradients(method: str, case: str, x64: bool) -> list[Pair]:
+    """Both derivatives at every setting of a case."""
+    return list(zip(*pair(compiled(method, case, x64)), strict=True))
+
+
+@functools.cache
+def truths(case: str) -> list[Pair]:
+    """Both derivatives of A at every setting of a case by central differences in float64.
+
+    Each coordinate is taken at the step at which two step sizes agree best.
+    """
+    steps = 10.0 ** -np.arange(2, 6)
+    arrays = CASES[case].arrays
+    shape, groups = arrays[0].x_poison.shape, arrays[0].log_strength.shape
+    size, points = int(np.prod(shape)), len(arrays)
+    inputs = size + int(np.prod(groups))
+    # One row per coordinate, step and side; λ comes last.
+    moves = np.einsum("k,h,s->khs", np.ones(inputs), steps, [1.0, -1.0])[..., None] * np.eye(inputs)[:, None, None]
+    with jax.enable_x64(True):
+        problem = bilevel(arrays[0], CASES[case].learner)
+
+        def value(x_poison: jax.Array, log_strength: jax.Array, move: jax.Array) -> jax.Array:
+            moved = log_strength + move[size:].reshape(groups)
+            return problem.value(x_poison + move[:size].reshape(shape), moved, jax.random.key(0))
+
+        along = jax.vmap(jax.vmap(value, (None, None, 0)), (0, 0, None))
+        values = jit(along)(*stack(arrays), jnp.asarray(moves.reshape(-1, inputs)))
+    values = np.asarray(values).reshape(points, inputs, len(steps), 2)
+    slopes = (values[..., 0] - values[..., 1]) / (2 * steps)
+    # The error of order h² is taken out (Richardson, 1911).
+    slopes = slopes[..., 1:] + np.diff(slopes, axis=-1) / 99
+    best = np.argmin(np.abs(np.diff(slopes, axis=-1)), axis=-1)[..., None]
+    found = np.take_along_axis(slopes, best, axis=-1)[..., 0]
+    return [(row[:size].reshape(shape), row[size:].reshape(groups)) for row in found]
+
+
+def relative_error(found: Pair, truth: Pair) -> float:
+    """The larger of both derivatives' relative errors; refuses a truth too small to be a test."""
+    pairs = list(zip(found, truth, strict=True))
+    assert all(np.linalg.norm(t) > 1e-4 for _, t in pairs), "no signal: the test could not fail"
+    return max(float(np.linalg.norm(np.asarray(f) - t) / np.linalg.norm(t)) for f, t in pairs)
+
+
+def worst_error(found: list[Pair], truth: list[Pair]) -> float:
+    """The largest relative error over all settings."""
+    return max(relative_error(f, t) for f, t in zip(found, truth, strict=True))
+
+
+def ridge_closed_form(arrays: Arrays) -> Pair:
     """Eq. 4 solved exactly for the ridge problem: H v = ∇A, then the two mixed products."""
     x, y = np.vstack([arrays.x, arrays.x_poison]), np.concatenate([arrays.y, arrays.y_poison])
     n, m, strength = len(y), x.shape[1], np.exp(arrays.log_strength)
@@ -72,73 +234,61 @@ def ridge_closed_form(arrays: Arrays) -> tuple[np.ndarray, float]:
     v = np.linalg.solve((x.T @ x + strength * np.eye(m)) / n, gradient)
     residual = arrays.x_poison @ w - arrays.y_poison
     poison = -(np.outer(residual, v) + np.outer(arrays.x_poison @ v, w)) / n
-    return poison, float(-strength / n * (v @ w))
+    return poison, -strength / n * (v @ w)
 
 
-def algorithm_2(
-    arrays: Arrays,
-    learning_rate: float,
-    steps: int,
-    *,
-    sign: float = 1.0,
-    cross_term: bool = True,
-    penalty: bool = True,
-    back_steps: int | None = None,
-) -> tuple[np.ndarray, float]:
-    """Algorithm 2 for logistic regression written out in NumPy, with switches that break it.
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
 
-    `cross_term` keeps the term of ∇_Xp ∇_w L in which w answers; `penalty` keeps the regulariser in the backward
-    pass; `back_steps` is how many of the steps are walked back (default: all).
+
+def dense_implicit(arrays: Arrays, damping: float = 0.0) -> Pair:
+    """Eq. 4 for logistic regression in NumPy: Newton's method and the adjoint with a dense Hessian.
+
+    `damping` is added to the Hessian of the adjoint alone.
     """
+    x, y = np.vstack([arrays.x, arrays.x_poison]), np.concatenate([arrays.y, arrays.y_poison])
+    n, m = x.shape
+    ones = np.hstack([x, np.ones((n, 1))])
+    penalty = np.exp(arrays.log_strength) / n * np.diag([1.0] * m + [0.0])
+    w = np.zeros(m + 1)
+    for _ in range(200):
+        p = sigmoid(ones @ w)
+        hessian = ones.T @ (ones * (p * (1 - p))[:, None]) / n + penalty
+        move = np.linalg.solve(hessian, ones.T @ (p - y) / n + penalty @ w)
+        w = w - move / max(1.0, np.linalg.norm(move))
+    target = np.hstack([arrays.x_target, np.ones((len(arrays.y_target), 1))])
+    gradient = target.T @ (sigmoid(target @ w) - arrays.y_target) / len(target)
+    v = np.linalg.solve(hessian + damping * np.eye(m + 1), gradient)
+    last = slice(len(arrays.y), None)
+    answer = (p * (1 - p) * (ones @ v))[last]
+    poison = -(np.outer((p - y)[last], v[:m]) + np.outer(answer, w[:m])) / n
+    return poison, -(v @ penalty @ w)
+
+
+def algorithm_2(arrays: Arrays, learning_rate: float, steps: int, momentum: float = 0.0) -> Pair:
+    """Algorithm 2 for logistic regression written out in NumPy, by gradient descent or heavy ball."""
     x, y = np.vstack([arrays.x, arrays.x_poison]), np.concatenate([arrays.y, arrays.y_poison])
     n, strength = len(y), np.exp(arrays.log_strength) / len(y)
     w, b, path = np.zeros(x.shape[1]), 0.0, []
-
-    def sigmoid(z: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-z))
-
+    move_w, move_b = np.zeros_like(w), 0.0
     for _ in range(steps):
         path.append((w, b))
         residual = sigmoid(x @ w + b) - y
-        w, b = w - learning_rate * (x.T @ residual / n + strength * w), b - learning_rate * residual.mean()
+        move_w = momentum * move_w - learning_rate * (x.T @ residual / n + strength * w)
+        move_b = momentum * move_b - learning_rate * residual.mean()
+        w, b = w + move_w, b + move_b
     residual = sigmoid(arrays.x_target @ w + b) - arrays.y_target
     dw, db = arrays.x_target.T @ residual / len(residual), residual.mean()
     d_poison, d_strength = np.zeros_like(arrays.x_poison), 0.0
-    for w, b in path[::-1][: steps if back_steps is None else back_steps]:
+    push_w, push_b = np.zeros_like(dw), 0.0  # the velocity's adjoint
+    for w, b in path[::-1]:
         p = sigmoid(x @ w + b)
-        curvature, p_poison = p * (1 - p), p[len(arrays.y) :]
-        along = x @ dw + db
-        mixed = np.outer(p_poison - arrays.y_poison, dw)
-        if cross_term:
-            mixed += np.outer((curvature * along)[len(arrays.y) :], w)
+        push_w, push_b = push_w + dw, push_b + db
+        answer = p * (1 - p) * (x @ push_w + push_b)
+        mixed = np.outer((p - y)[len(arrays.y) :], push_w) + np.outer(answer[len(arrays.y) :], w)
         d_poison -= learning_rate * mixed / n
-        d_strength -= learning_rate * strength * (w @ dw) * penalty
-        hessian_w = x.T @ (curvature * along) / n + strength * dw * penalty
-        dw, db = dw - learning_rate * hessian_w, db - learning_rate * (curvature * along).mean()
-    return sign * d_poison, sign * d_strength
-
-
-def central_differences(problem: mi.Bilevel, arrays: Arrays) -> tuple[np.ndarray, float]:
-    """Derivatives of A by central differences, each with the step at which two step sizes agree best."""
-    size = arrays.x_poison.size
-    steps = 10.0 ** -np.arange(3, 7)
-    # One row per coordinate, step and side; the last coordinate is λ.
-    moves = np.einsum("k,h,s->khs", np.ones(size + 1), steps, [1.0, -1.0])[..., None] * np.eye(size + 1)[:, None, None]
-    moves = moves.reshape(-1, size + 1)
-
-    def value(move: jax.Array) -> jax.Array:
-        x_poison = jnp.asarray(arrays.x_poison) + move[:-1].reshape(arrays.x_poison.shape)
-        return problem.value(x_poison, arrays.log_strength + move[-1], jax.random.key(0))
-
-    values = np.asarray(jax.jit(jax.vmap(value))(jnp.asarray(moves))).reshape(size + 1, len(steps), 2)
-    slopes = (values[..., 0] - values[..., 1]) / (2 * steps)
-    best = 1 + np.argmin(np.abs(np.diff(slopes, axis=1)), axis=1)
-    found = slopes[np.arange(size + 1), best]
-    return found[:-1].reshape(arrays.x_poison.shape), float(found[-1])
-
-
-def relative_error(found: tuple[np.ndarray, float], truth: tuple[np.ndarray, float]) -> float:
-    """The larger of both derivatives' relative errors; refuses a truth too small to be a test."""
-    pairs = list(zip(found, truth, strict=True))
-    assert all(np.linalg.norm(t) > 1e-4 for _, t in pairs), "no signal: the test could not fail"
-    return max(float(np.linalg.norm(np.asarray(f) - t) / np.linalg.norm(t)) for f, t in pairs)
+        d_strength -= learning_rate * strength * (w @ push_w)
+        dw = dw - learning_rate * (x.T @ answer / n + strength * push_w)
+        db = db - learning_rate * answer.mean()
+        push_w, push_b = momentum * push_w, momentum * push_b
+    return d_poison, np.asarray(d_strength)

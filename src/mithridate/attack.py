@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array
 
 from mithridate.errors import InputError
-from mithridate.feasible import Box, FeasibleSet
-from mithridate.hypergradients import Bilevel, HypergradientMethod, Reverse, Status
+from mithridate.execution import shared
+from mithridate.feasible import FeasibleSet
+from mithridate.hypergradients import STATUSES, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.learner import Learner
+from mithridate.outer import Info, OuterStep, begin, take_steps
 from mithridate.policies import Policy
 from mithridate.rows import Rows, check_rows
 from mithridate.seeds import generator, key
@@ -34,77 +35,7 @@ from mithridate.steps import poison_rule
 Budget = Literal["replaced", "added"]
 
 
-class State(NamedTuple):
-    """What the next outer step needs."""
-
-    x_poison: Float[Array, "n_p m"]
-    log_strength: Float[Array, ""]
-    poison_state: optax.OptState
-    hyper_state: optax.OptState
-
-
-class Info(NamedTuple):
-    """A before one outer step, and whether its hypergradients were sound."""
-
-    value: Float[Array, ""]
-    good: Bool[Array, ""]
-
-
-class OuterStep(eqx.Module):
-    """One hyperiteration of Algorithm 1: both hypergradients, both moves, both projections (Eq. 5).
-
-    With `alternate`, λ's move uses a second backward pass at the points already moved, as the paper writes it;
-    otherwise one backward pass serves both. With `fresh`, every backward pass draws its own w0.
-    """
-
-    hypergradient: HypergradientMethod
-    feasible: FeasibleSet
-    strengths: Box
-    ascent: optax.GradientTransformation
-    descent: optax.GradientTransformation | None
-    alternate: bool = False
-    fresh: bool = False
-
-    def init(self, x_poison: Float[Array, "n_p m"], log_strength: float) -> State:
-        """Return the state before a batch's first step, its points projected onto Φ."""
-        strength = jnp.asarray(log_strength, dtype=x_poison.dtype)
-        hyper_state = self.descent.init(strength) if self.descent else optax.EmptyState()
-        return State(self.feasible.project(x_poison), strength, self.ascent.init(x_poison), hyper_state)
-
-    def __call__(self, problem: Bilevel, state: State, key: Key[Array, ""]) -> tuple[State, Info]:
-        """Take one step."""
-        found = self.hypergradient(problem, state.x_poison, state.log_strength, key)
-        good, hyper = found.status == Status.ok, found.hyper
-
-        # Optax descends, so the attacker's derivative changes its sign.
-        move, poison_state = self.ascent.update(-found.poison, state.poison_state, state.x_poison)
-        x_poison = self.feasible.project(optax.apply_updates(state.x_poison, move))  # pyright: ignore[reportArgumentType]
-
-        strength, hyper_state = state.log_strength, state.hyper_state
-        if self.descent:
-            if self.alternate:
-                again = jax.random.fold_in(key, 1) if self.fresh else key
-                second = self.hypergradient(problem, x_poison, strength, again)
-                good, hyper = good & (second.status == Status.ok), second.hyper
-            move, hyper_state = self.descent.update(hyper, hyper_state, strength)
-            strength = self.strengths.project(optax.apply_updates(strength, move))  # pyright: ignore[reportArgumentType]
-        moved = State(x_poison, strength, poison_state, hyper_state)
-        # A step from a broken derivative is not taken, whatever the rules remember.
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
-        return kept, Info(found.value, good)
-
-
-@eqx.filter_jit
-def take_steps(step: OuterStep, problem: Bilevel, state: State, key: Key[Array, ""], length: int) -> tuple[State, Info]:
-    """Take `length` outer steps in one compiled loop."""
-
-    def body(state: State, t: Array) -> tuple[State, Info]:
-        return step(problem, state, jax.random.fold_in(key, t) if step.fresh else key)
-
-    return jax.lax.scan(body, state, jnp.arange(length))
-
-
-@eqx.filter_jit
+@shared
 def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> Array:
     return problem.value(x_poison, log_strength, key)
 
@@ -117,9 +48,9 @@ class Poisoning:
     training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
     poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
     descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
-    far, `statuses` (steps,) "ok" or "non-finite" for each; `value_start` and `value` are A at this batch's starting
-    points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on this set:
-    above 2 gradient descent diverges, and the points exploit that rather than the data.
+    far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
+    starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
+    this set: above 2 gradient descent diverges, and the points exploit that rather than the data.
     """
 
     x_poison: np.ndarray
@@ -173,8 +104,9 @@ class Attack:
     A is measured, the defender tunes λ and from which the points are cloned; `feasible`, Φ(X_p); `policy`, the
     defender; `points` ≥ 1 in all, in batches of `batch` (default: one batch); `budget`, whether they replace training
     rows or are added; `steps` hyperiterations a batch, in `rounds`; `ascent`, the outer step rule for X_p;
-    `hypergradient`; `select`, to keep the best round's points or the last's; `alternate` and `fresh` as in
-    `OuterStep`; `seed`, which with nothing else decides the starting points and the rows replaced.
+    `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim solved to optimality); `select`, to keep
+    the best round's points or the last's; `alternate` and `fresh` as in `OuterStep`; `seed`, which with nothing else
+    decides the starting points and the rows replaced.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 
@@ -199,13 +131,15 @@ class Attack:
     steps: int = 100
     rounds: int = 5
     ascent: optax.GradientTransformation = field(default_factory=lambda: poison_rule("normalised", 0.99))
-    hypergradient: HypergradientMethod = field(default_factory=Reverse)
+    hypergradient: HypergradientMethod | None = None
     select: Literal["best", "last"] = "best"
     alternate: bool = False
     fresh: bool = False
     seed: Any = 0
 
     def __post_init__(self):
+        if self.hypergradient is None:
+            object.__setattr__(self, "hypergradient", Implicit() if self.learner.solved else Reverse())
         for name in ("points", "steps", "rounds", *(("batch",) if self.batch is not None else ())):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
@@ -218,10 +152,11 @@ class Attack:
         *_, last = self.run(x, y)
         return last
 
-    def run(self, x: np.ndarray, y: np.ndarray) -> Iterator[Poisoning]:
+    def run(self, x: np.ndarray, y: np.ndarray, rows: Rows | None = None) -> Iterator[Poisoning]:
         """Yield the poisoning of the training set x (n, m), y (n,) at every ratio: first 0, then batch by batch.
 
-        The inputs are checked at once, the batches are computed as they are asked for.
+        `rows`, where another attack on the same set has them already, is the set on the device (see `rows`). The inputs
+        are checked at once, the batches are computed as they are asked for.
         """
         x, y = check_rows("training rows", x, y)
         x_valid, y_valid = check_rows("target rows", *self.target)
@@ -233,12 +168,17 @@ class Attack:
             )
         if self.budget == "replaced" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
-        return self._batches(x, y, x_valid, y_valid)
+        return self._batches(x, y, x_valid, y_valid, rows or self.rows(x, y))
 
-    def _batches(self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> Iterator[Poisoning]:
+    def _batches(
+        self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray, rows: Rows
+    ) -> Iterator[Poisoning]:
         draw = generator(self.seed, "points")
         clones = draw.permutation(len(x_valid))[: self.points]
-        places = draw.permutation(len(x))[: self.points] if self.budget == "replaced" else None
+        replacing = self.budget == "replaced"
+        # The training set has room for every point from the start, and every batch is padded to the same size with
+        # points of weight 0: all ratios have the same shapes, and one compilation serves them.
+        places = draw.permutation(len(x))[: self.points] if replacing else len(x) + np.arange(self.points)
         x_start = np.asarray(self.feasible.project(jnp.asarray(x_valid[clones], dtype=float)))
         x_poison, y_poison = x_start.copy(), 1 - y_valid[clones]
         target, root = Rows.of(x_valid, y_valid), key(self.seed, "attack")
@@ -248,37 +188,44 @@ class Attack:
         step = self.batch or self.points
         firsts = range(0, self.points, step)
         for first, end in ((0, 0), *((first, min(first + step, self.points)) for first in firsts)):
-            new = slice(first, end)
-            keep = np.ones(len(y), dtype=bool)
-            if places is not None:
-                keep[places[new]] = False
-            rest = Rows.of(x[keep], y[keep])
-            problem = Bilevel(self.learner, rest, jnp.asarray(y_poison[new], dtype=float), target)
-            start, best, infos = self._craft(
-                problem, policy, jnp.asarray(x_start[new]), strength, jax.random.fold_in(root, end)
-            )
-            x_poison[new], strength = best.x_poison, best.log_strength
-            x, y = _place(x_poison[new], y_poison[new], None if places is None else places[new], x, y)
+            new, spare = slice(first, end), (0, step - (end - first))
+            batch = Rows.of(x_start[new], y_poison[new], step)
+            where = jnp.asarray(np.pad(places[new], spare, constant_values=len(rows.y)))
+            rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
+            problem = Bilevel(self.learner, rest, batch.y, target, batch.weight)
+            start, best, infos = self._craft(problem, policy, batch.x, strength, jax.random.fold_in(root, end))
+            rows = _with_poison(rows, where, batch._replace(x=jnp.asarray(best.x_poison)))
+            x_poison[new], strength = best.x_poison[: end - first], best.log_strength
             if not end:
                 policy = policy.after_clean(strength)
             for info in infos:
                 history = np.append(history, info.value)
-                statuses = np.append(statuses, np.where(info.good, "ok", "non-finite"))
+                statuses = np.append(statuses, np.array(STATUSES)[np.asarray(info.status)])
             yield Poisoning(
                 x_poison=x_poison[:end].copy(),
                 y_poison=y_poison[:end],
                 x_start=x_start[:end],
-                replaced=None if places is None else places[:end],
-                ratio=end / len(y),
+                replaced=places[:end] if replacing else None,
+                ratio=end / (len(y) if replacing else len(y) + end),
                 policy=policy,
                 log_strength=strength,
                 descended=best.descended,
                 value_start=start.value,
                 value=best.value,
-                stability=self.learner.stability(Rows.of(x, y), strength),
+                stability=self.learner.stability(rows, strength),
                 history=history,
                 statuses=statuses,
             )
+
+    def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
+        """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
+        rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points)
+        return rows.with_gram() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
+
+    def settled(self, rows: Rows) -> Bilevel:
+        """Return the problem of training on these rows alone, in the shapes of the attack's own problems."""
+        nothing = jnp.zeros(self.batch or self.points)
+        return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing)
 
     def _craft(
         self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: float, key: Array
@@ -290,17 +237,24 @@ class Attack:
         def answered(x_poison: Array, descended: float) -> _Crafted:
             strength = policy.respond(problem, x_poison, descended, key)
             value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
-            return _Crafted(np.asarray(x_poison), strength, descended, value)
+            return _Crafted(np.array(x_poison), strength, descended, value)
 
         start = best = answered(x_start, log_strength)
-        state, infos = outer.init(x_start, start.log_strength), []
+        if not problem.poison_weight.any():
+            return start, best, []
+        state, infos = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key), []
         length = math.ceil(self.steps / self.rounds)
-        for first in range(0, self.steps if len(x_start) else 0, length):
+        for first in range(0, self.steps, length):
             step_key = jax.random.fold_in(key, first) if self.fresh else key
-            state, info = take_steps(outer, problem, state, step_key, min(length, self.steps - first))
+            state, info = take_steps((outer, problem, step_key), state, min(length, self.steps - first))
             infos.append(info)
             end = answered(state.x_poison, float(state.log_strength))
             if self.select == "last" or end.value > best.value:
                 best = end
             state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))
         return start, best, infos
+
+
+@shared
+def _with_poison(rows: Rows, places: Array, batch: Rows) -> Rows:
+    return rows.replaced(places, batch)

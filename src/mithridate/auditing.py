@@ -5,10 +5,14 @@ scratch, by minibatch SGD (Table 3), on the poisoned rows and on the baseline: t
 flipped labels and nothing optimised.
 """
 
+import functools
 import math
 import platform
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -16,22 +20,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mithridate import execution
+from mithridate.assembly import attack_of, evaluation_rule, mismatch, policies_of, threat_model
 from mithridate.attack import Attack, Poisoning
 from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.errors import InputError
 from mithridate.evaluation import Metrics, retrain_and_measure
-from mithridate.feasible import Box
-from mithridate.hypergradients import Bilevel
-from mithridate.learner import Learner
-from mithridate.models import LogisticRegression
-from mithridate.policies import Learned, Policy, parse_policy
+from mithridate.policies import Learned
 from mithridate.records import Record, to_frame
 from mithridate.results import AuditResult
 from mithridate.rows import Rows
 from mithridate.seeds import key
-from mithridate.steps import hyper_rule, poison_rule
-from mithridate.training import GradientDescent, MinibatchSGD
+from mithridate.training import Exact, MinibatchSGD
 from mithridate.tuning import minimise_on_fine_grid, validation_losses
 from mithridate.verdict import verdict
 
@@ -73,32 +74,42 @@ def audit(
     if config.dataset != name:
         raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-    policies = _policies(config)
+    with jax.enable_x64(config.precision == "float64"):
+        return _audit(data, config, on_progress)
+
+
+def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress], None]) -> AuditResult:
+    policies = policies_of(config)
     splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
     attacks = [
-        [_attack(config, split, policy, f"{config.seed}/{name}/{index}") for policy in policies]
+        [attack_of(config, split, policy, f"{config.seed}/{data.name}/{index}") for policy in policies]
         for index, split in enumerate(splits)
     ]
-    rule = MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
-
+    # What the policies of a split share is put on the device once, its Gram matrix included.
+    rows = [own[0].rows(split.x_train, split.y_train) for own, split in zip(attacks, splits, strict=True)]
     ratios = 1 + math.ceil(config.points / config.batch)
-    total = len(splits) * len(policies) * ratios
-    records: list[Record] = []
-    poison: dict[tuple[int, str], dict[str, np.ndarray]] = {}
-    for index, split in enumerate(splits):
-        for attack in attacks[index]:
-            policy = attack.policy.name
-            chain: list[Poisoning] = []
-            stages = attack.run(split.x_train, split.y_train)
-            for ratio in range(ratios):
-                where = f"split {index + 1}/{len(splits)} · {policy} · ratio {ratio + 1}/{ratios}"
-                on_progress(Progress(len(records), total, where))
-                started = time.perf_counter()
-                chain.append(next(stages))
-                records.append(_record(name, index, attack, chain[-1], split, rule, started))
-            poison[index, policy] = _poison_arrays(chain, split)
-    on_progress(Progress(total, total, "done"))
-    frame = to_frame(records)
+    counter = _Counter(len(splits) * len(policies) * ratios, on_progress)
+    rule = evaluation_rule(config)
+
+    def chain(index: int, attack: Attack) -> tuple[list[Record], dict[str, np.ndarray]]:
+        split, records, stages = splits[index], [], []
+        found = attack.run(split.x_train, split.y_train, rows[index])
+        for ratio in range(ratios):
+            counter.begin(f"split {index + 1}/{len(splits)} · {attack.policy.name} · ratio {ratio + 1}/{ratios}")
+            started = time.perf_counter()
+            stages.append(next(found))
+            records.append(_record(data.name, index, attack, stages[-1], split, rule, started))
+            counter.done += 1
+        return records, _poison_arrays(stages, split)
+
+    cells = [(index, attack) for index, own in enumerate(attacks) for attack in own]
+    chains = [functools.partial(chain, *cell) for cell in cells]
+    outcomes = execution.run(chains, execution.chosen(config.execution))
+    counter.begin("done")
+    frame = to_frame(record for records, _ in outcomes for record in records)
+    found = verdict(frame)
+    if warning := mismatch(config):
+        found = replace(found, warnings=(*found.warnings, warning))
     return AuditResult(
         dataset={
             "name": data.name,
@@ -111,56 +122,27 @@ def audit(
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=_threat_model(config),
+        threat_model=threat_model(config),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in PACKAGES}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
         frame=frame,
-        verdict=verdict(frame),
-        poison=poison,
+        verdict=found,
+        poison={
+            (index, attack.policy.name): arrays for (index, attack), (_, arrays) in zip(cells, outcomes, strict=True)
+        },
     )
 
 
-def _policies(config: AuditConfig) -> list[Policy]:
-    """Return the defenders, each of whom the evaluation can train."""
-    descent, strengths = hyper_rule(config.hyper_rule, config.hyper_step), Box(*config.strength_bounds)
-    policies = [
-        parse_policy(text, strengths, descent, config.closing, config.folds, config.seed) for text in config.policies
-    ]
-    names = [policy.name for policy in policies]
-    if len(set(names)) < len(names):
-        raise InputError(f"policies are named twice: {', '.join(names)}")
-    for policy in policies:
-        shrinkage = config.train_learning_rate * math.exp(float(policy.strengths.high)) / config.train
-        if shrinkage >= 2:
-            raise InputError(
-                f"policy {policy.name}: with λ up to {float(policy.strengths.high):g} the evaluation's SGD diverges "
-                f"(η·e^λ/n = {shrinkage:.3g}, must be below 2); lower λ or train_learning_rate"
-            )
-    return policies
+class _Counter:
+    """Cells done of all, told to the caller one at a time whichever thread they are done in."""
 
+    def __init__(self, total: int, tell: Callable[[Progress], None]):
+        self.done, self.total, self.tell, self.lock = 0, total, tell, threading.Lock()
 
-def _attack(config: AuditConfig, split: Split, policy: Policy, seed: str) -> Attack:
-    """Return the attack on one split and policy; it depends on no other."""
-    inner = GradientDescent(config.learning_rate, config.inner_steps)
-    learner = Learner(LogisticRegression(split.x_train.shape[1]), inner)
-    if config.stabilise:
-        curvature = learner.curvature(Rows.of(split.x_train, split.y_train), float(policy.strengths.high))
-        learner = learner.with_rule(inner.subdivided(curvature))
-    return Attack(
-        learner=learner,
-        target=(split.x_valid, split.y_valid),
-        feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
-        policy=policy,
-        points=config.points,
-        batch=config.batch,
-        budget=config.budget,
-        steps=config.joint_hyperiterations if policy.descent else config.hyperiterations,
-        ascent=poison_rule(config.poison_rule, config.poison_step),
-        select=config.select,
-        alternate=config.alternate,
-        seed=seed,
-    )
+    def begin(self, what: str) -> None:
+        with self.lock:
+            self.tell(Progress(self.done, self.total, what))
 
 
 def _record(
@@ -169,7 +151,7 @@ def _record(
     attack: Attack,
     poisoning: Poisoning,
     split: Split,
-    rule: MinibatchSGD,
+    rule: MinibatchSGD | Exact,
     started: float,
 ) -> Record:
     """Return the record of one cell: the victim retrained on the poison, and on the baseline."""
@@ -181,25 +163,24 @@ def _record(
         strength = jnp.asarray(log_strength, dtype=float)
         return Metrics(*map(float, retrain_and_measure(victim, train, valid, test, strength, cell_key)))  # pyright: ignore[reportArgumentType]
 
-    def settled(train: Rows) -> Bilevel:
-        return Bilevel(attack.learner, train, jnp.zeros(0), valid)
-
-    nothing = jnp.zeros((0, split.x_train.shape[1]))
-    train = Rows.of(*poisoning.apply(split.x_train, split.y_train))
+    nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
+    train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
     found = measured(train, poisoning.log_strength)
     baseline, strength = found, poisoning.log_strength
     if len(poisoning.y_poison):
-        flipped = Rows.of(*poisoning.apply_start(split.x_train, split.y_train))
-        strength = poisoning.policy.respond(settled(flipped), nothing, strength, cell_key)
+        flipped = attack.rows(*poisoning.apply_start(split.x_train, split.y_train))
+        strength = poisoning.policy.respond(attack.settled(flipped), nothing, strength, cell_key)
         baseline = measured(flipped, strength)
     best = math.nan
     if isinstance(poisoning.policy, Learned):
-        problem = settled(train)
+        problem = attack.settled(train)
         best = minimise_on_fine_grid(
             lambda grid: validation_losses(problem, nothing, grid, cell_key), poisoning.policy.strengths
         )
+    statuses = Counter(poisoning.statuses.tolist())
     faults = {
-        "non-finite": bool((poisoning.statuses != "ok").any()) or not math.isfinite(found.valid_loss),
+        "non-finite": "non_finite" in statuses or not math.isfinite(found.valid_loss),
+        "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE,
         "weak": bool(len(poisoning.y_poison))
@@ -210,7 +191,7 @@ def _record(
         split=index,
         policy=attack.policy.name,
         budget=attack.budget,
-        n_train=len(train.y),
+        n_train=int(train.size),
         n_poison=len(poisoning.y_poison),
         ratio=poisoning.ratio,
         **found._asdict(),
@@ -222,7 +203,9 @@ def _record(
         baseline_test_error=float(baseline.test_error),
         baseline_valid_loss=float(baseline.valid_loss),
         baseline_log_strength=strength,
-        inner_steps=len(attack.learner.rule.schedule(len(train.y), cell_key)),
+        inner_steps=getattr(attack.learner.rule, "steps", 0),
+        space=attack.learner.chosen_space((train,)),
+        hypergradients=" ".join(f"{status}:{count}" for status, count in statuses.items()),
         stability=poisoning.stability,
         status="+".join(fault for fault, present in faults.items() if present) or "ok",
         seconds=time.perf_counter() - started,
@@ -250,30 +233,4 @@ def _poison_arrays(chain: list[Poisoning], split: Split) -> dict[str, np.ndarray
         "test_rows": split.test_rows,
         "offset": split.offset,
         "scale": split.scale,
-    }
-
-
-def _threat_model(config: AuditConfig) -> dict[str, str]:
-    """Return what the attacker knows, controls and may change, in plain words."""
-    replaced = config.budget == "replaced"
-    within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
-    cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
-    return {
-        "goal": "indiscriminate: the largest loss on the validation rows (Eq. 3)",
-        "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
-        "(perfect knowledge, the worst case)",
-        "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
-        + ("take the place of training rows drawn at random" if replaced else "are added to the training rows"),
-        "may_change": f"every feature of its points, {within}; each starts as a clone of a validation row, drawn at "
-        "random, with the other class's label, which it keeps",
-        "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
-        "budget": f"{config.budget}: ratio = poison / "
-        + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
-        "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
-        "inner_training": f"full-batch gradient descent, η = {config.learning_rate:g}, T = {config.inner_steps}"
-        + (f"; its steps{cut}" if config.stabilise else ""),
-        "evaluation": f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
-        f"{config.batch_size}, {config.epochs} epochs",
-        "not_tested": "other choices of rows and labels, targeted and backdoor attacks, attackers with less knowledge, "
-        "outlier filters, other models",
     }

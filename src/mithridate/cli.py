@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import platformdirs
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -92,6 +93,8 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
         kind, flag = info.annotation, f"--{name.replace('_', '-')}"
         if name == "policies":
             kind, flag = list[str], "--policy"
+        elif name == "hidden":
+            kind = str
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
         default = f" [default: {info.default}]" if info.default and not info.is_required() else ""
@@ -248,6 +251,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ gets a question mark, not a traceback
+    # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     try:
         app()
     except MithridateError as error:

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mithridate.errors import InputError
 from mithridate.presets import MOST_POISON, PRESETS, setting
@@ -21,7 +21,14 @@ class AuditConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field(description="name of the data set")
-    model: Literal["logistic"] = Field("logistic", description="the victim's model")
+    model: Literal["logistic", "mlp"] = Field("logistic", description="the victim's model: logistic or mlp")
+    hidden: tuple[int, ...] = Field((128, 32), min_length=1, description="widths of mlp's hidden layers, as 128,32")
+    victim: Literal["sgd", "exact"] = Field(
+        "sgd", description="the victim that is evaluated: trained by SGD, or solved to optimality (exact)"
+    )
+    inner: Literal["gd", "exact"] = Field(
+        "gd", description="the victim that is attacked: gradient descent (gd) or exact; by default as the one evaluated"
+    )
     preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
     train: int = Field(ge=2, description="training rows")
     valid: int = Field(ge=2, description="trusted validation rows")
@@ -38,6 +45,18 @@ class AuditConfig(BaseModel):
     folds: int = Field(5, ge=2, description="folds of cross-validation")
     hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
     joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
+    hypergradient: Literal["auto", "reverse", "checkpointed", "reversible", "forward", "implicit"] = Field(
+        "auto", description="its method; auto: reverse, or implicit where the inner victim is exact"
+    )
+    space: Literal["auto", "plain", "gram"] = Field(
+        "auto", description="coordinates of training; auto: what costs less"
+    )
+    execution: Literal["auto", "serial", "batched"] = Field(
+        "auto", description="splits and policies in turn (serial) or as one batch (batched); auto: batched on a GPU"
+    )
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="of all numbers; by default float64 where a victim is exact, else float32"
+    )
     poison_step: float = Field(gt=0, description="α, outer step size of the points")
     poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step rule of the points")
     hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
@@ -82,13 +101,22 @@ class AuditConfig(BaseModel):
         """The largest audited share of poison."""
         return self.points / (self.train + (self.points if self.budget == "added" else 0))
 
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _widths(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Fill in what does not depend on another option."""
-        base = setting(str(options.get("dataset")))
+        """Fill in what depends on the names of data set, model and victims alone."""
+        given = {name: value for name, value in options.items() if value is not None}
+        base = setting(str(given.get("dataset")), str(given.get("model", "logistic")))
         filled = {name: getattr(base, name) for name in cls.model_fields if hasattr(base, name)}
-        return filled | {name: value for name, value in options.items() if value is not None}
+        filled["inner"] = "exact" if given.get("victim") == "exact" else "gd"
+        exact = "exact" in (given.get("victim"), given.get("inner", filled["inner"]))
+        filled["precision"] = "float64" if exact else "float32"
+        return filled | given
 
     @model_validator(mode="after")
     def _derive(self) -> "AuditConfig":
@@ -119,6 +147,16 @@ class AuditConfig(BaseModel):
             raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
         if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
             raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
+        if self.model == "mlp":
+            if min(self.hidden) < 1:
+                raise ValueError(f"hidden = {self.hidden}: every layer must be at least 1 wide")
+            if "exact" in (self.victim, self.inner):
+                raise ValueError("an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd")
+        if self.inner == "exact" and self.hypergradient not in ("auto", "implicit"):
+            raise ValueError(
+                f"hypergradient = {self.hypergradient} differentiates training steps, and inner = exact has none; "
+                "use implicit"
+            )
         for name in ("bounds", "strength_bounds"):
             pair = getattr(self, name)
             if pair and pair[0] > pair[1]:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mithridate.newton import CG_STEPS, Solve, conjugate_gradient
+from mithridate.rows import Rows
 from mithridate.training import Exact
 
 
@@ -31,6 +32,21 @@ class Point(NamedTuple):
 
     coefs: Float[Array, " n"]
     bias: Float[Array, ""]
+
+
+class Leading(NamedTuple):
+    """An orthonormal basis of about the leading right singular vectors of some rows, and these rows in it."""
+
+    basis: Float[Array, "m q"]
+    first: Float[Array, "n q"]
+
+    @classmethod
+    def of(cls, x: Float[Array, "n m"], most: int = 64) -> "Leading":
+        """Return at most so many directions, by subspace iteration (Halko et al., 2011)."""
+        basis = jax.random.normal(jax.random.key(0), (x.shape[1], min(most, *x.shape)), x.dtype)
+        for _ in range(3):
+            basis, _ = jnp.linalg.qr(x.T @ (x @ basis))
+        return cls(basis, x @ basis)
 
 
 class DualSolution(NamedTuple):
@@ -44,14 +60,28 @@ class DualSolution(NamedTuple):
 
 
 class Dual(eqx.Module):
-    """The training problem of a linear model: K (n, n), labels, row weights, ρ, and B (n, q) or None."""
+    """The training problem of a linear model: K (n, n), labels, row weights, ρ, and B (n, q)."""
 
     loss: Any
     kernel: Float[Array, "n n"]
     y: Float[Array, " n"]
     weight: Float[Array, " n"]
     rho: Float[Array, ""]
-    leading: Float[Array, "n q"] | None = None
+    leading: Float[Array, "n q"]
+
+    @classmethod
+    def of(
+        cls,
+        loss: Any,
+        blocks: tuple[Rows, ...],
+        kernel: Float[Array, "n n"],
+        rho: Float[Array, ""],
+        leading: Leading,
+    ) -> "Dual":
+        """Return the problem on `blocks`, the leading directions found from the first."""
+        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
+        rows = [leading.first, *(b.x @ leading.basis for b in blocks[1:])]
+        return cls(loss, kernel, y, weight, rho, jnp.concatenate(rows))
 
     def slopes(self, z: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """Return r and S at z."""
@@ -95,12 +125,15 @@ class Dual(eqx.Module):
                 return 0.5 * state[0], self.value(*moved(0.5 * state[0]))
 
             value, whole = self.value(at.point, at.z), jnp.ones(())
+            rounding = 4 * eps * jnp.abs(value)
             size, reached = jax.lax.while_loop(
-                lambda state: ~(state[1] < value) & (state[0] > 1e-4), shorter, (whole, self.value(*moved(whole)))
+                lambda state: ~(state[1] <= value + rounding) & (state[0] > 1e-4),
+                shorter,
+                (whole, self.value(*moved(whole))),
             )
             new = measured(*moved(size), at.newton_steps + 1, at.cg_steps + taken)
             # Where rounding hides the objective's fall, the gradient's still shows.
-            better = (reached < value - 4 * eps * jnp.abs(value)) | (new.residual < 0.5 * at.residual)
+            better = (reached < value - rounding) | (new.residual < 0.5 * at.residual)
             return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, at), better
 
         here, zero = self.logits(start), jnp.zeros((), int)
@@ -151,16 +184,14 @@ class Dual(eqx.Module):
             project(right - spread(along)),
             tolerance,
             None if start is None else project(start),
-            None if precondition is None else lambda r: project(precondition(project(r))),
+            lambda r: project(precondition(project(r))),
             steps,
         )
         y = project(found.value) + along
         return found._replace(value=y), jnp.vdot(unit, self.rho * y + spread(y) - right) / length
 
-    def _preconditioner(self, s: Array) -> Callable[[Array], Array] | None:
+    def _preconditioner(self, s: Array) -> Callable[[Array], Array]:
         """Return the product with ρ·(ρ·I + S·B·Bᵀ·S)⁻¹."""
-        if self.leading is None:
-            return None
         lead = self.leading * s[:, None]
         small = jnp.linalg.inv(lead.T @ lead + self.rho * jnp.eye(lead.shape[1], dtype=s.dtype))
         return lambda right: right - lead @ (small @ (right @ lead))
@@ -174,12 +205,3 @@ class Dual(eqx.Module):
         """Return L."""
         mean = jnp.vdot(self.weight, self.loss(z, self.y)) / jnp.sum(self.weight)
         return mean + 0.5 * self.rho * jnp.vdot(point.coefs, z - point.bias)
-
-
-def leading_directions(x: Float[Array, "n m"], most: int = 64) -> Float[Array, "m q"]:
-    """Return an orthonormal basis of about the leading right singular vectors of x (Halko et al., 2011)."""
-    q = min(most, *x.shape)
-    guess = jax.random.normal(jax.random.key(0), (x.shape[1], q), x.dtype)
-    for _ in range(3):
-        guess, _ = jnp.linalg.qr(x.T @ (x @ guess))
-    return guess

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from mithridate.execution import shared
 from mithridate.learner import Learner
 from mithridate.rows import Rows
 
@@ -20,7 +20,7 @@ class Metrics(NamedTuple):
     weight_norm_sq: Float[Array, ""]
 
 
-@eqx.filter_jit
+@shared
 def retrain_and_measure(
     victim: Learner,
     train: Rows,

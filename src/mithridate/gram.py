@@ -172,15 +172,16 @@ def check(model: Model, penalty: Penalty, solved: bool) -> None:
         raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
 
 
-def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None) -> bool:
+def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None, reused: bool) -> bool:
     """Return whether Gram space takes fewer multiplications than the plain way, within `MOST_BYTES`.
 
     `width` h of the first layer, `steps` T, `batch` rows a step (default: all). A plain step costs 2·batch·m·h (X·W and
-    Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand and the way back to W.
+    Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand (the first block's are, or are
+    found once for many runs, when it is `reused`) and the way back to W.
     """
     n, m = sum(len(b.y) for b in blocks), blocks[0].x.shape[1]
     batch = batch or n
-    known = 0 if blocks[0].gram is None else len(blocks[0].y)
+    known = len(blocks[0].y) if reused or blocks[0].gram is not None else 0
     once = (n - known) * n * m + 2 * n * m * width
     small = n * n * blocks[0].x.dtype.itemsize <= MOST_BYTES
     return small and steps * (batch + 1) * n * width + once < steps * 2 * batch * m * width

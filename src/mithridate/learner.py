@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mithridate import gram
-from mithridate.dual import Dual, Point
+from mithridate.dual import Dual, Leading, Point
 from mithridate.losses import cross_entropy
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
@@ -169,10 +169,14 @@ class Learner(eqx.Module):
         start = w0 if start is None else start
         return minimise_convex(lambda p: self.objective(p, blocks, log_strength, n), w0, start, self.rule)
 
-    def dual(self, blocks: tuple[Rows, ...], log_strength: Float[Array, ""]) -> Dual:
+    def dual(
+        self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], leading: Leading | None = None
+    ) -> Dual:
         """Return the training problem in the coordinates of the rows (linear models with an L2 penalty)."""
-        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
-        return Dual(self.loss, gram.gram_matrix(blocks)[0], y, weight, jnp.exp(log_strength) / _size(blocks))
+        strength = jnp.exp(log_strength.reshape(()))
+        return Dual.of(
+            self.loss, blocks, gram.gram_matrix(blocks)[0], strength / _size(blocks), leading or Leading.of(blocks[0].x)
+        )
 
     def begin(
         self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""]
@@ -192,8 +196,11 @@ class Learner(eqx.Module):
         """Return the state after one step of a run."""
         return self.rule.step(run.gradient, state, item)
 
-    def chosen_space(self, blocks: tuple[Rows, ...]) -> Literal["plain", "gram"]:
-        """Return the space in which `train` runs on these blocks, by their shapes."""
+    def chosen_space(self, blocks: tuple[Rows, ...], reused: bool = False) -> Literal["plain", "gram"]:
+        """Return the space in which `train` runs on these blocks, by their shapes.
+
+        With `reused`, that in which many runs cost least, once the first block has its Gram matrix.
+        """
         if self.space != "auto":
             return self.space
         if gram.why_not(self.model, self.penalty):
@@ -205,7 +212,7 @@ class Learner(eqx.Module):
         schedule = jax.eval_shape(self.rule.schedule, weight, jax.random.key(0))
         batch = self.rule.batch_size if isinstance(self.rule, MinibatchSGD) else None
         steps, width = len(jax.tree.leaves(schedule)[0]), gram.width_of(self.model)  # pyright: ignore[reportArgumentType]
-        return "gram" if gram.pays(blocks, width, steps, batch) else "plain"
+        return "gram" if gram.pays(blocks, width, steps, batch, reused) else "plain"
 
     def weight_norm_sq(self, params: Any) -> Float[Array, ""]:
         """Return ‖w‖², biases left out."""

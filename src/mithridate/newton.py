@@ -83,12 +83,14 @@ def minimise_convex(objective: Callable[[Any], Array], w0: Any, start: Any, rule
         found = conjugate_gradient(product, slope, forcing)
         sizes = 0.5 ** jnp.arange(12.0)
         values = jax.lax.map(lambda size: objective(add(at.params, found.value, -size)), sizes)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+        values, value = jnp.where(jnp.isfinite(values), values, jnp.inf), objective(at.params)
+        rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+        # The longest of the steps that rounding cannot tell from the best.
+        best = jnp.argmax(values <= jnp.min(values) + rounding)
         params = add(at.params, found.value, -sizes[best])
         after = residual(params)
         # Where rounding hides the objective's fall, the gradient's still shows.
-        value = objective(at.params)
-        fallen = values[best] < value - 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+        fallen = values[best] < value - rounding
         moving = fallen | (after < 0.5 * at.residual)
         new = Solution(params, after, at.newton_steps + 1, at.cg_steps + found.steps)
         return jax.tree.map(lambda a, b: jnp.where(moving, a, b), new, at), moving

@@ -141,11 +141,13 @@ class CrossValidated(eqx.Module):
         with fewer than two rows λ stays.
         """
         rows = join(problem.blocks(x_poison))
-        labels = np.asarray(rows.y)
-        k = min(self.k, smaller_class(labels))
+        labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
+        k = min(self.k, smaller_class(labels[there]))
         if k < 2:
             return log_strength
-        held_out = jnp.asarray(folds(labels, k, seed_of(self.seed, "folds")))
+        held_out = np.zeros((k, len(labels)), dtype=bool)
+        held_out[:, there] = folds(labels[there], k, seed_of(self.seed, "folds"))
+        held_out = jnp.asarray(held_out)
         return minimise(
             lambda grid: cross_validation_losses(problem.learner, rows, held_out, grid, key), self.strengths
         )

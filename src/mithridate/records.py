@@ -16,8 +16,10 @@ class Record:
     its end, by the inner training. `log_strength`: the defender's λ; `descended_log_strength`: where λ's descent
     inside the attack had ended; `best_log_strength`: the best response on a fine grid (learned policies only, else
     NaN). `baseline_*`: the same ratio with the starting points, labels flipped and nothing optimised, as the policy
-    answers it. `inner_steps`: T of the inner training as run; `stability`: its η·curvature. `status`: "ok", or the
-    faults joined by "+" (see `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
+    answers it. `inner_steps`: T of the inner training as run, 0 where it is solved to optimality; `space`: the
+    coordinates it ran in; `hypergradients`: how many of the attack's had which status, as "ok:700"; `stability`:
+    η·curvature. `status`: "ok", or the faults joined by "+" (see `FAULTS`). `seconds`: what the cell took; the one
+    column that differs between equal runs.
     """
 
     dataset: str
@@ -41,6 +43,8 @@ class Record:
     baseline_valid_loss: float
     baseline_log_strength: float
     inner_steps: int
+    space: str
+    hypergradients: str
     stability: float
     status: str
     seconds: float
@@ -48,6 +52,7 @@ class Record:
 
 FAULTS = {
     "non-finite": "a hypergradient or the retrained victim is NaN or infinite: lower the learning rates or λ",
+    "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve",
     "weak": "the attack does no more harm than its own starting points with flipped labels: raise its steps",

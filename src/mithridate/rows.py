@@ -22,10 +22,15 @@ class Rows(NamedTuple):
     gram: Float[Array, "n n"] | None = None
 
     @classmethod
-    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array) -> "Rows":
-        """Put rows on the device in the default float type, each with weight 1."""
-        features = jnp.asarray(x, dtype=float)
-        return cls(features, jnp.asarray(y, dtype=float), jnp.ones(features.shape[0]))
+    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array, capacity: int | None = None) -> "Rows":
+        """Put rows on the device in the default float type, each with weight 1.
+
+        With a `capacity`, rows of zeros and weight 0 follow up to that number.
+        """
+        spare = (capacity or len(y)) - len(y)
+        features = jnp.pad(jnp.asarray(x, dtype=float), ((0, spare), (0, 0)))
+        labels = jnp.pad(jnp.asarray(y, dtype=float), (0, spare))
+        return cls(features, labels, jnp.pad(jnp.ones(len(y)), (0, spare)))
 
     @property
     def size(self) -> Float[Array, ""]:
@@ -35,6 +40,19 @@ class Rows(NamedTuple):
     def with_gram(self) -> "Rows":
         """Return the same rows with their Gram matrix."""
         return self._replace(gram=self.x @ self.x.T)
+
+    def replaced(self, places: Int[Array, " k"], others: "Rows") -> "Rows":
+        """Return the rows with `others` (k rows) in these places; a place past the end takes nothing."""
+
+        def put(old: Array, new: Array) -> Array:
+            return old.at[places].set(new, mode="drop")
+
+        x, y, weight = (put(old, new) for old, new in zip(self[:3], others[:3], strict=True))
+        if self.gram is None:
+            return Rows(x, y, weight)
+        across = others.x @ x.T
+        gram = self.gram.at[places, :].set(across, mode="drop").at[:, places].set(across.T, mode="drop")
+        return Rows(x, y, weight, gram)
 
     def take(self, index: Int[Array, " b"], real: Bool[Array, " b"]) -> "Rows":
         """Return the rows of these numbers, those that are not `real` with weight 0."""

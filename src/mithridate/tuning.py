@@ -6,7 +6,6 @@ Both train the learner for many λ at once (one batched run) and take the minimi
 import math
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 from sklearn.model_selection import StratifiedKFold
 
 from mithridate.errors import InputError
+from mithridate.execution import shared
 from mithridate.feasible import Box
 from mithridate.hypergradients import Bilevel
 from mithridate.learner import Learner
@@ -64,7 +64,7 @@ def minimise_on_fine_grid(losses: Losses, strengths: Box, spacing: float = 0.05)
     return float(grid[first_minimiser(np.asarray(losses(jnp.asarray(grid, dtype=float))))])
 
 
-@eqx.filter_jit
+@shared
 def validation_losses(
     problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, " k"], key: Key[Array, ""]
 ) -> Float[Array, " k"]:
@@ -92,7 +92,7 @@ def folds(y: np.ndarray, k: int, seed: int) -> np.ndarray:
     return masks
 
 
-@eqx.filter_jit
+@shared
 def cross_validation_losses(
     learner: Learner,
     rows: Rows,
@@ -103,7 +103,7 @@ def cross_validation_losses(
     """Return the mean loss of the held-out rows for each λ, over all folds."""
 
     def fold(mask: Bool[Array, " n"]) -> Float[Array, " k"]:
-        kept, out = rows.with_weight(jnp.where(mask, 0.0, 1.0)), rows.with_weight(jnp.where(mask, 1.0, 0.0))
+        kept, out = (rows.with_weight(jnp.where(part, rows.weight, 0.0)) for part in (~mask, mask))
 
         def loss(log_strength: Float[Array, ""]) -> Float[Array, ""]:
             return learner.mean_loss(learner.train((kept,), log_strength, key), (out,)) * out.size

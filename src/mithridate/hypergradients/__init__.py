@@ -2,11 +2,25 @@
 
 from mithridate.hypergradients.forward import Combined, Forward
 from mithridate.hypergradients.implicit import Implicit
-from mithridate.hypergradients.problem import Bilevel, Hypergradient, HypergradientMethod, Status
+from mithridate.hypergradients.problem import (
+    STATUSES,
+    Bilevel,
+    Hypergradient,
+    HypergradientMethod,
+    Status,
+    number,
+)
 from mithridate.hypergradients.reverse import Checkpointed, Reverse
 from mithridate.hypergradients.reversible import Reversible
 
+METHODS: dict[str, type[HypergradientMethod]] = {
+    method.__name__.lower(): method for method in (Reverse, Checkpointed, Reversible, Forward, Implicit)
+}
+"""The five ways of the paper, by the names of the configuration."""
+
 __all__ = [
+    "METHODS",
+    "STATUSES",
     "Bilevel",
     "Checkpointed",
     "Combined",
@@ -17,4 +31,5 @@ __all__ = [
     "Reverse",
     "Reversible",
     "Status",
+    "number",
 ]

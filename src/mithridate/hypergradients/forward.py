@@ -16,6 +16,7 @@ from mithridate.hypergradients.problem import (
     Bilevel,
     Hypergradient,
     HypergradientMethod,
+    Status,
     check_unrolled,
     finite_status,
 )
@@ -99,7 +100,7 @@ class Combined(HypergradientMethod):
         points = self.poison(problem, x_poison, log_strength, key, memory[0])
         # Where the points are fixed rows, a method has λ alone to differentiate, at λ's cost.
         hyper = self.hyper(problem.settled(x_poison), x_poison[:0], log_strength, key, memory[1])
-        status = type(points.status).where(points.status == type(points.status).ok, hyper.status, points.status)
+        status = Status.where(points.status == Status.ok, hyper.status, points.status)
         diagnostics = points.diagnostics | hyper.diagnostics
         return Hypergradient(
             points.value, points.poison, hyper.hyper, status, diagnostics, (points.memory, hyper.memory)

@@ -8,15 +8,14 @@ Successive outer steps solve nearly the same problem: for a victim that is solve
 from the last ones.
 """
 
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from mithridate.dual import Point, leading_directions
+from mithridate.dual import Leading, Point
 from mithridate.errors import InputError
 from mithridate.gram import from_rows
 from mithridate.hypergradients.problem import Bilevel, Hypergradient, HypergradientMethod, Status, worst
@@ -58,22 +57,21 @@ def oracles(problem: Bilevel, x_poison: Array, log_strength: Array) -> Oracles:
 
 
 class Memory(NamedTuple):
-    """What the next call starts from: calls, w*, v, the rows' leading directions (dual only), whether H was sound."""
+    """What the next call starts from: the number of calls, w*, v, the rows' leading directions (dual only)."""
 
     calls: Int[Array, ""]
     solution: Any
     adjoint: Any
     leading: Any
-    sound: Bool[Array, ""]
 
 
 class Implicit(HypergradientMethod):
     """Eq. 4 by conjugate gradient, from four oracles.
 
-    Arguments: `tolerance`, relative, of the linear solve (default 3e-5 in float32, 1e-8 in float64); `schedule`, by which
-    it is reached over successive calls: `constant`, `quadratic` (0.1/t²) or `exponential` (0.1·0.9^t), as in Pedregosa
-    (2016); `damping` ≥ 0, added to the
-    Hessian; `steps`, the most of CG; `stationarity`, up to which w counts as optimal, in both ‖∇L(w)‖/‖∇L(w0)‖ and
+    Arguments: `tolerance`, relative, of the linear solve (default 3e-5 in float32, 1e-8 in float64); `schedule`, by
+    which it is reached over successive calls: `constant`, `quadratic` (0.1/t²) or `exponential` (0.1·0.9^t), as in
+    Pedregosa (2016); `damping` ≥ 0, added to the Hessian;
+    `steps`, the most of CG; `stationarity`, up to which w counts as optimal, in both ‖∇L(w)‖/‖∇L(w0)‖ and
     |⟨v, ∇L(w)⟩|/A(w), the first-order distance of A from its value at the optimum. Diagnostics: these two as `residual`
     and `gap`, the steps of CG and, where the victim is solved, of Newton's method. Raises `InputError` for a number out
     of range.
@@ -81,7 +79,7 @@ class Implicit(HypergradientMethod):
 
     tolerance: float | None = None
     schedule: Schedule = eqx.field(default="constant", static=True)
-    damping: float = 0.0
+    damping: float = eqx.field(default=0.0, static=True)
     steps: int = eqx.field(default=500, static=True)
     stationarity: float = 1e-3
 
@@ -101,23 +99,18 @@ class Implicit(HypergradientMethod):
         log_strength: Float[Array, "*groups"],
         key: Key[Array, ""],
     ) -> Memory:
-        """Return a solution at (X_p, λ), and whether the Hessian there can be told from a singular one."""
-        if _dual(problem, x_poison):
-            dual = problem.learner.dual(problem.blocks(x_poison), log_strength)
-            largest = jnp.max(jnp.abs(dual.kernel @ jnp.ones_like(dual.y))) / len(dual.y)
-            sound = dual.rho > jnp.finfo(dual.rho.dtype).eps * largest
-            basis = leading_directions(problem.rest.x)
-            leading = (basis, problem.rest.x @ basis)
-            features = tuple(b.x for b in problem.blocks(x_poison))
-            dual = replace(dual, leading=jnp.concatenate([x @ basis for x in features]))
-            found = dual.solve(Point(jnp.zeros_like(dual.y), jnp.zeros(())), problem.learner.rule)
-            solution = (found.point, from_rows(features, found.point.coefs), found.point.bias)
-            return Memory(jnp.zeros((), int), solution, jnp.zeros_like(dual.y), leading, sound)
-        params = self._inner(problem, x_poison, log_strength, key, None)
-        product = oracles(problem, x_poison, log_strength).product
-        sound = self._sound(lambda v: add(product(params, v), v, self.damping), params, key)
-        nothing = jax.tree.map(jnp.zeros_like, params)
-        return Memory(jnp.zeros((), int), params, nothing, (), sound)
+        """Return the optimum at (X_p, λ), or w0 where w is trained anew at every call."""
+        if not self._by_rows(problem, x_poison):
+            params = problem.learner.model.init(jax.random.split(key)[0])
+            if problem.learner.solved:
+                params = problem.learner.solve(problem.blocks(x_poison), log_strength, key).params
+            return Memory(jnp.zeros((), int), params, jax.tree.map(jnp.zeros_like, params), ())
+        features = tuple(b.x for b in problem.blocks(x_poison))
+        leading = Leading.of(problem.rest.x)
+        dual = problem.learner.dual(problem.blocks(x_poison), log_strength, leading)
+        found = dual.solve(Point(jnp.zeros_like(dual.y), jnp.zeros(())), problem.learner.rule)
+        solution = (found.point, from_rows(features, found.point.coefs), found.point.bias)
+        return Memory(jnp.zeros((), int), solution, jnp.zeros_like(dual.y), leading)
 
     def __call__(
         self,
@@ -129,17 +122,25 @@ class Implicit(HypergradientMethod):
     ) -> Hypergradient:
         """Return A(w) and its derivatives at (X_p, λ)."""
         memory = memory or self.start(problem, x_poison, log_strength, key)
-        way = self._by_rows if _dual(problem, x_poison) else self._by_parameters
+        way = self._rows if self._by_rows(problem, x_poison) else self._parameters
         return way(problem, x_poison, log_strength, key, memory)
 
-    def _by_parameters(
+    def _parameters(
         self, problem: Bilevel, x_poison: Array, log_strength: Array, key: Array, memory: Memory
     ) -> Hypergradient:
-        params = self._inner(problem, x_poison, log_strength, key, memory.solution)
+        if problem.learner.solved:
+            blocks = problem.blocks(x_poison)
+            params = problem.learner.solve(blocks, log_strength, key, memory.solution).params
+        else:
+            params = problem.train(x_poison, log_strength, key)
         ask = oracles(problem, x_poison, log_strength)
         value, right = ask.outer(params)
+
+        def product(v: Any) -> Any:
+            return add(ask.product(params, v), v, self.damping)
+
         found = conjugate_gradient(
-            lambda v: add(ask.product(params, v), v, self.damping),
+            product,
             right,
             self._tolerance(memory.calls, value),
             memory.adjoint,
@@ -153,16 +154,16 @@ class Implicit(HypergradientMethod):
         gap = jnp.abs(jnp.sum(jnp.stack(jax.tree.leaves(pairs)))) / value
         diagnostics = {"residual": residual, "gap": gap, "cg_steps": found.steps}
         remembered = memory._replace(calls=memory.calls + 1, solution=params, adjoint=_or_zero(v))
-        return self._result(value, poison, hyper, found.converged, memory.sound, diagnostics, remembered)
+        sound = self._sound(product, right, key)
+        return self._result(value, poison, hyper, found.converged, sound, diagnostics, remembered)
 
-    def _by_rows(
+    def _rows(
         self, problem: Bilevel, x_poison: Array, log_strength: Array, key: Array, memory: Memory
     ) -> Hypergradient:
         learner, blocks, target = problem.learner, problem.blocks(x_poison), problem.target
         features = tuple(b.x for b in blocks)
-        (point, w, bias), (basis, leading) = memory.solution, memory.leading
-        leading = jnp.concatenate([leading, *(x @ basis for x in features[1:])])
-        dual = replace(learner.dual(blocks, log_strength), leading=leading)
+        point, w, bias = memory.solution
+        dual = learner.dual(blocks, log_strength, memory.leading)
         # The last w is nearer to the new optimum than the last coefficients with the points moved.
         found = dual.solve(point, learner.rule, jnp.concatenate([x @ w for x in features]) + bias)
         (coefs, bias), (slope, s) = found.point, dual.slopes(found.z)
@@ -178,16 +179,18 @@ class Implicit(HypergradientMethod):
         solve, mu = dual.bordered(s, s * reach, jnp.sum(slope_target), tolerance, memory.adjoint, self.steps)
         bend = s * solve.value
         v = (h - from_rows(features, bend)) / dual.rho
-        last = slice(len(leading) - len(x_poison), None)
+        last = slice(len(slope) - len(x_poison), None)
         poison = -(slope[last, None] * v[None, :] + bend[last, None] * w[None, :])
         hyper = -dual.rho * jnp.vdot(w, v)
         along = (reach - dual.kernel @ bend) / dual.rho  # X·v
         gap = jnp.abs(jnp.vdot(along, slope + dual.rho * coefs) + mu / dual.rho * jnp.sum(slope)) / value
+        # The smallest eigenvalue of H is about ρ, the largest of the order of K's.
+        sound = dual.rho > jnp.finfo(dual.rho.dtype).eps * jnp.max(jnp.diagonal(dual.kernel))
         diagnostics = {"residual": found.residual, "gap": gap, "cg_steps": solve.steps}
         diagnostics |= {"newton_steps": found.newton_steps, "newton_cg_steps": found.cg_steps}
         solution = (_or_zero(found.point), *_or_zero((w, bias)))
         remembered = memory._replace(calls=memory.calls + 1, solution=solution, adjoint=_or_zero(solve.value))
-        return self._result(value, poison, hyper, solve.converged, memory.sound, diagnostics, remembered)
+        return self._result(value, poison, hyper, solve.converged, sound, diagnostics, remembered)
 
     def _result(
         self,
@@ -209,11 +212,6 @@ class Implicit(HypergradientMethod):
             (jnp.any(poison != 0) | jnp.any(hyper != 0), Status.flat),
         )
         return Hypergradient(value, poison, hyper, status, diagnostics, memory)
-
-    def _inner(self, problem: Bilevel, x_poison: Array, log_strength: Array, key: Array, start: Any) -> Any:
-        if problem.learner.solved:
-            return problem.learner.solve(problem.blocks(x_poison), log_strength, key, start).params
-        return problem.train(x_poison, log_strength, key)
 
     def _tolerance(self, calls: Array, like: Array) -> Array:
         wide = like.dtype == jnp.float64
@@ -243,9 +241,10 @@ class Implicit(HypergradientMethod):
         curved = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(jnp.vdot, answer, product(answer))))) > 0
         return (smallest > 10 * jnp.finfo(leaves[0].dtype).eps * largest) & curved
 
-
-def _dual(problem: Bilevel, x_poison: Array) -> bool:
-    return problem.learner.solved and problem.learner.chosen_space(problem.blocks(x_poison)) == "gram"
+    def _by_rows(self, problem: Bilevel, x_poison: Array) -> bool:
+        """Return whether the rows' coordinates serve, in which the Hessian is not damped."""
+        learner = problem.learner
+        return learner.solved and not self.damping and learner.chosen_space(problem.blocks(x_poison)) == "gram"
 
 
 def _or_zero(tree: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mithridate.errors import InputError
 from mithridate.learner import Learner, Loop, scan
@@ -23,6 +23,15 @@ class Status(eqx.Enumeration):
     not_stationary = "inner training is not at its optimum, where the implicit hypergradient holds: train longer"
     unsolved = "conjugate gradient did not reach its tolerance: raise its steps, λ or the damping"
     singular = "the Hessian is singular or indefinite to rounding: raise λ or the damping, or compute in float64"
+
+
+STATUSES = ("ok", "non_finite", "flat", "drifted", "overflowed", "not_stationary", "unsolved", "singular")
+"""The members by name, in order."""
+
+
+def number(status: Status) -> Int[Array, "..."]:
+    """Return a status as its place in `STATUSES`, which a figure or a file can hold."""
+    return sum(i * (status == getattr(Status, name)) for i, name in enumerate(STATUSES))
 
 
 class Hypergradient(NamedTuple):

@@ -1,0 +1,120 @@
+"""From a configuration to the objects it names: victim, defenders, attack, and the threat model in words."""
+
+import math
+
+from mithridate.attack import Attack
+from mithridate.config import AuditConfig
+from mithridate.datasets import Split
+from mithridate.errors import InputError
+from mithridate.feasible import Box
+from mithridate.hypergradients import METHODS
+from mithridate.learner import Learner
+from mithridate.models import MLP, LogisticRegression, Model
+from mithridate.policies import Policy, parse_policy
+from mithridate.rows import Rows
+from mithridate.steps import hyper_rule, poison_rule
+from mithridate.training import Exact, GradientDescent, MinibatchSGD
+
+
+def policies_of(config: AuditConfig) -> list[Policy]:
+    """Return the defenders, each of whom the evaluation can train."""
+    descent, strengths = hyper_rule(config.hyper_rule, config.hyper_step), Box(*config.strength_bounds)
+    policies = [
+        parse_policy(text, strengths, descent, config.closing, config.folds, config.seed) for text in config.policies
+    ]
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise InputError(f"policies are named twice: {', '.join(names)}")
+    for policy in policies if config.victim == "sgd" else ():
+        shrinkage = config.train_learning_rate * math.exp(float(policy.strengths.high)) / config.train
+        if shrinkage >= 2:
+            raise InputError(
+                f"policy {policy.name}: with λ up to {float(policy.strengths.high):g} the evaluation's SGD diverges "
+                f"(η·e^λ/n = {shrinkage:.3g}, must be below 2); lower λ or train_learning_rate"
+            )
+    return policies
+
+
+def model_of(config: AuditConfig, n_features: int) -> Model:
+    """Return the victim's model."""
+    return MLP(n_features, config.hidden) if config.model == "mlp" else LogisticRegression(n_features)
+
+
+def learner_of(config: AuditConfig, split: Split, policy: Policy) -> Learner:
+    """Return the victim as trained inside the attack, its steps cut where they would come near divergence."""
+    model = model_of(config, split.x_train.shape[1])
+    if config.inner == "exact":
+        return Learner(model, Exact(), space=config.space)
+    inner = GradientDescent(config.learning_rate, config.inner_steps)
+    learner = Learner(model, inner, space=config.space)
+    if not config.stabilise:
+        return learner
+    curvature = learner.curvature(Rows.of(split.x_train, split.y_train), float(policy.strengths.high))
+    return learner.with_rule(inner.subdivided(curvature))
+
+
+def attack_of(config: AuditConfig, split: Split, policy: Policy, seed: str) -> Attack:
+    """Return the attack on one split and policy; it depends on no other."""
+    return Attack(
+        learner=learner_of(config, split, policy),
+        target=(split.x_valid, split.y_valid),
+        feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
+        policy=policy,
+        points=config.points,
+        batch=config.batch,
+        budget=config.budget,
+        steps=config.joint_hyperiterations if policy.descent else config.hyperiterations,
+        ascent=poison_rule(config.poison_rule, config.poison_step),
+        hypergradient=None if config.hypergradient == "auto" else METHODS[config.hypergradient](),
+        select=config.select,
+        alternate=config.alternate,
+        seed=seed,
+    )
+
+
+def evaluation_rule(config: AuditConfig) -> MinibatchSGD | Exact:
+    """Return how the victim is trained to be measured."""
+    if config.victim == "exact":
+        return Exact()
+    return MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)
+
+
+def mismatch(config: AuditConfig) -> str:
+    """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
+    if (config.inner == "exact") == (config.victim == "exact"):
+        return ""
+    attacked, evaluated = ("solved to optimality", "trained by SGD")[:: 1 if config.inner == "exact" else -1]
+    return (
+        f"the attack is crafted on a victim {attacked.replace('SGD', 'gradient descent')} and evaluated on one "
+        f"{evaluated}: the worst case for the latter may be worse (see victim and inner)"
+    )
+
+
+def threat_model(config: AuditConfig) -> dict[str, str]:
+    """Return what the attacker knows, controls and may change, in plain words."""
+    replaced = config.budget == "replaced"
+    within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
+    cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
+    return {
+        "goal": "indiscriminate: the largest loss on the validation rows (Eq. 3)",
+        "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
+        "(perfect knowledge, the worst case)",
+        "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
+        + ("take the place of training rows drawn at random" if replaced else "are added to the training rows"),
+        "may_change": f"every feature of its points, {within}; each starts as a clone of a validation row, drawn at "
+        "random, with the other class's label, which it keeps",
+        "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
+        "budget": f"{config.budget}: ratio = poison / "
+        + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
+        "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
+        "inner_training": "solved to optimality"
+        if config.inner == "exact"
+        else f"full-batch gradient descent, η = {config.learning_rate:g}, T = {config.inner_steps}"
+        + (f"; its steps{cut}" if config.stabilise else ""),
+        "evaluation": "solved to optimality on the poisoned rows"
+        if config.victim == "exact"
+        else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
+        f"{config.batch_size}, {config.epochs} epochs",
+        "not_tested": "other choices of rows and labels, targeted and backdoor attacks, attackers with less knowledge, "
+        "outlier filters, other models",
+    }
