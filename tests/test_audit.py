@@ -5,6 +5,7 @@ import shutil
 from dataclasses import fields
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,3 +220,18 @@ def test_a_run_can_be_written_into_the_current_directory(result, tmp_path, monke
 def test_a_result_is_refused_where_a_run_stands(result, run):
     with pytest.raises(mi.StorageError, match="already holds a run"):
         result.save(run)
+
+
+def test_more_ratios_need_no_more_compilations():
+    """Every ratio has the shapes of the first, the last and smaller batch of points included."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **about: compiled.append(about["fun_name"]) if "backend_compile" in event else None
+    )
+    options = SMALL | {"splits": 1, "policies": ("learned", "cv-poisoned"), "epochs": 59}
+    mi.audit("digits-0v8", **options)
+    before = len(compiled)
+    mi.audit("digits-0v8", **options | {"points": 8})
+    assert "jit(take_steps)" in compiled
+    # The starting points are projected all at once, by their number.
+    assert set(compiled[before:]) <= {"jit(convert_element_type)", "jit(broadcast_in_dim)", "jit(clip)"}

@@ -5,8 +5,9 @@ S = √D, a Newton step and the implicit hypergradient's adjoint are both border
 
     (ρ·I + S·K·S) y = c + μ·S1,   1ᵀS y = d,
 
-solved by conjugate gradient on the complement of S1. K of real data has a few large eigenvalues and a long tail, so the
-system is preconditioned with K ≈ B·Bᵀ, B (n, q) the rows in a basis of the leading directions: by Woodbury's identity
+solved by conjugate gradient on the complement of S1 (by Cholesky where ρ is very small). K of real data has a few
+large eigenvalues and a long tail, so the system is preconditioned with K ≈ B·Bᵀ, B (n, q) the rows in a basis of the
+leading directions: by Woodbury's identity
 
     (ρ·I + S·B·Bᵀ·S)⁻¹ = (I − S·B·(ρ·I + Bᵀ·D·B)⁻¹·Bᵀ·S)/ρ,
 
@@ -25,6 +26,9 @@ from jaxtyping import Array, Float, Int
 from mithridate.newton import CG_STEPS, Solve, conjugate_gradient
 from mithridate.rows import Rows
 from mithridate.training import Exact
+
+ILL_CONDITIONED = 1e-6
+"""ρ over K's largest diagonal entry below which the systems are factorised."""
 
 
 class Point(NamedTuple):
@@ -83,6 +87,11 @@ class Dual(eqx.Module):
         rows = [leading.first, *(b.x @ leading.basis for b in blocks[1:])]
         return cls(loss, kernel, y, weight, rho, jnp.concatenate(rows))
 
+    @property
+    def origin(self) -> Point:
+        """w = 0."""
+        return Point(jnp.zeros_like(self.y), jnp.zeros((), self.y.dtype))
+
     def slopes(self, z: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """Return r and S at z."""
 
@@ -99,8 +108,7 @@ class Dual(eqx.Module):
         last optimum before the rows moved. The first step is then taken from there, and kept if it leads lower than
         `start`.
         """
-        origin = Point(jnp.zeros_like(start.coefs), jnp.zeros_like(start.bias))
-        scale = jnp.maximum(self._gradient_norm(origin, origin.coefs), jnp.finfo(start.coefs.dtype).tiny)
+        scale = jnp.maximum(self._gradient_norm(self.origin, self.origin.coefs), jnp.finfo(start.coefs.dtype).tiny)
 
         eps = jnp.finfo(start.coefs.dtype).eps
 
@@ -126,13 +134,14 @@ class Dual(eqx.Module):
 
             value, whole = self.value(at.point, at.z), jnp.ones(())
             rounding = 4 * eps * jnp.abs(value)
+            # Near the optimum the objective's rounding hides its fall, but the gradient's still shows.
+            halved = self._gradient_norm(*moved(whole)) / scale < 0.5 * at.residual
             size, reached = jax.lax.while_loop(
-                lambda state: ~(state[1] <= value + rounding) & (state[0] > 1e-4),
+                lambda state: ~halved & ~(state[1] <= value + rounding) & (state[0] > 1e-4),
                 shorter,
                 (whole, self.value(*moved(whole))),
             )
             new = measured(*moved(size), at.newton_steps + 1, at.cg_steps + taken)
-            # Where rounding hides the objective's fall, the gradient's still shows.
             better = (reached < value - rounding) | (new.residual < 0.5 * at.residual)
             return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, at), better
 
@@ -168,7 +177,32 @@ class Dual(eqx.Module):
         start: Float[Array, " n"] | None = None,
         steps: int = CG_STEPS,
     ) -> tuple[Solve, Float[Array, ""]]:
-        """Return y and μ of the bordered system with c = `right`, d = `border`."""
+        """Return y and μ of the bordered system with c = `right`, d = `border`.
+
+        By conjugate gradient, or by Cholesky where ρ is so small against K that the latter is faster and surer.
+        """
+        ill = self.rho < ILL_CONDITIONED * jnp.max(jnp.diagonal(self.kernel))
+        start = jnp.zeros_like(right) if start is None else start
+        return jax.lax.cond(
+            ill,
+            lambda: self._factorised(s, right, border, tolerance),
+            lambda: self._iterated(s, right, border, tolerance, start, steps),
+        )
+
+    def _factorised(
+        self, s: Array, right: Array, border: Array, tolerance: float | Array
+    ) -> tuple[Solve, Float[Array, ""]]:
+        matrix = self.kernel * s[:, None] * s[None, :] + self.rho * jnp.eye(len(s), dtype=s.dtype)
+        both = jnp.stack([right, s], 1)
+        alone, along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix, lower=True), both).T
+        mu = (border - jnp.vdot(s, alone)) / jnp.maximum(jnp.vdot(s, along), jnp.finfo(s.dtype).tiny)
+        y = alone + mu * along
+        missed = jnp.linalg.norm(right + mu * s - matrix @ y)
+        return Solve(y, missed <= tolerance * jnp.linalg.norm(right), jnp.zeros((), int)), mu
+
+    def _iterated(
+        self, s: Array, right: Array, border: Array, tolerance: float | Array, start: Array, steps: int
+    ) -> tuple[Solve, Float[Array, ""]]:
         length = jnp.maximum(jnp.linalg.norm(s), jnp.finfo(s.dtype).tiny)
         unit = s / length
 
@@ -183,7 +217,7 @@ class Dual(eqx.Module):
             lambda y: self.rho * y + project(spread(project(y))),
             project(right - spread(along)),
             tolerance,
-            None if start is None else project(start),
+            project(start),
             lambda r: project(precondition(project(r))),
             steps,
         )

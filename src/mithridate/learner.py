@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mithridate import gram
-from mithridate.dual import Dual, Leading, Point
+from mithridate.dual import Dual, DualSolution, Leading, Point
 from mithridate.losses import cross_entropy
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
@@ -162,12 +162,40 @@ class Learner(eqx.Module):
         w0 = self.model.init(jax.random.split(key)[0])
         if self.chosen_space(blocks) == "gram":
             problem = self.dual(blocks, log_strength)
-            found = problem.solve(Point(jnp.zeros_like(problem.y), jnp.zeros(())), self.rule)
-            weight = gram.from_rows(tuple(b.x for b in blocks), found.point.coefs)
-            return Solution(LinearParams(weight, found.point.bias), *found[2:])
+            return self._from_dual(blocks, problem.solve(problem.origin, self.rule))
         n = _size(blocks)
         start = w0 if start is None else start
         return minimise_convex(lambda p: self.objective(p, blocks, log_strength, n), w0, start, self.rule)
+
+    def path(
+        self,
+        blocks: tuple[Rows, ...],
+        log_strengths: Float[Array, " k"],
+        key: Key[Array, ""],
+        measure: Callable[[Any], Float[Array, ""]],
+    ) -> Float[Array, " k"]:
+        """Return `measure` of the w trained with each λ.
+
+        All are trained at once; a victim that is solved goes down from the last λ, each optimum found from the last.
+        """
+        if not (self.solved and self.chosen_space(blocks) == "gram"):
+            return jax.lax.map(
+                lambda s: measure(self.train(blocks, s, key)), log_strengths, batch_size=min(34, len(log_strengths))
+            )
+        problem = self.dual(blocks, log_strengths[0])
+
+        def solve(point: Point, log_strength: Array) -> tuple[Point, Array]:
+            own = replace(problem, rho=jnp.exp(log_strength) / _size(blocks))
+            # ρ·a changes less along the path than a does.
+            found = own.solve(Point(point.coefs / own.rho, point.bias), self.rule)
+            scaled = Point(found.point.coefs * own.rho, found.point.bias)
+            return scaled, measure(self._from_dual(blocks, found).params)
+
+        return jax.lax.scan(solve, problem.origin, log_strengths, reverse=True)[1]
+
+    def _from_dual(self, blocks: tuple[Rows, ...], found: DualSolution) -> Solution:
+        weight = gram.from_rows(tuple(b.x for b in blocks), found.point.coefs)
+        return Solution(LinearParams(weight, found.point.bias), *found[2:])
 
     def dual(
         self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], leading: Leading | None = None

@@ -27,10 +27,10 @@ class Rows(NamedTuple):
 
         With a `capacity`, rows of zeros and weight 0 follow up to that number.
         """
-        spare = (capacity or len(y)) - len(y)
-        features = jnp.pad(jnp.asarray(x, dtype=float), ((0, spare), (0, 0)))
-        labels = jnp.pad(jnp.asarray(y, dtype=float), (0, spare))
-        return cls(features, labels, jnp.pad(jnp.ones(len(y)), (0, spare)))
+        spare = (0, (capacity or len(y)) - len(y))
+        features = jnp.asarray(np.pad(np.asarray(x), (spare, (0, 0))), dtype=float)
+        labels = jnp.asarray(np.pad(np.asarray(y), spare), dtype=float)
+        return cls(features, labels, jnp.asarray(np.pad(np.ones(len(y)), spare), dtype=float))
 
     @property
     def size(self) -> Float[Array, ""]:

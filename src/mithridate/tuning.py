@@ -69,7 +69,7 @@ def validation_losses(
     problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, " k"], key: Key[Array, ""]
 ) -> Float[Array, " k"]:
     """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3)."""
-    return jax.lax.map(lambda s: problem.value(x_poison, s, key), log_strengths, batch_size=2 * POINTS)
+    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, problem.attacker_loss)
 
 
 def smaller_class(y: np.ndarray) -> int:
@@ -105,9 +105,6 @@ def cross_validation_losses(
     def fold(mask: Bool[Array, " n"]) -> Float[Array, " k"]:
         kept, out = (rows.with_weight(jnp.where(part, rows.weight, 0.0)) for part in (~mask, mask))
 
-        def loss(log_strength: Float[Array, ""]) -> Float[Array, ""]:
-            return learner.mean_loss(learner.train((kept,), log_strength, key), (out,)) * out.size
-
-        return jax.vmap(loss)(log_strengths)
+        return learner.path((kept,), log_strengths, key, lambda params: learner.mean_loss(params, (out,)) * out.size)
 
     return jnp.sum(jax.lax.map(fold, held_out), axis=0) / rows.size

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mithridate.dual import Leading, Point
+from mithridate.dual import Leading
 from mithridate.errors import InputError
 from mithridate.gram import from_rows
 from mithridate.hypergradients.problem import Bilevel, Hypergradient, HypergradientMethod, Status, worst
@@ -108,7 +108,7 @@ class Implicit(HypergradientMethod):
         features = tuple(b.x for b in problem.blocks(x_poison))
         leading = Leading.of(problem.rest.x)
         dual = problem.learner.dual(problem.blocks(x_poison), log_strength, leading)
-        found = dual.solve(Point(jnp.zeros_like(dual.y), jnp.zeros(())), problem.learner.rule)
+        found = dual.solve(dual.origin, problem.learner.rule)
         solution = (found.point, from_rows(features, found.point.coefs), found.point.bias)
         return Memory(jnp.zeros((), int), solution, jnp.zeros_like(dual.y), leading)
 

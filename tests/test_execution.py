@@ -1,0 +1,80 @@
+"""Chains in turn and chains as one batch give the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mithridate as mi
+from conftest import SMALL
+from mithridate import execution
+from mithridate.execution import shared
+
+calls: list[int] = []
+
+
+@shared
+def double(x: jax.Array, times: int) -> jax.Array:
+    calls.append(times)  # once per compilation
+    return 2.0**times * x
+
+
+def chain(start: float, steps: int, times: int = 1) -> float:
+    x = jnp.asarray(start)
+    for _ in range(steps):
+        x = double(x, times) + 1.0
+    return float(x)
+
+
+@pytest.mark.parametrize("how", ["serial", "batched"])
+def test_chains_of_different_lengths_and_statics(how):
+    """Calls are batched with their like; a chain that has ended is not waited for."""
+    chains = [lambda s=s, n=n, k=k: chain(s, n, k) for s, n, k in [(1.0, 3, 1), (2.0, 3, 1), (3.0, 5, 1), (1.0, 2, 3)]]
+    assert execution.run(chains, how) == [15.0, 23.0, 127.0, 73.0]
+
+
+def test_calls_of_the_same_shape_are_one_call():
+    before = len(calls)
+    execution.run([lambda s=s: chain(float(s), 4, times=7) for s in range(6)], "batched")
+    assert len(calls) - before == 1, "six chains, four calls each: compiled once, for the batch"
+
+
+def test_an_error_in_one_chain_is_raised_and_leaves_nobody_waiting():
+    def broken() -> float:
+        chain(1.0, 1)
+        raise mi.InputError("no")
+
+    with pytest.raises(mi.InputError, match="no"):
+        execution.run([lambda: chain(1.0, 4), broken, lambda: chain(2.0, 2)], "batched")
+
+
+def test_an_error_in_the_batched_call_reaches_every_chain():
+    @shared
+    def refuse(x: jax.Array) -> jax.Array:
+        raise mi.InputError("not this")
+
+    with pytest.raises(mi.InputError, match="not this"):
+        execution.run([lambda: refuse(jnp.ones(2)), lambda: refuse(jnp.zeros(2))], "batched")
+
+
+def test_the_precision_in_force_holds_in_every_chain():
+    with jax.enable_x64(True):
+        found = execution.run([lambda: double(jnp.ones(()), 1).dtype, lambda: double(jnp.ones(()), 1).dtype], "batched")
+    assert found == [jnp.float64, jnp.float64]
+
+
+def test_a_batched_audit_equals_the_serial_one(result):
+    """Up to rounding, which a batch may do in another order."""
+    batched = mi.audit("digits-0v8", policies=("fixed=-8", "learned"), execution="batched", **SMALL)
+    serial = result.frame[result.frame["policy"].isin(("fixed=-8", "learned"))].reset_index(drop=True)
+    for column in ("split", "policy", "n_poison", "status", "space"):
+        assert (batched.frame[column] == serial[column]).all()
+    for column in ("test_error", "valid_loss", "valid_loss_after", "log_strength", "baseline_valid_loss"):
+        np.testing.assert_allclose(batched.frame[column], serial[column], rtol=2e-2, atol=2e-2, err_msg=column)
+    for cell, arrays in batched.poison.items():
+        np.testing.assert_array_equal(arrays["x_start"], result.poison[cell]["x_start"])
+
+
+def test_the_switch_follows_the_device():
+    assert execution.chosen("auto") == ("serial" if jax.default_backend() == "cpu" else "batched")
+    assert execution.chosen("batched") == "batched"
