@@ -151,14 +151,14 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 def solves(model: Model, penalty: Penalty) -> bool:
     """Return whether `dual` can solve a learner with these parts: one linear layer with L2."""
-    return isinstance(model, LogisticRegression) and isinstance(penalty, L2)
+    return type(model) is LogisticRegression and type(penalty) is L2  # a subclass may do something else
 
 
 def why_not(model: Model, penalty: Penalty) -> str:
     """Return why a learner with these parts cannot run in Gram space; empty when it can."""
     if not isinstance(model, LinearFirstLayer):
         return f"{type(model).__name__} does not have a linear first layer (see `LinearFirstLayer`)"
-    if not isinstance(penalty, L2):
+    if type(penalty) is not L2:  # a subclass may add something to it
         return f"its penalty is {type(penalty).__name__}, not L2"
     return ""
 
@@ -167,7 +167,7 @@ def check(model: Model, penalty: Penalty, solved: bool) -> None:
     """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
     reason = why_not(model, penalty)
     if solved and not reason and not solves(model, penalty):
-        reason = f"{type(model).__name__} is not linear, and only linear models are solved there"
+        reason = f"{type(model).__name__} is not LogisticRegression, and only that is solved there"
     if reason:
         raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
 

@@ -141,12 +141,12 @@ class Learner(eqx.Module):
     def train(
         self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""], loop: Loop = scan
     ) -> Any:
-        """Return wT, trained on `blocks` from a w0 drawn with `key`.
+        """Return wT, trained on `blocks` from a w0 drawn with `key`; NaN where a victim to be solved was not.
 
         Derivatives pass through the features of all blocks but the first, and through λ.
         """
         if self.solved:
-            return self.solve(blocks, log_strength, key).params
+            return self.solve(blocks, log_strength, key).or_nan()
         run, state, schedule = self.begin(blocks, log_strength, key)
         return run.final(self.rule.final(loop(self.step, run, state, schedule)))
 
@@ -189,7 +189,7 @@ class Learner(eqx.Module):
             # ρ·a changes less along the path than a does.
             found = own.solve(Point(point.coefs / own.rho, point.bias), self.rule)
             scaled = Point(found.point.coefs * own.rho, found.point.bias)
-            return scaled, measure(self._from_dual(blocks, found).params)
+            return scaled, measure(self._from_dual(blocks, found).or_nan())
 
         return jax.lax.scan(solve, problem.origin, log_strengths, reverse=True)[1]
 

@@ -24,6 +24,11 @@ class Solution(NamedTuple):
     newton_steps: Int[Array, ""]
     cg_steps: Int[Array, ""]
 
+    def or_nan(self) -> Any:
+        """Return the minimiser, or NaN where the gradient is not small: nothing unsolved passes for solved."""
+        solved = self.residual <= 1e-3
+        return jax.tree.map(lambda leaf: jnp.where(solved, leaf, jnp.nan), self.params)
+
 
 class Solve(NamedTuple):
     """The solution of one linear system, whether CG reached its tolerance, and in how many steps."""

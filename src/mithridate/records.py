@@ -51,7 +51,7 @@ class Record:
 
 
 FAULTS = {
-    "non-finite": "a hypergradient or the retrained victim is NaN or infinite: lower the learning rates or λ",
+    "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",
     "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve",

@@ -181,7 +181,7 @@ class Implicit(HypergradientMethod):
         v = (h - from_rows(features, bend)) / dual.rho
         last = slice(len(slope) - len(x_poison), None)
         poison = -(slope[last, None] * v[None, :] + bend[last, None] * w[None, :])
-        hyper = -dual.rho * jnp.vdot(w, v)
+        hyper = -dual.rho * jnp.vdot(w, v).reshape(log_strength.shape)
         along = (reach - dual.kernel @ bend) / dual.rho  # X·v
         gap = jnp.abs(jnp.vdot(along, slope + dual.rho * coefs) + mu / dual.rho * jnp.sum(slope)) / value
         # The smallest eigenvalue of H is about ρ, the largest of the order of K's.
