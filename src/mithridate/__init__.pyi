@@ -2,6 +2,8 @@ from ._version import __version__ as __version__
 from .attack import Attack as Attack
 from .attack import Poisoning as Poisoning
 from .auditing import audit as audit
+from .checking import CheckResult as CheckResult
+from .checking import check as check
 from .config import AuditConfig as AuditConfig
 from .datasets import Dataset as Dataset
 from .datasets import Split as Split
@@ -45,6 +47,7 @@ __all__ = [
     "AuditResult",
     "Bilevel",
     "Box",
+    "CheckResult",
     "Checkpointed",
     "Combined",
     "CrossValidated",
@@ -74,6 +77,7 @@ __all__ = [
     "StorageError",
     "__version__",
     "audit",
+    "check",
     "load_dataset",
     "load_result",
 ]

@@ -1,16 +1,17 @@
-"""The command line: `mithridate audit DATASET` and `mithridate datasets`.
+"""The command line: `mithridate audit DATASET`, `mithridate check DATASET` and `mithridate datasets`.
 
-The flags of `audit` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes: 0 done,
-1 the gate of `--fail-above` was exceeded, 2 bad input or nowhere to write.
+The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
+0 done, 1 the gate of `--fail-above` was exceeded or a check failed, 2 bad input or nowhere to write.
 """
 
+import functools
 import inspect
 import io
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +31,6 @@ from mithridate.errors import InputError, MithridateError, StorageError
 if TYPE_CHECKING:
     from mithridate.auditing import Progress as Standing
     from mithridate.results import AuditResult
-
-SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
 app = typer.Typer(
     help="How much poison can your machine-learning pipeline take? Worst-case data-poisoning audits.",
@@ -84,8 +83,8 @@ def datasets() -> None:
     console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
 
 
-def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`."""
+def _with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfig.model_fields) -> Callable[..., None]:
+    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`; its help has those that are shown."""
     signature = inspect.signature(command)
     fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = []
@@ -98,7 +97,8 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
         default = f" [default: {info.default}]" if info.default and not info.is_required() else ""
-        option = typer.Option(flag, help=f"{info.description}{default}", show_default=False)
+        text = f"{info.description}{default}"
+        option = typer.Option(flag, help=text, show_default=False, hidden=name not in shown)
         if name == "dataset":
             option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
         annotation = Annotated[kind | None, option]
@@ -106,6 +106,19 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = signature.replace(parameters=[*fixed, *made])
     command.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
     return command
+
+
+def _asked(file: Path | None, given: dict[str, Any]) -> AuditConfig:
+    """Return the configuration of a file and of flags, which override it."""
+    options = AuditConfig.read(file) if file else {}
+    flags = {name: value for name, value in given.items() if value is not None}
+    for one, other in (("points", "poison"), ("poison", "points")):
+        if one in flags:
+            options.pop(other, None)
+    options |= flags
+    if "dataset" not in options:
+        raise InputError("no data set named; `mithridate datasets` lists them")
+    return AuditConfig.of(**options)
 
 
 @app.command()
@@ -124,18 +137,11 @@ def audit(
     """Audit a data set: how bad can it get, for which defender?"""
     from mithridate.auditing import audit as run
     from mithridate.datasets import load_dataset
+    from mithridate.printing import print_audit
     from mithridate.results import check_free
     from mithridate.verdict import gate_failures, parse_gate
 
-    options = AuditConfig.read(config) if config else {}
-    flags = {name: value for name, value in given.items() if value is not None}
-    for one, other in (("points", "poison"), ("poison", "points")):
-        if one in flags:
-            options.pop(other, None)
-    options |= flags
-    if "dataset" not in options:
-        raise InputError("no data set named; `mithridate datasets` lists them")
-    asked = AuditConfig.of(**options)
+    asked = _asked(config, given)
     data = load_dataset(asked.dataset)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
     target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
@@ -150,12 +156,50 @@ def audit(
         if as_json:
             console.out(json.dumps(result.summary(), indent=2, ensure_ascii=False), highlight=False)
         elif not quiet:
-            _print(result)
+            print_audit(console, result)
     if not (quiet or as_json):
         console.print(f"\nRecords, poison and pictures: {written}", soft_wrap=True, highlight=False)
     if failures := gate_failures(result.frame, *gate) if gate else []:
         for failure in failures:
             errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
+        raise typer.Exit(1)
+
+
+CHECKED = (
+    *("dataset", "model", "hidden", "inner", "train", "valid", "points", "poison", "batch", "budget", "seed"),
+    *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "stabilise", "bounds", "strength_bounds"),
+)
+"""The options that matter to a check; it takes any of an audit's, so that one file serves both."""
+
+
+@app.command()
+@functools.partial(_with_flags, shown=CHECKED)
+def check(
+    *,
+    config: Annotated[Path | None, typer.Option(help="TOML file, as of an audit; flags override it.")] = None,
+    log_strength: Annotated[
+        float | None, typer.Option(help="λ at which to check; by default the middle of strength-bounds")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of the table")] = False,
+    **given: Any,
+) -> None:
+    """Check the hypergradients of an audit, on its own data, against central differences and one another.
+
+    Exit code 1 when a method is wrong without saying so.
+    """
+    from mithridate.checking import check as run
+    from mithridate.printing import print_check
+
+    asked = _asked(config, given)
+    with errors.status("") as status:
+        if as_json:
+            status.stop()
+        result = run(asked.dataset, asked, log_strength=log_strength, on_progress=status.update)
+    if as_json:
+        console.out(json.dumps(result.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+    else:
+        print_check(console, result)
+    if not result.ok:
         raise typer.Exit(1)
 
 
@@ -190,60 +234,6 @@ def _save(result: "AuditResult", target: Path) -> Path:
             rescue.parent.rmdir()
             raise error from None
         raise StorageError(f"{error}; the run was saved to {rescue} instead") from None
-
-
-def _print(result: "AuditResult") -> None:
-    """Print the tables and the verdict."""
-    from mithridate.verdict import METRICS, curves
-
-    found = curves(result.frame, (*METRICS, "baseline_test_error"))
-    ratios = next(iter(found.values()))["ratio"]
-    nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
-    shown = sorted(nearest | {len(ratios) - 1})
-    data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
-    console.print(
-        f"\n{config['model']} regression on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
-        f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
-        highlight=False,
-    )
-    error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
-    error.title = "Test error by share of poison"
-    did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
-    error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
-    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
-    end.title = f"At {ratios[-1]:.1%} poison"
-    for policy, curve in found.items():
-        error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))
-        tolerance = result.verdict.tolerance[policy]
-        sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
-        ends = (
-            " → ".join("—" if (value := curve[metric]["mean"][at]) is None else f"{value:.2f}" for at in (0, -1))
-            for metric in ("log_strength", "weight_norm_sq")
-        )
-        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), *ends)
-    for table in (error, end):
-        table.columns[0].no_wrap = True
-        for column in table.columns[1:]:
-            column.justify = "right"
-        console.print(table)
-    console.print("Verdict", style="bold")
-    for sentence in result.verdict.summary:
-        console.print(f"• {sentence}", highlight=False)
-    for warning in result.verdict.warnings:
-        console.print(f"! {warning}", style="yellow", highlight=False)
-    threat = result.threat_model
-    console.print(
-        f"Threat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
-        f"{threat['may_change']}. Validation rows: {threat['validation_set']}.",
-        highlight=False,
-    )
-
-
-def _cell(curve: dict[str, Any], i: int) -> str:
-    mean, low = curve["mean"][i], curve["low"][i]
-    if mean is None:
-        return "unknown"
-    return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
 
 
 def main() -> None:

@@ -1,0 +1,143 @@
+"""What a reproduction leaves: a frame, a figure, a caption, and claims with verdicts; in memory and as a directory."""
+
+import json
+import tempfile
+import textwrap
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mithridate.errors import StorageError
+from mithridate.results import check_free
+from mithridate.verdict import curves
+
+Answer = Literal["holds", "does not hold", "not enough data"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, and whether it came out here.
+
+    `number` orders the claims; `paper` is the sentence; `found`, what was seen, in words and numbers; `effect` ±
+    `half` in `unit`, the mean over splits and half its 95 % interval (None with one split); `expected`, what the effect
+    had to be for the sentence to hold; `verdict`.
+    """
+
+    number: str
+    paper: str
+    found: str
+    effect: float | None
+    half: float | None
+    unit: str
+    expected: str
+    verdict: Answer
+
+    def __str__(self) -> str:
+        """Return the claim as a paragraph."""
+        said = f"({self.number}) {self.verdict.upper()}: {self.paper}"
+        size = f"{signed(self.effect, self.half)} {self.unit}; expected {self.expected}"
+        lines = [(said, ""), (f"{size}. {self.found}", "    ")]
+        return "\n".join(textwrap.fill(line, 118, initial_indent=i, subsequent_indent="    ") for line, i in lines)
+
+
+def mean_and_half(values: pd.Series) -> tuple[float | None, float | None]:
+    """Return the mean of one value per split and half its 95 % interval; None where there is none."""
+    frame = pd.DataFrame({"policy": "", "n_poison": 0, "ratio": 0.0, "value": values.astype(float)})
+    found = curves(frame, ("value",))[""]["value"]
+    mean, low = found["mean"][0], found["low"][0]
+    return mean, None if mean is None or low is None else mean - low
+
+
+def above(bound: float, name: str = "") -> tuple[str, Callable[[float, float], Answer]]:
+    """Return the expectation that an effect exceeds `bound`, and its judge: the whole interval has to."""
+
+    def judge(low: float, high: float) -> Answer:
+        return "holds" if low > bound else "does not hold" if high <= bound else "not enough data"
+
+    return name or f"> {bound:g}", judge
+
+
+def within(margin: float) -> tuple[str, Callable[[float, float], Answer]]:
+    """Return the expectation that an effect is at most `margin` either way, and its judge: the whole interval is."""
+
+    def judge(low: float, high: float) -> Answer:
+        if -margin <= low and high <= margin:
+            return "holds"
+        return "does not hold" if low > margin or high < -margin else "not enough data"
+
+    return f"within ±{margin:g}", judge
+
+
+def claim(
+    number: str,
+    paper: str,
+    values: pd.Series,
+    unit: str,
+    expectation: tuple[str, Callable[[float, float], Answer]],
+    found: str,
+) -> Claim:
+    """Return the claim judged by one value per split; without a spread there are not enough data to judge by."""
+    mean, half = mean_and_half(values)
+    expected, judge = expectation
+    verdict = "not enough data" if mean is None or half is None else judge(mean - half, mean + half)
+    return Claim(number, paper, found, mean, half, unit, expected, verdict)
+
+
+def signed(mean: float | None, half: float | None) -> str:
+    """Return `+1.23 ± 0.45`, or as much of it as is known."""
+    if mean is None:
+        return "unknown"
+    return f"{mean + 0.0:+.3g}" + ("" if half is None else f" ± {half:.2g}")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One figure of the paper, made again.
+
+    `name`, as fig4; `frame`, plain numbers; `claims`; `caption`, how it was made; `settings`, the same for programs;
+    `figure`, drawn from the frame alone.
+    """
+
+    name: str
+    frame: pd.DataFrame = field(repr=False)
+    claims: tuple[Claim, ...]
+    caption: str
+    settings: dict[str, Any] = field(repr=False)
+    figure: Figure = field(repr=False)
+
+    def report(self) -> str:
+        """Return the claims as text, each with its verdict and numbers."""
+        return "\n".join(map(str, self.claims))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `NAME.parquet`, `NAME.png`, `NAME.svg`, `caption.txt` and `claims.json`; return the directory.
+
+        It appears whole or not at all. Raises `StorageError` when it exists and is not empty, or cannot be written.
+        """
+        target = Path(directory).absolute()
+        check_free(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
+                staged = Path(work) / target.name
+                staged.mkdir()
+                self._write(staged)
+                if target.exists():
+                    target.rmdir()
+                staged.rename(target)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
+        return target
+
+    def _write(self, directory: Path) -> None:
+        self.frame.to_parquet(directory / f"{self.name}.parquet", index=False)
+        for kind in ("png", "svg"):
+            self.figure.savefig(directory / f"{self.name}.{kind}", dpi=150)
+        (directory / "caption.txt").write_text(self.caption + "\n", encoding="utf-8")
+        said = {"figure": self.name, **self.settings, "claims": [asdict(claim) for claim in self.claims]}
+        text = json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False)
+        (directory / "claims.json").write_text(text + "\n", encoding="utf-8")
