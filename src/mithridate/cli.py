@@ -1,4 +1,4 @@
-"""The command line: `mithridate audit DATASET`, `mithridate check DATASET` and `mithridate datasets`.
+"""The command line: `mithridate audit DATASET`, `check DATASET`, `reproduce FIGURE` and `datasets`.
 
 The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
 0 done, 1 the gate of `--fail-above` was exceeded or a check failed, 2 bad input or nowhere to write.
@@ -30,6 +30,7 @@ from mithridate.errors import InputError, MithridateError, StorageError
 
 if TYPE_CHECKING:
     from mithridate.auditing import Progress as Standing
+    from mithridate.reproduction import Reproduction
     from mithridate.results import AuditResult
 
 app = typer.Typer(
@@ -203,6 +204,34 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def reproduce(
+    figure: Annotated[str, typer.Argument(help="What to make again: fig4.", show_default=False)],
+    dataset: Annotated[str, typer.Option(help="name of a data set")] = "mnist-0v8",
+    preset: Annotated[str, typer.Option(help="quick or paper")] = "quick",
+    splits: Annotated[
+        int | None, typer.Option(help="random splits [default: preset's]", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    out: Annotated[Path | None, typer.Option(help="directory for data, pictures, caption and claims")] = None,
+) -> None:
+    """Make a figure of the paper again, and say of each claim about it whether it came out."""
+    from mithridate.reproduction import FIGURES
+    from mithridate.results import check_free
+
+    if figure not in FIGURES:
+        raise InputError(f"no figure {figure!r} to reproduce; choose from {', '.join(FIGURES)}")
+    target = out or Path(f"mithridate-{figure}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
+    check_free(target)
+    with _progress(hidden=False) as show:
+        found = FIGURES[figure](dataset, preset=preset, splits=splits, seed=seed, on_progress=show)
+    try:
+        written = _save(found, target)
+    finally:
+        console.print(found.report(), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"\nData, pictures, caption and claims: {written}", soft_wrap=True, highlight=False)
+
+
 @contextmanager
 def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
     """Yield a callback that shows what is done, what is running and the time left, on standard error."""
@@ -222,7 +251,7 @@ def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
             bar.stop()
 
 
-def _save(result: "AuditResult", target: Path) -> Path:
+def _save(result: "AuditResult | Reproduction", target: Path) -> Path:
     """Write the run, elsewhere if `target` fails by now: hours of computing are not lost to a full disk."""
     try:
         return result.save(target)
