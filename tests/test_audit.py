@@ -225,13 +225,16 @@ def test_a_result_is_refused_where_a_run_stands(result, run):
 def test_more_ratios_need_no_more_compilations():
     """Every ratio has the shapes of the first, the last and smaller batch of points included."""
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **about: compiled.append(about["fun_name"]) if "backend_compile" in event else None
-    )
-    options = SMALL | {"splits": 1, "policies": ("learned", "cv-poisoned"), "epochs": 59}
+
+    def listen(event: str, duration: float, **about: str | int) -> None:
+        if "backend_compile" in event:
+            compiled.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = SMALL | {"splits": 1, "policies": ("learned", "cv-poisoned"), "epochs": 59}
     mi.audit("digits-0v8", **options)
     before = len(compiled)
-    mi.audit("digits-0v8", **options | {"points": 8})
+    mi.audit("digits-0v8", **{**options, "points": 8})
     assert "jit(take_steps)" in compiled
     # The starting points are projected all at once, by their number.
     assert set(compiled[before:]) <= {"jit(convert_element_type)", "jit(broadcast_in_dim)", "jit(clip)"}

@@ -1,24 +1,26 @@
 """`check`: every rung is tried, what is wrong is found, what cannot be tested is not called a test."""
 
+import io
 import json
 import math
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import mithridate as mi
-from mithridate import cli, differences
-from mithridate.differences import central_differences
-from mithridate.hypergradients import METHODS, Status
-from mithridate.printing import print_check, sentences
+from mithridate import cli, differences, ladder
+from mithridate.differences import Place
+from mithridate.hypergradients import Status
+from mithridate.printing import print_check
 
 SMALL: dict[str, Any] = {"train": 40, "valid": 40, "points": 6, "batch": 3, "inner_steps": 30}
 
@@ -38,13 +40,21 @@ class Bent(mi.Reverse):
     hyper: float = 1.0
     one_point: float = 1.0
     float32: float = 1.0
-    status: Any = Status.ok
+    status: str = eqx.field(default="ok", static=True)
 
     def __call__(self, problem, x_poison, log_strength, key, memory=()):
         found = super().__call__(problem, x_poison, log_strength, key)
         rounded = self.float32 if found.poison.dtype == jnp.float32 else 1.0
         poison = (found.poison * self.poison * rounded).at[:1].multiply(self.one_point)
-        return found._replace(poison=poison, hyper=found.hyper * self.hyper * rounded, status=self.status)
+        return found._replace(
+            poison=poison, hyper=found.hyper * self.hyper * rounded, status=getattr(Status, self.status)
+        )
+
+
+class Flipped(Bent):
+    """As a method of the package that went wrong."""
+
+    poison: float = -1.0
 
 
 class NoCrossTerm(mi.Reverse):
@@ -85,7 +95,7 @@ def result() -> mi.CheckResult:
 @pytest.fixture(scope="module")
 def doubles() -> mi.CheckResult:
     others = {
-        "unsound and says so": Bent(poison=-1.0, status=Status.drifted),
+        "unsound and says so": Bent(poison=-1.0, status="drifted"),
         "few tangents": mi.Forward(most=10),
         "refuses": Refusing(),
         "crashes": Crashing(),
@@ -163,13 +173,12 @@ def test_what_says_so_what_refuses_and_what_crashes_is_told_apart(doubles):
 
 
 def test_a_network_starts_from_the_same_weights_in_both_precisions_and_rounding_is_told_from_error():
-    methods = {"right": mi.Reverse(), "1 %": Bent(float32=1.01), "twice": Bent(float32=2.0), "λ": Bent(hyper=-1.0)}
+    methods = {"right": mi.Reverse(), "1 %": Bent(float32=1.01), "twice": Bent(float32=2.0)}
     result = mi.check("synthetic", model="mlp", hidden=(8, 4), points=1, inner_steps=20, methods=methods)
-    assert result.frame["verdict"].tolist() == ["agrees", "agrees", "rounding", "disagrees", "disagrees"]
+    assert result.frame["verdict"].tolist() == ["agrees", "agrees", "rounding", "disagrees"]
     found = rows(result)
     assert "in float64 by" in found["1 %"]["note"]
     assert "float32 is not enough" in found["twice"]["note"]
-    assert "float64" not in found["λ"]["note"]
 
 
 def test_a_solved_victim():
@@ -215,28 +224,131 @@ def test_a_learner_that_hides_what_it_depends_on_is_found():
     assert result.frame["poison_error"].max() < 1e-3
 
 
-@pytest.mark.parametrize(("jump", "step"), [(None, 1e-5), (3e-5, 1e-6), (3e-8, 1e-9)])
-def test_the_step_of_the_differences_avoids_rounding_and_jumps(monkeypatch, jump, step):
+@pytest.fixture
+def place() -> Place:
+    rows = mi.Rows.of(np.ones((2, 2)), np.array([0, 1]))
+    problem = mi.Bilevel(mi.Learner(mi.LogisticRegression(2), TRAINING), rows, jnp.ones(1), rows)
+    return Place(problem, jnp.zeros((1, 2)), jnp.zeros(()), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("jump", "step"), [(math.inf, 1e-5), (3e-5, 1e-6), (3e-8, 1e-9)])
+def test_the_step_of_the_differences_avoids_rounding_and_jumps(monkeypatch, place, jump, step):
     """A(h) = sin h, with a jump at h = `jump`."""
 
     def measured(h: float) -> tuple[np.ndarray, float]:
-        return np.full(9, (np.sin(h) + 0.01 * (jump is not None and h > jump)) / h), 1e-3
+        return np.full(9, (np.sin(h) + 0.01 * (h > jump)) / h), 1e-3
 
     monkeypatch.setattr(differences, "_differences", lambda at, ways: measured)
-    found = central_differences(None, np.zeros((8, 1, 1)), 1e-4)
-    assert {slopes.step for slopes in found.values()} == {step}
+    found = differences.central_differences(place, np.zeros((8, 1, 2)), 1e-4)
+    assert [slopes.step for slopes in found.values()] == pytest.approx([step] * 3)
     assert all(slopes.error(np.ones_like(slopes.values)) < 1e-6 for slopes in found.values())
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-16, math.nan])
-def test_differences_of_rounding_are_no_test(monkeypatch, rng, size):
+def test_differences_of_rounding_are_no_test(monkeypatch, place, rng, size):
     monkeypatch.setattr(differences, "_differences", lambda at, ways: lambda h: (size * rng.normal(size=9) / h, 1.0))
-    for slopes in central_differences(None, np.zeros((8, 1, 1)), 1e-4).values():
+    for slopes in differences.central_differences(place, np.zeros((8, 1, 2)), 1e-4).values():
         assert not slopes.tests
         assert math.isnan(slopes.error(slopes.values))
 
 
 def printed(result: mi.CheckResult, width: int) -> str:
-    console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))
+    console = Console(width=width, file=io.StringIO())
     print_check(console, result)
-    return console.export_text()
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_and_every_fault_has_its_sentence(result, doubles, width):
+    assert "…" not in printed(result, width)
+    for each in (result, doubles):
+        text = printed(each, width)
+        assert max(map(len, text.splitlines())) <= width
+        flat = " ".join(text.split())
+        for row in each.frame.to_dict("records"):
+            assert f"{row['method']} ({row['space']})" in flat or row["verdict"] == "agrees"
+            assert row["note"].split(":")[0] in flat
+    assert "The check failed" in flat
+
+
+def test_what_was_no_test_is_said(result):
+    doubt = {"uncertainty": 0.4, "rounding": 0.4}
+    vague = replace(result, differences=result.differences | {"hyper": result.differences["hyper"] | doubt})
+    assert "Central differences in λ are uncertain to 4.0e-01: the derivative is near A's rounding" in printed(
+        vague, 120
+    )
+    untested = replace(result, frame=result.frame.assign(verdict="no test"))
+    assert not untested.ok
+    assert "no method was found to be right" in printed(untested, 120)
+
+
+Told = tuple[Any, str, str]
+
+
+@pytest.fixture
+def mithridate(monkeypatch, capsys) -> Callable[..., Told]:
+    """The command line in this process: exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> Told:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "")
+        monkeypatch.setattr(sys, "argv", ["mithridate", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_line_fails_a_method_that_is_wrong(mithridate, monkeypatch, tmp_path):
+    """With the file of an audit, of which a check needs but a part."""
+    monkeypatch.setattr(ladder, "METHODS", {"reverse": mi.Reverse, "flipped": Flipped})
+    file = tmp_path / "audit.toml"
+    file.write_text('dataset = "synthetic"\npoints = 3\npolicies = ["fixed=-8"]\nsplits = 2\ninner_steps = 7\n')
+    code, out, _ = mithridate("--config", file, "--points", 1, "--log-strength", -2, "--json")
+    told = json.loads(out)
+    assert code == 1
+    assert [row["verdict"] for row in told["methods"]] == ["agrees", "agrees", "disagrees"]
+    assert told["setting"]["log_strength"] == -2
+    assert told["setting"]["points"] == 1
+    assert told["config"]["inner_steps"] == 7
+
+
+def test_the_command_line_prints_and_passes(mithridate, monkeypatch, result):
+    monkeypatch.setattr("mithridate.checking.check", lambda *args, **options: result)
+    code, out, err = mithridate("digits-0v8")
+    assert (code, err) == (0, "")
+    assert "Every method agrees or says why not." in out
+
+
+BAD = {
+    "unknown data set": ["mnsit-0v8"],
+    "more rows than there are": ["digits-0v8", "--train", "5000"],
+    "no data set": [],
+    "λ beyond all bounds": ["digits-0v8", "--log-strength", "31"],
+    "λ that is no number": ["digits-0v8", "--log-strength", "nan"],
+    "no such file": ["--config", "missing.toml"],
+    "unknown flag": ["digits-0v8", "--pionts", "3"],
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_input_is_exit_code_2(mithridate, fault):
+    code, out, err = mithridate(*BAD[fault])
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_bad_input_in_python(result):
+    config = mi.AuditConfig.of(dataset="synthetic", points=1)
+    wrongs: list[dict[str, Any]] = [
+        {"config": config, "seed": 1},
+        {"methods": {}},
+        {"log_strength": math.inf},
+        {"inner": "sideways"},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(mi.InputError):
+            mi.check("synthetic", **wrong)
+    with pytest.raises(mi.InputError, match="the configuration is for 'synthetic'"):
+        mi.check("digits-0v8", config)

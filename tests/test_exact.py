@@ -157,19 +157,23 @@ def test_a_singular_hessian_says_so(space, x64):
 
 
 def test_without_points_and_with_lambda_in_a_vector():
-    """Both derivatives apart: λ's has no points to look at."""
+    """The points are rows like any other, and λ's derivative has λ's shape."""
     arrays = BASE._replace(log_strength=np.array([BASE.log_strength]))
-    apart = Implicitly(mi.Combined(mi.Implicit(), mi.Implicit()), arrays, exact(30, "gram"), True)(arrays)
-    poison, hyper = dense_implicit(BASE)
-    assert apart.status == Status.ok
-    assert relative_error(pair(apart), (poison, hyper[None])) < 1e-6
+    method = Implicitly(mi.Implicit(), arrays, exact(30, "gram"), True)
+    with jax.enable_x64(True):
+        method.problem = method.problem.settled(jnp.asarray(BASE.x_poison))
+    found = method(arrays._replace(x_poison=BASE.x_poison[:0]))
+    assert found.status == Status.ok
+    assert found.poison.shape == (0, 30)
+    np.testing.assert_allclose(found.hyper, dense_implicit(BASE)[1][None], rtol=1e-6)
 
 
 # Options, each of which has to change what it says.
 
 
 def test_damping_is_added_to_the_hessian():
-    damped = Implicitly(mi.Implicit(damping=0.1), BASE, exact(30, "gram", 1e-10), True)(BASE)
+    method = Implicitly(mi.Implicit(damping=0.1), BASE, exact(30, "gram"), True)
+    damped = method(BASE, implicitly("plain", True).start(BASE))
     assert relative_error(pair(damped), dense_implicit(BASE, damping=0.1)) < 1e-6
     assert relative_error(dense_implicit(BASE, damping=0.1), dense_implicit(BASE)) > 0.05
 

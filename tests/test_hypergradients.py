@@ -62,7 +62,7 @@ def subjects(*cases: str) -> Any:
     return pytest.mark.parametrize(("method", "case"), chosen, ids=[f"{method}: {case}" for method, case in chosen])
 
 
-@subjects("logistic", "network", "heavy ball", "logistic, long", "network, long")
+@subjects("logistic", "network", "heavy ball", "network, long")
 @precisions
 def test_central_differences(method, case, x64):
     assert worst_error(hypergradients(method, case, x64), truths(case)) < TOLERANCE[x64]
@@ -215,7 +215,7 @@ def mutants(method: str) -> dict[str, Pair]:
 def test_mutants_fall_off_the_ladder(method):
     """Each is at least five of float32's tolerances from the truth, and so far more of float64's."""
     found = mutants(method)
-    truth = truths(original(method)[0])[1]
+    truth = dense_implicit(CASES["logistic, long"].arrays[1]) if method == "Implicit" else truths("logistic")[1]
     assert relative_error(found["none"], truth) < TOLERANCE[False]
     broken = {fault: found[fault] for fault in found if fault != "none"}
     broken["sign flipped"] = (-found["none"][0], -found["none"][1])

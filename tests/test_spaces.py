@@ -80,8 +80,9 @@ def compare(name: str, x64: bool, x: np.ndarray, x_poison: np.ndarray, log_stren
     return [float(np.linalg.norm(g - p) / np.linalg.norm(p)) for p, g in zip(plain, gram, strict=True)]
 
 
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("x64", [True, False], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("name", "x64"), [(name, x64) for name in PAIRS for x64 in (True, False) if x64 or "network" in name]
+)
 def test_gram_space_gives_what_the_plain_way_gives(name, x64):
     n, m = PAIRS[name].shape
     arrays = draw(np.random.default_rng(SEED), n=n, m=m)

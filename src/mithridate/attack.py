@@ -232,6 +232,7 @@ class Attack:
     ) -> tuple[_Crafted, _Crafted, list[Info]]:
         """Return one batch's start, its best end, and what its steps had to say."""
         rules = (policy.strengths, self.ascent, policy.descent)
+        assert self.hypergradient is not None  # see __post_init__
         outer = OuterStep(self.hypergradient, self.feasible, *rules, self.alternate, self.fresh)
 
         def answered(x_poison: Array, descended: float) -> _Crafted:
@@ -240,7 +241,7 @@ class Attack:
             return _Crafted(np.array(x_poison), strength, descended, value)
 
         start = best = answered(x_start, log_strength)
-        if not problem.poison_weight.any():
+        if problem.poison_weight is not None and not problem.poison_weight.any():
             return start, best, []
         state, infos = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key), []
         length = math.ceil(self.steps / self.rounds)

@@ -52,10 +52,11 @@ class _Console(Console):
 console, errors = _Console(), _Console(stderr=True)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         console.print(__version__)
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -209,9 +210,7 @@ def reproduce(
     figure: Annotated[str, typer.Argument(help="What to make again: fig4.", show_default=False)],
     dataset: Annotated[str, typer.Option(help="name of a data set")] = "mnist-0v8",
     preset: Annotated[str, typer.Option(help="quick or paper")] = "quick",
-    splits: Annotated[
-        int | None, typer.Option(help="random splits [default: preset's]", show_default=False)
-    ] = None,
+    splits: Annotated[int | None, typer.Option(help="random splits [default: preset's]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     out: Annotated[Path | None, typer.Option(help="directory for data, pictures, caption and claims")] = None,
 ) -> None:

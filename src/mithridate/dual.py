@@ -83,7 +83,7 @@ class Dual(eqx.Module):
         leading: Leading,
     ) -> "Dual":
         """Return the problem on `blocks`, the leading directions found from the first."""
-        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
+        y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
         rows = [leading.first, *(b.x @ leading.basis for b in blocks[1:])]
         return cls(loss, kernel, y, weight, rho, jnp.concatenate(rows))
 
@@ -152,8 +152,8 @@ class Dual(eqx.Module):
             there = Point(start.coefs + toward.coefs, start.bias + toward.bias)
             logits = self.logits(there)
             lower = self.value(there, logits) <= self.value(start, here)
-            chosen = jax.tree.map(lambda a, b: jnp.where(lower, a, b), (there, logits), (start, here))
-            first = measured(*chosen, zero + 1, taken)
+            point, logits = jax.tree.map(lambda a, b: jnp.where(lower, a, b), (there, logits), (start, here))
+            first = measured(point, logits, zero + 1, taken)
         return jax.lax.while_loop(unfinished, step, (first, jnp.ones((), bool)))[0]
 
     def logits(self, point: Point) -> Float[Array, " n"]:

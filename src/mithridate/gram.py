@@ -69,7 +69,7 @@ class Gram(eqx.Module):
         kernel, varied = gram_matrix(blocks)
         w0 = model.first_layer(params)
         shrinkage = [strength / n for strength in penalty.strengths(model.weights(params), log_strength)]
-        y, weight = (jnp.concatenate([b[i] for b in blocks]) for i in (1, 2))
+        y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
         features = tuple(b.x for b in blocks)
         return cls(model, loss, features, y, weight, w0, x @ w0, jax.lax.stop_gradient(kernel), varied, shrinkage)
 

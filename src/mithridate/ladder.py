@@ -157,7 +157,7 @@ def climb(rung: Rung) -> Rung:
         alone = rung.place.settled()
         try:
             found = _measure(rung.method, alone)._replace(poison=None)
-        except InputError:
+        except (InputError, *FAULTS):
             return rung._replace(verdict="not run", note=str(refusal))
         minutes = found.seconds * rung.place.x_poison.size / 60
         note = f"run for λ alone, at whose pace X_p would take {minutes:.2g} min: {refusal}"
@@ -200,9 +200,9 @@ def _measure(method: HypergradientMethod, place: Place) -> Found:
 def _memory() -> float:
     """Return the bytes of memory on the device; infinite where it does not say."""
     if stats := jax.devices()[0].memory_stats():
-        return stats["bytes_limit"]
-    names = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else math.inf
+        return float(stats["bytes_limit"])
+    known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
 def judged(rung: Rung, truth: Truth, reference: Rung | None, precision: str) -> Rung:

@@ -21,6 +21,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mithridate import gram
 from mithridate.dual import Dual, DualSolution, Leading, Point
+from mithridate.errors import InputError
 from mithridate.losses import cross_entropy
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
@@ -102,8 +103,8 @@ class Plain(eqx.Module):
 class Learner(eqx.Module):
     """A victim whose training can be run, and differentiated, as a pure function.
 
-    Arguments: a `model`, the `rule` that trains it, the `loss` of one row, the `penalty`; `space`, in which it is
-    trained: in Gram space, the plain way, or as costs less (`auto`).
+    Arguments: a `model`, the `rule` that trains it (a `TrainingRule`, or `Exact`), the `loss` of one row, the
+    `penalty`; `space`, in which it is trained: in Gram space, the plain way, or as costs less (`auto`).
 
     Example:
         >>> import numpy as np
@@ -115,12 +116,14 @@ class Learner(eqx.Module):
     """
 
     model: Model
-    rule: TrainingRule | Exact
+    rule: Any
     loss: Callable[[Array, Array], Array] = cross_entropy
     penalty: Penalty = L2()
     space: Space = eqx.field(default="auto", static=True)
 
     def __check_init__(self):
+        if not isinstance(self.rule, TrainingRule | Exact):
+            raise InputError(f"rule = {self.rule!r}: neither a training rule nor Exact")
         if self.space == "gram":
             gram.check(self.model, self.penalty, self.solved)
 

@@ -58,7 +58,7 @@ def conjugate_gradient(
         options["preconditioner"] = lx.FunctionLinearOperator(preconditioner, structure, tags)
     operator = lx.FunctionLinearOperator(lambda v: product(_times(v, 1 / SCALE)), structure, tags)
     aim = tolerance * norm(right)
-    solver = lx.CG(rtol=0.0, atol=0.5 * aim, norm=norm, max_steps=steps)
+    solver = lx.CG(rtol=0.0, atol=0.5 * aim, norm=norm, max_steps=steps)  # pyright: ignore[reportArgumentType]
     found = lx.linear_solve(operator, right, solver, options=options, throw=False)
     value = _times(found.value, 1 / SCALE)
     missed = norm(add(right, product(value), -1.0))

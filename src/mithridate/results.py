@@ -12,6 +12,7 @@ written.
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,21 +74,7 @@ class AuditResult:
 
         Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
         """
-        target = Path(directory).absolute()
-        check_free(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
-                staged = Path(work) / target.name
-                staged.mkdir()
-                self._write(staged)
-                # An empty directory may stand in the way of the rename; a run may not (checked above).
-                if target.exists():
-                    target.rmdir()
-                staged.rename(target)
-        except OSError as error:
-            raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
-        return target
+        return written_whole(Path(directory), self._write)
 
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / "records.parquet", index=False)
@@ -100,6 +87,28 @@ class AuditResult:
         for name, figure in self.plot().items():
             for kind in ("png", "svg"):
                 figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
+
+
+def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` fill a new directory beside this one, then put it in place; return its path.
+
+    Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+    """
+    target = directory.absolute()
+    check_free(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
+            staged = Path(work) / target.name
+            staged.mkdir()
+            write(staged)
+            # An empty directory may stand in the way of the rename; a run may not (checked above).
+            if target.exists():
+                target.rmdir()
+            staged.rename(target)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
+    return target
 
 
 def check_free(target: Path, needed: int = 64 * 2**20) -> None:

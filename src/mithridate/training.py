@@ -20,7 +20,7 @@ from mithridate.errors import InputError
 class Batch(NamedTuple):
     """Some of the rows: their numbers, and which of them count (the others pad the batch)."""
 
-    index: Int[Array, "*steps batch"]
+    index: Int[Array, "*steps batch"]  # pyright: ignore[reportIncompatibleMethodOverride]
     real: Bool[Array, "*steps batch"]
 
 

@@ -18,7 +18,7 @@ class Status(eqx.Enumeration):
     ok = ""
     non_finite = "the hypergradient is NaN or infinite: lower the inner learning rate or the bound on λ"
     flat = "the derivative is exactly 0: the learner is not differentiable, or nothing depends on the points"
-    drifted = "the weights run backwards missed w0: use Checkpointed, or a smaller learning rate"
+    drifted = "the weights run backwards missed w0: use Checkpointed, or train for a shorter time η·T"
     overflowed = "the weights left the range of fixed-point numbers: give Reversible fewer bits"
     not_stationary = "inner training is not at its optimum, where the implicit hypergradient holds: train longer"
     unsolved = "conjugate gradient did not reach its tolerance: raise its steps, λ or the damping"
@@ -31,7 +31,8 @@ STATUSES = ("ok", "non_finite", "flat", "drifted", "overflowed", "not_stationary
 
 def number(status: Status) -> Int[Array, "..."]:
     """Return a status as its place in `STATUSES`, which a figure or a file can hold."""
-    return sum(i * (status == getattr(Status, name)) for i, name in enumerate(STATUSES))
+    places = [i * (status == getattr(Status, name)) for i, name in enumerate(STATUSES)]
+    return jnp.sum(jnp.stack(places), axis=0)
 
 
 class Hypergradient(NamedTuple):

@@ -1,7 +1,6 @@
 """What a reproduction leaves: a frame, a figure, a caption, and claims with verdicts; in memory and as a directory."""
 
 import json
-import tempfile
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,8 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mithridate.errors import StorageError
-from mithridate.results import check_free
+from mithridate.results import written_whole
 from mithridate.verdict import curves
 
 Answer = Literal["holds", "does not hold", "not enough data"]
@@ -118,20 +116,7 @@ class Reproduction:
 
         It appears whole or not at all. Raises `StorageError` when it exists and is not empty, or cannot be written.
         """
-        target = Path(directory).absolute()
-        check_free(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
-                staged = Path(work) / target.name
-                staged.mkdir()
-                self._write(staged)
-                if target.exists():
-                    target.rmdir()
-                staged.rename(target)
-        except OSError as error:
-            raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
-        return target
+        return written_whole(Path(directory), self._write)
 
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / f"{self.name}.parquet", index=False)
