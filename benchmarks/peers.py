@@ -123,7 +123,7 @@ class Torch:
         return _numpy((d_poison, d_rho * rho))
 
     def torchopt(self) -> tuple[np.ndarray, np.ndarray]:
-        """TorchOpt's differentiable optimiser on the same training; λ has to be in the loss, not in its weight decay."""
+        """TorchOpt's differentiable optimiser on the same training; λ has to be in the loss, not its weight decay."""
         import torchopt
 
         x_poison, log_strength = self.leaves()

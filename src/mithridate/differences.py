@@ -152,7 +152,6 @@ def _differences(at: Place, ways: np.ndarray) -> Callable[[float], tuple[np.ndar
         together = None  # LAPACK's batched routines can wait for each other for ever on a CPU
     arrays, static = eqx.partition(at, eqx.is_array)
 
-    @jax.jit
     def values(arrays: Any, ways: Array, h: Array) -> Array:
         problem, x_poison, log_strength, key = eqx.combine(arrays, static)
 
@@ -163,9 +162,13 @@ def _differences(at: Place, ways: np.ndarray) -> Callable[[float], tuple[np.ndar
 
         return jax.lax.map(value, (jnp.asarray(signs), jnp.asarray(numbers)), batch_size=together)
 
+    with jax.enable_x64(True):
+        given = (arrays, jnp.asarray(ways))
+        compiled = jax.jit(values).lower(*given, jnp.zeros(())).compile()
+
     def differences(h: float) -> tuple[np.ndarray, float]:
         with jax.enable_x64(True):
-            both = np.asarray(values(arrays, jnp.asarray(ways), jnp.asarray(h))).reshape(-1, 2)
+            both = np.asarray(compiled(*given, jnp.asarray(h))).reshape(-1, 2)
         return (both[:, 0] - both[:, 1]) / (2 * h), float(np.abs(both).max())
 
     return differences

@@ -160,7 +160,7 @@ def climb(rung: Rung) -> Rung:
         except (InputError, *FAULTS):
             return rung._replace(verdict="not run", note=str(refusal))
         minutes = found.seconds * rung.place.x_poison.size / 60
-        note = f"run for λ alone, at whose pace X_p would take {minutes:.2g} min: {refusal}"
+        note = f"run for λ alone, at whose pace X_p would take {minutes:.3g} min: {refusal}"
         return rung._replace(place=alone, found=found, note=note)
     except MemoryError as refusal:
         return rung._replace(verdict="not run", note=str(refusal))
@@ -218,7 +218,7 @@ def judged(rung: Rung, truth: Truth, reference: Rung | None, precision: str) -> 
         return rung._replace(verdict=verdict, note="; ".join(note for note in (*why, rung.note) if note))
 
     if found.status != "ok":
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in found.diagnostics.items())
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in found.diagnostics.items() if value == value)
         remedy = Status[getattr(Status, found.status)]
         return said(found.status.replace("_", " "), f"{remedy} ({numbers})" if numbers else remedy)
     held, apart = truth.agrees(found, tolerance), found.distance(reference.found if reference else None)

@@ -90,8 +90,8 @@ def minimise_convex(objective: Callable[[Any], Array], w0: Any, start: Any, rule
         values = jax.lax.map(lambda size: objective(add(at.params, found.value, -size)), sizes)
         values, value = jnp.where(jnp.isfinite(values), values, jnp.inf), objective(at.params)
         rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-        # The longest of the steps that rounding cannot tell from the best. Where the whole step halves the gradient it is
-        # taken unseen: near the optimum the objective's own rounding, not its fall, would choose.
+        # The longest of the steps that rounding cannot tell from the best. Where the whole step halves the gradient it
+        # is taken unseen: near the optimum the objective's own rounding, not its fall, would choose.
         longest = jnp.argmax(values <= jnp.min(values) + rounding)
         whole = residual(add(at.params, found.value, -1.0)) < 0.5 * at.residual
         best = jnp.where(whole, 0, longest)

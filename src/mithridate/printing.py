@@ -1,21 +1,21 @@
 """What the command line prints: tables and sentences from results."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from mithridate.checking import CheckResult
-    from mithridate.results import AuditResult
+from mithridate.checking import FAILING, PASSING, CheckResult
+from mithridate.results import AuditResult
 
 SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
 
-def print_audit(console: Console, result: "AuditResult") -> None:
+def print_audit(console: Console, result: AuditResult) -> None:
     """Print an audit's tables and verdict."""
     from mithridate.verdict import METRICS, curves
 
@@ -69,7 +69,7 @@ def _cell(curve: dict[str, Any], i: int) -> str:
     return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
 
 
-def print_check(console: Console, result: "CheckResult") -> None:
+def print_check(console: Console, result: CheckResult) -> None:
     """Print a check's table, how to read it, and a sentence on everything that does not simply agree."""
     at = result.setting
     steps = f"T = {at['inner_steps']}, η·curvature = {at['stability']:.2g}" if at["inner_steps"] else "solved"
@@ -92,7 +92,9 @@ def print_check(console: Console, result: "CheckResult") -> None:
             for name in ("hyper_error", "hyper_difference", "poison_error", "poison_difference")
         ]
         costs = _scaled(row["seconds"], "s"), _scaled(row["temp_bytes"], "B")
-        table.add_row(row["method"], row["space"], *numbers, *costs, row["verdict"], style=_style(row["verdict"]))
+        table.add_row(
+            escape(row["method"]), row["space"], *numbers, *costs, row["verdict"], style=_style(row["verdict"])
+        )
     console.print(table)
     console.print(
         f"\nerror: relative, against central differences in float64: along λ, and in X_p along the hypergradient and "
@@ -103,10 +105,10 @@ def print_check(console: Console, result: "CheckResult") -> None:
     )
     console.print("Verdict", style="bold")
     for sentence, style in sentences(result):
-        console.print(f"• {sentence}", style=style, highlight=False)
+        console.print(f"• {sentence}", style=style, highlight=False, markup=False)
 
 
-def sentences(result: "CheckResult") -> list[tuple[str, str]]:
+def sentences(result: CheckResult) -> list[tuple[str, str]]:
     """Return what a check has to say, each sentence with its style."""
     at, frame = result.setting, result.frame
     told = []
@@ -114,9 +116,7 @@ def sentences(result: "CheckResult") -> list[tuple[str, str]]:
         doubt = max(result.differences[p]["uncertainty"] for p in part)
         rounding = max(result.differences[p]["rounding"] for p in part)
         if doubt > at["tolerance"]:
-            why = (
-                "its derivative is close to the rounding of A" if rounding > doubt / 2 else "A has jumps or kinks here"
-            )
+            why = "the derivative is near A's rounding" if rounding > doubt / 2 else "A has jumps or kinks here"
             told.append((f"Central differences in {name} are uncertain to {doubt:.1e}: {why}.", "yellow"))
     if at["stability"] > 2:
         told.append(("η·curvature is above 2: inner training diverges. Lower the learning rate or λ.", "yellow"))
@@ -124,29 +124,36 @@ def sentences(result: "CheckResult") -> list[tuple[str, str]]:
     for (verdict, note), rows in notes.groupby(["verdict", "note"], sort=False):
         names = " and ".join(f"{m} ({s})" for m, s in zip(rows["method"], rows["space"], strict=True))
         told.append((f"{names} — {verdict}: {note}.", _style(str(verdict))))
+    if (frame["verdict"] == "drifted").any():
+        reason = "multiplies errors by up to 1/(1 − η·curvature), and from 1 on cannot be found by iteration"
+        told.append((f"A step run backwards {reason}.", ""))
+    if (frame["verdict"] == "rounding").any():
+        reason = "as near divergence, and where a network's kinks make its gradient jump"
+        told.append((f"Rounding changes the course of training, {reason}: use float64 or a smaller learning rate.", ""))
     used = frame[(frame["method"] == at["method"]) & (frame["space"] == at["space"])]["verdict"]
-    if len(used):
-        told.append((f"An audit with this configuration uses {at['method']} ({at['space']}): {used.iloc[0]}.", ""))
+    for verdict in used:
+        told.append((f"An audit with this configuration uses {at['method']} ({at['space']}): {verdict}.", ""))
     if result.ok:
         told.append(("Every method agrees or says why not.", "green"))
-    elif not frame["verdict"].isin(("agrees", "rounding")).any():
-        told.append(("The check failed: no method was found to be right.", "bold red"))
-    else:
+    elif frame["verdict"].isin(PASSING).any():
         told.append(("The check failed: a method is wrong and does not say so.", "bold red"))
+    else:
+        told.append(("The check failed: no method was found to be right.", "bold red"))
     return told
 
 
 def _style(verdict: str) -> str:
-    styles = {"agrees": "", "disagrees": "bold red", "failed": "bold red"}
-    return styles.get(verdict, "yellow")
+    return "bold red" if verdict in FAILING else "" if verdict == "agrees" else "yellow"
 
 
 def _small(number: float) -> str:
-    """Return a relative error with one digit: 3e-6."""
+    """Return a relative error: 3e-6, 0.12, 130."""
     if math.isnan(number):
         return "—"
+    if number >= 0.1 or not number:
+        return f"{float(f'{number:.2g}'):g}"
     digit, _, exponent = f"{number:.0e}".partition("e")
-    return f"{digit}e{int(exponent)}" if number < 0.1 else f"{number:.2g}"
+    return f"{digit}e{int(exponent)}"
 
 
 def _scaled(number: float, unit: str) -> str:
