@@ -125,7 +125,7 @@ def load_case(name: str, points: int = 13, steps: int | None = None, random: boo
 
 
 def split_case(split: mi.Split, points: int, rate: float, steps: int) -> Case:
-    """Return logistic regression on a split: the points: validation rows with flipped labels in training rows' place."""
+    """Return logistic regression on a split; the points: validation rows, labels flipped, in training rows' place."""
     rest = generator("benchmark").permutation(len(split.y_train))[points:]
     return Case(
         name="split",

@@ -6,9 +6,9 @@ Every case has the data set it is named after where that is at hand (`MITHRIDATE
 shape; nothing is downloaded. All subjects of a table are timed in turn, round by round, in one process; first calls do
 not count. "speed-up" is against the fastest of the PyTorch versions that work for any model. "err": relative error
 against PyTorch's unrolled autograd in float64, for the implicit ones against the converged derivative in float64, the
-largest over 20 outer steps where they are warm (outer steps of 0.99 along the normalised derivative, projected; one takes
-a twentieth of the whole). "MB": for JAX what XLA says it allocates in a run, for PyTorch by how much the
-resident set of a process of its own grew.
+largest over 20 outer steps where they are warm (steps of 0.99 along the normalised derivative, projected; one takes a
+twentieth of the whole). "MB": for JAX what XLA says it allocates in a run, for PyTorch by how much the resident set of
+a process of its own grew.
 """
 
 import time

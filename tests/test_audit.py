@@ -235,6 +235,6 @@ def test_more_ratios_need_no_more_compilations():
     mi.audit("digits-0v8", **options)
     before = len(compiled)
     mi.audit("digits-0v8", **{**options, "points": 8})
-    assert "jit(take_steps)" in compiled
+    assert "jit(retrain_and_measure)" in compiled
     # The starting points are projected all at once, by their number.
     assert set(compiled[before:]) <= {"jit(convert_element_type)", "jit(broadcast_in_dim)", "jit(clip)"}
