@@ -50,13 +50,13 @@ PAIRS = {
 def both(name: str, x64: bool) -> Any:
     """A function of (x, X_p, λ) that returns value and derivatives by the plain way and in Gram space.
 
-    Every fourth row has weight 0, and so does the last point.
+    Weights differ; every fourth row has weight 0, and so does the last point.
     """
     case = PAIRS[name]
     n, m = case.shape
     arrays = draw(np.random.default_rng(SEED), n=n, m=m)
     with jax.enable_x64(x64):
-        weight, poison_weight = jnp.asarray(np.arange(n) % 4 > 0, dtype=float), jnp.array([1.0, 1.0, 0.0])
+        weight, poison_weight = jnp.asarray(np.arange(n) % 4 / 2, dtype=float), jnp.array([1.0, 0.7, 0.0])
 
     def run(x: jax.Array, x_poison: jax.Array, log_strength: jax.Array) -> Any:
         found = []
