@@ -22,7 +22,7 @@ lint: .venv/developing
 
 bench: .venv/developing
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q --no-deps torchopt optree jaxopt
+	$(BIN)/pip install -q --no-deps torchopt optree graphviz jaxopt
 	$(BIN)/python benchmarks/hypergradient.py
 
 .venv/installed: pyproject.toml
