@@ -300,7 +300,7 @@ def write_json(path: Path | None, where: dict[str, Any], results: Any) -> None:
 def peak_memory(run: Callable[[], Any]) -> int:
     """Return by how many bytes the process's resident set grew at its peak while `run` ran (Linux, macOS).
 
-    On Linux the peak is reset first, so that imports and compilation do not count; where it cannot be, they do.
+    On Linux the peak is reset first, so that what came before does not count; where it cannot be, it does.
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)

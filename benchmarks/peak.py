@@ -3,8 +3,7 @@
     python benchmarks/peak.py CASE SUBJECT [--steps T] [--points n_p] [--random]
 
 Prints, as JSON, by how many bytes the resident set grew at its peak during one run and how many seconds the run took.
-The subject has run once on few steps beforehand (PyTorch) or is compiled (JAX), so that libraries and compilation do
-not count.
+The subject has run once before, and what that left over was given back, so that libraries and compilation do not count.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +73,10 @@ def main() -> None:
     case = load_case(options.case, options.points, options.steps, options.random)
     temporary = None
     if options.subject in PEERS:
-        torch_run(replace(case, steps=2), options.subject)()
         run = torch_run(case, options.subject)
     else:
         run, temporary = jax_run(case, options.subject)
+    run()
     started = time.perf_counter()
     peak = peak_memory(run)
     seconds = time.perf_counter() - started
