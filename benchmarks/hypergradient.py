@@ -37,7 +37,7 @@ from common import (
 from mithridate.downloads import at_hand
 from mithridate.presets import setting
 from mithridate.steps import poison_rule
-from ours import forward, implicit_cold, implicit_warm, jaxopt_cold, jaxopt_warm, unrolled
+from ours import forward, implicit_cold, implicit_warm, jaxopt_cold, jaxopt_warm, unrolled, within_attack
 from peak import measure
 from peers import Torch
 
@@ -66,6 +66,7 @@ def our_subjects(case: Case, truth: Any) -> list[Subject]:
     """Return this project's methods, those for a solved victim at three λ, and JAXopt's beside them."""
     made = [unrolled(f"Reverse, {space}", mi.Reverse(), case, space, truth) for space in ("plain", "gram")]
     made += [
+        within_attack("Reverse, gram, in an attack", mi.Reverse(), case, case.problem("gram"), None),
         unrolled("Checkpointed, gram", mi.Checkpointed(), case, "gram", truth),
         unrolled("Reversible, gram", mi.Reversible(), case, "gram", truth),
         forward("Forward, gram (λ alone)", case, "gram", truth),

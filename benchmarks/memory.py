@@ -4,7 +4,8 @@
 
 The network is 2048-128-32-1, n = 512, n_p = 13. Every line is a process of its own that runs twice.
 "XLA": the temporary memory that the compiler plans for a run. "peak": by how much the resident set of the process grew
-at its peak during the second run. "less" and "longer": how many times, beside Reverse in the same space with the same rule.
+at its peak during the second run. "less" and "longer": how many times, beside Reverse in the same space with the same
+rule.
 Gradient descent, and heavy ball with momentum 0.9, which Reversible runs backwards bit for bit; PyTorch's autograd
 through the same training is there for comparison.
 """

@@ -89,14 +89,22 @@ def implicit_cold(case: Case) -> Subject:
 
 
 def implicit_warm(case: Case) -> Subject:
-    """Return an attack's outer steps at fixed λ, each from the memory of the one before, in one compiled loop.
+    """Return the outer steps of an attack on a solved victim, each from the memory of the one before."""
+    return within_attack("Implicit, warm", mi.Implicit(), case, case.problem(rule=mi.Exact()), _converged_at(case))
 
-    The first memory, a solved victim at the starting points, is made beforehand, as it is once for a whole attack.
+
+def within_attack(name: str, method: mi.HypergradientMethod, case: Case, problem: mi.Bilevel, truth: Any) -> Subject:
+    """Return an attack's outer steps at fixed λ in one compiled loop, as an attack takes them.
+
+    The first memory (for a solved victim, its optimum at the starting points) is made beforehand, as it is once for a
+    whole attack.
     """
-    method, problem, at = mi.Implicit(), case.problem(rule=mi.Exact()), case.at()
+    at = case.at()
     memory = eqx.filter_jit(method.start)(problem, *at)
 
-    def attack(problem: mi.Bilevel, points: Any, log_strength: Any, key: Any, memory: Any) -> Found:
+    def attack(
+        method: mi.HypergradientMethod, problem: mi.Bilevel, points: Any, log_strength: Any, key: Any, memory: Any
+    ) -> Found:
         def step(carry: Any, _: None) -> tuple[Any, Found]:
             points, memory = carry
             found = method(problem, points, log_strength, key, memory)
@@ -104,8 +112,8 @@ def implicit_warm(case: Case) -> Subject:
 
         return jax.lax.scan(step, (points, memory), length=OUTER_STEPS)[1]
 
-    name = f"Implicit, warm, λ = {case.log_strength:g}"
-    return subject(name, _converged_at(case), attack, problem, *at, memory, calls=OUTER_STEPS)
+    name = f"{name}, λ = {case.log_strength:g}"
+    return subject(name, truth, attack, method, problem, *at, memory, calls=OUTER_STEPS)
 
 
 def jaxopt_cold(case: Case) -> Subject:

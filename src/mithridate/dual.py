@@ -39,18 +39,18 @@ class Point(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """An orthonormal basis of about the leading right singular vectors of some rows, and these rows in it."""
+    """An orthonormal basis of about the leading right singular vectors of some rows; these rows in it, a column each."""
 
     basis: Float[Array, "m q"]
-    first: Float[Array, "n q"]
+    first: Float[Array, "q n"]
 
     @classmethod
     def of(cls, x: Float[Array, "n m"], most: int = 64) -> "Leading":
         """Return at most so many directions, by subspace iteration (Halko et al., 2011)."""
         basis = jax.random.normal(jax.random.key(0), (x.shape[1], min(most, *x.shape)), x.dtype)
-        for _ in range(3):
+        for _ in range(2):
             basis, _ = jnp.linalg.qr(x.T @ (x @ basis))
-        return cls(basis, x @ basis)
+        return cls(basis, (x @ basis).T)
 
 
 class DualSolution(NamedTuple):
@@ -64,14 +64,16 @@ class DualSolution(NamedTuple):
 
 
 class Dual(eqx.Module):
-    """The training problem of a linear model: K (n, n), labels, row weights, ρ, and B (n, q)."""
+    """The training problem of a linear model: K (n, n), labels, row weights, ρ, and Bᵀ (q, n)."""
 
     loss: Any
     kernel: Float[Array, "n n"]
     y: Float[Array, " n"]
     weight: Float[Array, " n"]
     rho: Float[Array, ""]
-    leading: Float[Array, "n q"]
+    leading: Float[Array, "q n"]
+    largest: Float[Array, ""]
+    """K's largest diagonal entry."""
 
     @classmethod
     def of(
@@ -84,8 +86,8 @@ class Dual(eqx.Module):
     ) -> "Dual":
         """Return the problem on `blocks`, the leading directions found from the first."""
         y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
-        rows = [leading.first, *(b.x @ leading.basis for b in blocks[1:])]
-        return cls(loss, kernel, y, weight, rho, jnp.concatenate(rows))
+        rows = jnp.concatenate([leading.first, *((b.x @ leading.basis).T for b in blocks[1:])], axis=1)
+        return cls(loss, kernel, y, weight, rho, rows, jnp.max(jnp.diagonal(kernel)))
 
     @property
     def origin(self) -> Point:
@@ -181,7 +183,7 @@ class Dual(eqx.Module):
 
         By conjugate gradient, or by Cholesky where ρ is so small against K that the latter is faster and surer.
         """
-        ill = self.rho < ILL_CONDITIONED * jnp.max(jnp.diagonal(self.kernel))
+        ill = self.rho < ILL_CONDITIONED * self.largest
         start = jnp.zeros_like(right) if start is None else start
         return jax.lax.cond(
             ill,
@@ -226,9 +228,11 @@ class Dual(eqx.Module):
 
     def _preconditioner(self, s: Array) -> Callable[[Array], Array]:
         """Return the product with ρ·(ρ·I + S·B·Bᵀ·S)⁻¹."""
-        lead = self.leading * s[:, None]
-        small = jnp.linalg.inv(lead.T @ lead + self.rho * jnp.eye(lead.shape[1], dtype=s.dtype))
-        return lambda right: right - lead @ (small @ (right @ lead))
+        lead = self.leading * s[None, :]
+        one = jnp.eye(len(lead), dtype=s.dtype)
+        factor = jax.scipy.linalg.cho_factor(lead @ lead.T + self.rho * one, lower=True)
+        small = jax.scipy.linalg.cho_solve(factor, one)
+        return lambda right: right - (small @ (lead @ right)) @ lead
 
     def _gradient_norm(self, point: Point, z: Array) -> Array:
         slope, _ = self.slopes(z)

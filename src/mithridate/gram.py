@@ -25,6 +25,9 @@ from mithridate.training import Batch
 MOST_BYTES = 2**30
 """The largest Gram matrix that is chosen without being asked for."""
 
+NARROW = 8
+"""Columns up to which a matrix product takes the time of reading the matrix (measured: n = 512, float32, 2 cores)."""
+
 
 class Coordinates(NamedTuple):
     """w in Gram space: the first layer is c·W0 + Xᵀ·A, `others` the other parameters (None in W's place)."""
@@ -37,9 +40,8 @@ class Coordinates(NamedTuple):
 class Gram(eqx.Module):
     """A training run's gradient in Gram space.
 
-    `kernel` (n, n) is a constant to differentiation; `varied` (k, n) are its last k rows once more, those of all
-    blocks but the first, through which derivatives in these blocks' features pass. The first block's features are
-    constants.
+    `kernel` K (n, n) is a constant to differentiation. Derivatives in the features of all blocks but the first (k rows)
+    pass through `varied`, their inner products once more; the first block's features are constants.
     """
 
     model: Any
@@ -50,7 +52,7 @@ class Gram(eqx.Module):
     w0: Float[Array, "m *h"]
     z0: Float[Array, "n *h"]
     kernel: Float[Array, "n n"]
-    varied: Float[Array, "k n"]
+    varied: "Varied"
     shrinkage: list[Float[Array, ""]]
 
     @classmethod
@@ -65,13 +67,13 @@ class Gram(eqx.Module):
         params: Any,
     ) -> "Gram":
         """Return the run from w0 = `params` on `blocks`, with the penalty of n rows."""
-        x = jnp.concatenate([b.x for b in blocks])
         kernel, varied = gram_matrix(blocks)
         w0 = model.first_layer(params)
+        z0 = jnp.concatenate([b.x @ w0 for b in blocks])
         shrinkage = [strength / n for strength in penalty.strengths(model.weights(params), log_strength)]
         y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
         features = tuple(b.x for b in blocks)
-        return cls(model, loss, features, y, weight, w0, x @ w0, jax.lax.stop_gradient(kernel), varied, shrinkage)
+        return cls(model, loss, features, y, weight, w0, z0, kernel, varied, shrinkage)
 
     def start(self, params: Any) -> Coordinates:
         """Return the coordinates of w0."""
@@ -82,7 +84,7 @@ class Gram(eqx.Module):
         y, weight = self.y, self.weight
         varied = _variation(self.varied, at.coefs)
         if batch is None:
-            z = self.kernel @ at.coefs + varied + at.scale * self.z0
+            z = product(self.kernel, at.coefs) + varied + at.scale * self.z0
         else:
             index, real = batch
             z = self.kernel[index] @ at.coefs + varied[index] + at.scale * self.z0[index]
@@ -97,7 +99,9 @@ class Gram(eqx.Module):
             layers = zip(self.shrinkage[1:], jax.tree.leaves(self.model.weights(others)), strict=True)
             return 0.5 * sum((rho * jnp.vdot(leaf, leaf) for rho, leaf in layers), start=jnp.zeros(()))
 
-        slope, others = jax.grad(mean_loss, (0, 1))(z, at.others)
+        # Of a step the backward pass keeps z and the parameters, from which the rest is found again as fast as read.
+        slopes = jax.checkpoint(jax.grad(mean_loss, (0, 1)), prevent_cse=False)
+        slope, others = slopes(z, at.others)
         others = jax.tree.map(jnp.add, others, jax.grad(penalty)(at.others))
         if batch is not None:
             slope = jnp.zeros_like(at.coefs).at[batch.index].add(slope)
@@ -125,28 +129,45 @@ def from_rows(features: tuple[Float[Array, "_ m"], ...], coefs: Float[Array, "n 
     return sum(((part.T @ x).T for x, part in zip(features, parts, strict=True)), start=jnp.zeros((), coefs.dtype))
 
 
-def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Float[Array, "k n"]]:
-    """Return K of all blocks, and its last rows once more, those of all blocks but the first."""
-    first, x = blocks[0], jnp.concatenate([b.x for b in blocks])
-    fixed = first.x @ first.x.T if first.gram is None else first.gram
-    varied = x[len(first.y) :] @ x.T
-    if not len(varied):
-        return fixed, varied
-    return jnp.block([[fixed, varied[:, : len(first.y)].T], [varied]]), varied
+class Varied(NamedTuple):
+    """Inner products of the k rows of all blocks but the first: with the first block's rows, and with one another."""
+
+    across: Float[Array, "k first"]
+    own: Float[Array, "k k"]
+
+
+def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Varied]:
+    """Return K of all blocks, a constant to differentiation, and its last rows once more, which are not."""
+    first = blocks[0]
+    kernel = first.x @ first.x.T if first.gram is None else first.gram
+    x = jnp.concatenate([jnp.zeros_like(first.x, shape=(0, first.x.shape[1])), *(b.x for b in blocks[1:])])
+    varied = Varied(x @ first.x.T, x @ x.T)
+    if len(x):
+        n = len(kernel)
+        kernel = jnp.pad(kernel, (0, len(x))).at[n:, :n].set(varied.across).at[:n, n:].set(varied.across.T)
+        kernel = kernel.at[n:, n:].set(varied.own)
+    return jax.lax.stop_gradient(kernel), varied
+
+
+def product(kernel: Float[Array, "n n"], coefs: Float[Array, "n *h"]) -> Float[Array, "n *h"]:
+    """Return K·A, whose transpose is K·A again: XLA on a CPU takes twice as long for the Kᵀ·A that JAX would write.
+
+    JAX knows symmetry of `custom_linear_solve` alone: this is the solution of K⁻¹·X = A, K a constant.
+    """
+    return jax.lax.custom_linear_solve(lambda x: x, coefs, lambda _, right: kernel @ right, symmetric=True)
 
 
 @jax.custom_jvp
-def _variation(varied: Array, coefs: Array) -> Array:
+def _variation(varied: Varied, coefs: Array) -> Array:
     """Return 0, whose derivative in `varied` is that of K·A in the last rows and columns of K."""
     return jnp.zeros_like(coefs)
 
 
 @_variation.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (_, coefs), (moved, _) = primals, tangents
-    first = len(coefs) - len(moved)
-    across = moved[:, :first].T @ coefs[first:]
-    return jnp.zeros_like(coefs), jnp.concatenate([across, moved @ coefs])
+def _(primals: tuple[Varied, Array], tangents: tuple[Varied, Array]) -> tuple[Array, Array]:
+    (_, coefs), ((across, own), _) = primals, tangents
+    first, last = jnp.split(coefs, [across.shape[1]])
+    return jnp.zeros_like(coefs), jnp.concatenate([across.T @ last, across @ first + own @ last])
 
 
 def solves(model: Model, penalty: Penalty) -> bool:
@@ -177,8 +198,10 @@ def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None, re
 
     `width` h of the first layer, `steps` T, `batch` rows a step (default: all). A plain step costs 2·batch·m·h (X·W and
     Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand (the first block's are, or are
-    found once for many runs, when it is `reused`) and the way back to W.
+    found once for many runs, when it is `reused`) and the way back to W. Products with fewer than `NARROW` columns
+    wait for memory, and take as long as with so many.
     """
+    width = max(width, NARROW)
     n, m = sum(len(b.y) for b in blocks), blocks[0].x.shape[1]
     batch = batch or n
     known = len(blocks[0].y) if reused or blocks[0].gram is not None else 0

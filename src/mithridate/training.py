@@ -199,7 +199,7 @@ class MinibatchSGD(eqx.Module):
 class Exact(eqx.Module):
     """Training to optimality: w = argmin L(w), whatever solver finds it, as scikit-learn's `LogisticRegression` does.
 
-    Arguments: `tolerance`, the largest ‖∇L(w)‖/‖∇L(w0)‖ that counts as optimal (default 5e-5 in float32, 1e-8 in
+    Arguments: `tolerance`, the largest ‖∇L(w)‖/‖∇L(w0)‖ that counts as optimal (default 2e-5 in float32, 1e-8 in
     float64); `most`, the largest number of Newton steps. Only for convex objectives. Raises `InputError` when a number
     is out of its range.
     """
@@ -216,4 +216,4 @@ class Exact(eqx.Module):
     @property
     def relative(self) -> float:
         """The tolerance in the precision in force."""
-        return self.tolerance or (1e-8 if jnp.zeros(()).dtype == jnp.float64 else 5e-5)
+        return self.tolerance or (1e-8 if jnp.zeros(()).dtype == jnp.float64 else 2e-5)

@@ -185,7 +185,7 @@ class Implicit(HypergradientMethod):
         along = (reach - dual.kernel @ bend) / dual.rho  # X·v
         gap = jnp.abs(jnp.vdot(along, slope + dual.rho * coefs) + mu / dual.rho * jnp.sum(slope)) / value
         # The smallest eigenvalue of H is about ρ, the largest of the order of K's.
-        sound = dual.rho > jnp.finfo(dual.rho.dtype).eps * jnp.max(jnp.diagonal(dual.kernel))
+        sound = dual.rho > jnp.finfo(dual.rho.dtype).eps * dual.largest
         diagnostics = {"residual": found.residual, "gap": gap, "cg_steps": solve.steps}
         diagnostics |= {"newton_steps": found.newton_steps, "newton_cg_steps": found.cg_steps}
         solution = (_or_zero(found.point), *_or_zero((w, bias)))
