@@ -178,7 +178,7 @@ def test_the_attack_on_a_tuned_defender_beats_an_attack_that_ignores_the_tuning(
         crafted = replace(attack, policy=policy, points=15, batch=5, steps=40).poison(digits.x_train, digits.y_train)
         x, y = crafted.apply(digits.x_train, digits.y_train)
         problem = mi.Bilevel(learner, mi.Rows.of(x, y), jnp.zeros(0), target)
-        tuned = mi.Learned().respond(problem, jnp.zeros((0, 64)), 0.0, jax.random.key(0))
+        tuned = mi.Learned().respond(problem, jnp.zeros((0, 64)), np.zeros(()), jax.random.key(0))
         values.append(float(learner.mean_loss(learner.fit(x, y, tuned), (target,))))
     assert values[1] > values[0] * 1.02
 
@@ -189,9 +189,9 @@ def test_the_paper_s_plain_rule_stays_available(attack, digits, learner):
     noisy = mi.Learner(mi.LogisticRegression(64, init_std=0.1), learner.rule)
     own = replace(attack, policy=plain, learner=noisy, select="last", rounds=1)
     runs = {
-        (alternate, fresh): replace(own, alternate=alternate, fresh=fresh).poison(digits.x_train, digits.y_train)
+        (alternate, initial): replace(own, alternate=alternate, initial=initial).poison(digits.x_train, digits.y_train)
         for alternate in (False, True)
-        for fresh in (False, True)
+        for initial in ("fixed", "fresh")
     }
     for run in runs.values():
         assert run.history[-1] > run.history[0]
@@ -218,7 +218,7 @@ def test_one_w0_serves_a_whole_batch_unless_it_is_to_be_fresh(attack, digits, le
     """With a negligible step the points stand still, and A changes only with w0."""
     noisy = mi.Learner(mi.LogisticRegression(64, init_std=0.3), learner.rule)
     still = replace(attack, learner=noisy, ascent=poison_rule("normalised", 1e-30), points=4, rounds=3, steps=6)
-    fixed, fresh = (replace(still, fresh=f).poison(digits.x_train, digits.y_train) for f in (False, True))
+    fixed, fresh = (replace(still, initial=w0).poison(digits.x_train, digits.y_train) for w0 in ("fixed", "fresh"))
     np.testing.assert_allclose(fixed.history, fixed.value_start, rtol=1e-5)
     assert len(np.unique(fresh.history)) == 6
 
@@ -236,6 +236,7 @@ def test_rows_of_integers_are_not_rounded(stages, digits):
         ({"batch": -1}, "batch = -1"),
         ({"steps": 0}, "steps = 0"),
         ({"rounds": 0}, "rounds = 0"),
+        ({"initial": 0}, "initial = 0: use 'fixed', 'fresh', or how many draws"),
     ],
 )
 def test_numbers_out_of_range_are_refused_at_once(attack, digits, changes, message):

@@ -45,7 +45,11 @@ def test_a_share_is_reached_by_the_fewest_points(train, share, budget):
     ("options", "message"),
     [
         ({"policy": ["learned"]}, "unknown option 'policy'; the options are dataset, model"),
-        ({"model": "svm"}, "model = 'svm': input should be 'logistic'"),
+        ({"model": "svm"}, "model = 'svm': use logistic, mlp, or module:attribute"),
+        ({"model": 3}, "model = 3: use logistic, mlp, or module:attribute"),
+        ({"initial": "random"}, "initial = 'random': use fixed, fresh, or how many draws to average"),
+        ({"initial": 0}, "initial = 0"),
+        ({"initial": 2.5}, "initial = 2.5"),
         ({"hyperiterations": 0}, "hyperiterations = 0: input should be greater than or equal to 1"),
         ({"hyperiterations": -5}, "hyperiterations = -5"),
         ({"inner_steps": 0}, "inner_steps = 0"),

@@ -90,7 +90,7 @@ def test_on_clean_data_as_well_lambda_descends_by_itself():
     assert best > -7
     assert found == pytest.approx(best, abs=0.1)
     assert found != best, "no closing solve"
-    assert attack.policy.after_clean(found).respond(given[0], given[1], 1.0, given[3]) == 1.0
+    assert attack.policy.after_clean(found).respond(given[0], given[1], np.array(1.0), given[3]) == 1.0
 
 
 def test_every_claim_has_an_effect_and_a_verdict(written):

@@ -1,4 +1,6 @@
 from ._version import __version__ as __version__
+from .adapters import FunctionModel as FunctionModel
+from .adapters import from_equinox as from_equinox
 from .attack import Attack as Attack
 from .attack import Poisoning as Poisoning
 from .auditing import audit as audit
@@ -15,6 +17,7 @@ from .errors import StorageError as StorageError
 from .feasible import Box as Box
 from .figures import CurveDisplay as CurveDisplay
 from .figures import PoisonDisplay as PoisonDisplay
+from .hypergradients import Averaged as Averaged
 from .hypergradients import Bilevel as Bilevel
 from .hypergradients import Checkpointed as Checkpointed
 from .hypergradients import Combined as Combined
@@ -45,6 +48,7 @@ __all__ = [
     "Attack",
     "AuditConfig",
     "AuditResult",
+    "Averaged",
     "Bilevel",
     "Box",
     "CheckResult",
@@ -57,6 +61,7 @@ __all__ = [
     "Exact",
     "Fixed",
     "Forward",
+    "FunctionModel",
     "GradientDescent",
     "HeavyBall",
     "Hypergradient",
@@ -78,6 +83,7 @@ __all__ = [
     "__version__",
     "audit",
     "check",
+    "from_equinox",
     "load_dataset",
     "load_result",
 ]

@@ -2,14 +2,18 @@
 
 import math
 
+import jax
+
+from mithridate.adapters import check_model, find_model
 from mithridate.attack import Attack
-from mithridate.config import AuditConfig
+from mithridate.config import BUILT_IN, AuditConfig, model_name
 from mithridate.datasets import Split
 from mithridate.errors import InputError
 from mithridate.feasible import Box
 from mithridate.hypergradients import METHODS
 from mithridate.learner import Learner
 from mithridate.models import MLP, LogisticRegression, Model
+from mithridate.penalties import L2
 from mithridate.policies import Policy, parse_policy
 from mithridate.rows import Rows
 from mithridate.steps import hyper_rule, poison_rule
@@ -35,28 +39,51 @@ def policies_of(config: AuditConfig) -> list[Policy]:
     return policies
 
 
-def model_of(config: AuditConfig, n_features: int) -> Model:
-    """Return the victim's model."""
-    return MLP(n_features, config.hidden) if config.model == "mlp" else LogisticRegression(n_features)
+def model_of(config: AuditConfig, split: Split) -> Model:
+    """Return the victim's model. Raises `InputError` when one of the user's own does not suit the data."""
+    n_features = split.x_train.shape[1]
+    if isinstance(config.model, str) and config.model in BUILT_IN:
+        return MLP(n_features, config.hidden) if config.model == "mlp" else LogisticRegression(n_features)
+    model = find_model(config.model, n_features)
+    check_model(model, split.x_train, model_name(config.model))
+    return model
 
 
-def learner_of(config: AuditConfig, split: Split, policy: Policy) -> Learner:
+def penalty_of(config: AuditConfig, model: Model) -> L2:
+    """Return the penalty, with one λ, or one for each group of layers; the groups have to fit the model's layers."""
+    layers = len(jax.tree.leaves(jax.eval_shape(lambda: model.weights(model.init(jax.random.key(0))))))
+    if config.strengths == "one" or (config.strengths == "layers" and layers == 1):
+        return L2()
+    groups = range(layers) if config.strengths == "layers" else map(int, config.strengths.split(","))
+    penalty = L2(tuple(groups))
+    if len(penalty.groups or ()) != layers or set(penalty.groups or ()) != set(range(*penalty.shape)):
+        raise InputError(
+            f"strengths = {config.strengths}: {model_name(config.model)} has {layers} layer(s) of weights; give the "
+            f"group of each, counted from 0, as {','.join(map(str, range(layers)))}"
+        )
+    return penalty
+
+
+def learner_of(config: AuditConfig, model: Model, split: Split, policy: Policy) -> Learner:
     """Return the victim as trained inside the attack, its steps cut where they would come near divergence."""
-    model = model_of(config, split.x_train.shape[1])
+    penalty = penalty_of(config, model)
     if config.inner == "exact":
-        return Learner(model, Exact(), space=config.space)
+        return Learner(model, Exact(), penalty=penalty, space=config.space)
     inner = GradientDescent(config.learning_rate, config.inner_steps)
-    learner = Learner(model, inner, space=config.space)
+    learner = Learner(model, inner, penalty=penalty, space=config.space)
     if not config.stabilise:
         return learner
     curvature = learner.curvature(Rows.of(split.x_train, split.y_train), float(policy.strengths.high))
     return learner.with_rule(inner.subdivided(curvature))
 
 
-def attack_of(config: AuditConfig, split: Split, policy: Policy, seed: str) -> Attack:
-    """Return the attack on one split and policy; it depends on no other."""
+def attack_of(config: AuditConfig, split: Split, policy: Policy, seed: str, model: Model | None = None) -> Attack:
+    """Return the attack on one split and policy; it depends on no other.
+
+    `model`, where another attack of the same audit has it already, saves finding, checking and compiling it again.
+    """
     return Attack(
-        learner=learner_of(config, split, policy),
+        learner=learner_of(config, model or model_of(config, split), split, policy),
         target=(split.x_valid, split.y_valid),
         feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
         policy=policy,
@@ -68,6 +95,7 @@ def attack_of(config: AuditConfig, split: Split, policy: Policy, seed: str) -> A
         hypergradient=None if config.hypergradient == "auto" else METHODS[config.hypergradient](),
         select=config.select,
         alternate=config.alternate,
+        initial=config.initial,
         seed=seed,
     )
 
@@ -93,9 +121,11 @@ def mismatch(config: AuditConfig) -> str:
 def threat_model(config: AuditConfig) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words."""
     replaced = config.budget == "replaced"
+    w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
     cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
     return {
+        "model": model_name(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
         "goal": "indiscriminate: the largest loss on the validation rows (Eq. 3)",
         "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
         "(perfect knowledge, the worst case)",
@@ -110,7 +140,8 @@ def threat_model(config: AuditConfig) -> dict[str, str]:
         "inner_training": "solved to optimality"
         if config.inner == "exact"
         else f"full-batch gradient descent, η = {config.learning_rate:g}, T = {config.inner_steps}"
-        + (f"; its steps{cut}" if config.stabilise else ""),
+        + (f"; its steps{cut}" if config.stabilise else "")
+        + f"; {w0.get(str(config.initial), f'the mean over {config.initial} w0 drawn anew at every outer step')}",
         "evaluation": "solved to optimality on the poisoned rows"
         if config.victim == "exact"
         else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "

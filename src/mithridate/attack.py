@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from mithridate.errors import InputError
 from mithridate.execution import shared
 from mithridate.feasible import FeasibleSet
-from mithridate.hypergradients import STATUSES, Bilevel, HypergradientMethod, Implicit, Reverse
+from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.learner import Learner
 from mithridate.outer import Info, OuterStep, begin, take_steps
-from mithridate.policies import Policy
+from mithridate.policies import Policy, Strength
 from mithridate.rows import Rows, check_rows
 from mithridate.seeds import generator, key
 from mithridate.steps import poison_rule
@@ -59,8 +59,8 @@ class Poisoning:
     replaced: np.ndarray | None
     ratio: float
     policy: Policy
-    log_strength: float
-    descended: float
+    log_strength: Strength
+    descended: Strength
     value_start: float
     value: float
     stability: float
@@ -91,8 +91,8 @@ def _place(
 
 class _Crafted(NamedTuple):
     x_poison: np.ndarray
-    log_strength: float
-    descended: float
+    log_strength: Strength
+    descended: Strength
     value: float
 
 
@@ -105,8 +105,10 @@ class Attack:
     defender; `points` ≥ 1 in all, in batches of `batch` (default: one batch); `budget`, whether they replace training
     rows or are added; `steps` hyperiterations a batch, in `rounds`; `ascent`, the outer step rule for X_p;
     `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim solved to optimality); `select`, to keep
-    the best round's points or the last's; `alternate` and `fresh` as in `OuterStep`; `seed`, which with nothing else
-    decides the starting points and the rows replaced.
+    the best round's points or the last's; `alternate` as in `OuterStep`; `initial`, the w0 of inner training: one for a
+    whole batch of points ("fixed"), a new one at every backward pass ("fresh", as the paper trains its networks), or
+    K ≥ 1 new ones over which the hypergradient is averaged (see `Averaged`); A of a round's end is always from the same
+    w0; `seed`, which with nothing else decides the starting points and the rows replaced.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 
@@ -134,7 +136,7 @@ class Attack:
     hypergradient: HypergradientMethod | None = None
     select: Literal["best", "last"] = "best"
     alternate: bool = False
-    fresh: bool = False
+    initial: Literal["fixed", "fresh"] | int = "fixed"
     seed: Any = 0
 
     def __post_init__(self):
@@ -143,6 +145,10 @@ class Attack:
         for name in ("points", "steps", "rounds", *(("batch",) if self.batch is not None else ())):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not (self.initial in ("fixed", "fresh") or (isinstance(self.initial, int) and self.initial >= 1)):
+            raise InputError(
+                f"initial = {self.initial!r}: use 'fixed', 'fresh', or how many draws to average, from 1 on"
+            )
 
     def poison(self, x: np.ndarray, y: np.ndarray) -> Poisoning:
         """Return the finished poison for the training set x (n, m), y (n,); `x_p, y_p = attack.poison(x, y)`.
@@ -181,8 +187,9 @@ class Attack:
         places = draw.permutation(len(x))[: self.points] if replacing else len(x) + np.arange(self.points)
         x_start = np.asarray(self.feasible.project(jnp.asarray(x_valid[clones], dtype=float)))
         x_poison, y_poison = x_start.copy(), 1 - y_valid[clones]
-        target, root = Rows.of(x_valid, y_valid), key(self.seed, "attack")
-        policy, strength = self.policy, float(self.policy.strengths.low)
+        target = Rows.of(x_valid, y_valid)
+        policy = self.policy
+        strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
         history, statuses = np.empty(0), np.empty(0, dtype=str)
 
         step = self.batch or self.points
@@ -193,7 +200,7 @@ class Attack:
             where = jnp.asarray(np.pad(places[new], spare, constant_values=len(rows.y)))
             rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
             problem = Bilevel(self.learner, rest, batch.y, target, batch.weight)
-            start, best, infos = self._craft(problem, policy, batch.x, strength, jax.random.fold_in(root, end))
+            start, best, infos = self._craft(problem, policy, batch.x, strength, self.key(end))
             rows = _with_poison(rows, where, batch._replace(x=jnp.asarray(best.x_poison)))
             x_poison[new], strength = best.x_poison[: end - first], best.log_strength
             if not end:
@@ -222,21 +229,28 @@ class Attack:
         rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points)
         return rows.with_gram() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
 
+    def key(self, points: int) -> Key[Array, ""]:
+        """Return the key of the batch that ends with so many points, from which the defender's w0 are drawn as well."""
+        return jax.random.fold_in(key(self.seed, "attack"), points)
+
     def settled(self, rows: Rows) -> Bilevel:
         """Return the problem of training on these rows alone, in the shapes of the attack's own problems."""
         nothing = jnp.zeros(self.batch or self.points)
         return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing)
 
     def _craft(
-        self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: float, key: Array
+        self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: Strength, key: Array
     ) -> tuple[_Crafted, _Crafted, list[Info]]:
         """Return one batch's start, its best end, and what its steps had to say."""
-        rules = (policy.strengths, self.ascent, policy.descent)
-        assert self.hypergradient is not None  # see __post_init__
-        outer = OuterStep(self.hypergradient, self.feasible, *rules, self.alternate, self.fresh)
+        rules, fresh = (policy.strengths, self.ascent, policy.descent), self.initial != "fixed"
+        method = self.hypergradient
+        assert method is not None  # see __post_init__
+        if isinstance(self.initial, int):
+            method = Averaged(method, self.initial)
+        outer = OuterStep(method, self.feasible, *rules, self.alternate, fresh)
 
-        def answered(x_poison: Array, descended: float) -> _Crafted:
-            strength = policy.respond(problem, x_poison, descended, key)
+        def answered(x_poison: Array, descended: Strength) -> _Crafted:
+            strength = np.asarray(policy.respond(problem, x_poison, descended, key), dtype=float)
             value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
             return _Crafted(np.array(x_poison), strength, descended, value)
 
@@ -246,10 +260,10 @@ class Attack:
         state, infos = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key), []
         length = math.ceil(self.steps / self.rounds)
         for first in range(0, self.steps, length):
-            step_key = jax.random.fold_in(key, first) if self.fresh else key
+            step_key = jax.random.fold_in(key, first) if fresh else key
             state, info = take_steps((outer, problem, step_key), state, min(length, self.steps - first))
             infos.append(info)
-            end = answered(state.x_poison, float(state.log_strength))
+            end = answered(state.x_poison, np.asarray(state.log_strength, dtype=float))
             if self.select == "last" or end.value > best.value:
                 best = end
             state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))

@@ -21,19 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mithridate import execution
-from mithridate.assembly import attack_of, evaluation_rule, mismatch, policies_of, threat_model
+from mithridate.assembly import attack_of, evaluation_rule, mismatch, model_of, policies_of, threat_model
 from mithridate.attack import Attack, Poisoning
-from mithridate.config import AuditConfig
+from mithridate.config import AuditConfig, model_name
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.errors import InputError
-from mithridate.evaluation import Metrics, retrain_and_measure
-from mithridate.policies import Learned
+from mithridate.evaluation import Retrained, retrain_and_measure
+from mithridate.policies import Learned, Strength
 from mithridate.records import Record, to_frame
 from mithridate.results import AuditResult
 from mithridate.rows import Rows
 from mithridate.seeds import key
 from mithridate.training import Exact, MinibatchSGD
-from mithridate.tuning import minimise_on_fine_grid, validation_losses
+from mithridate.tuning import best_response, validation_losses
 from mithridate.verdict import verdict
 
 RESPONSE_TOLERANCE = 0.1
@@ -81,8 +81,9 @@ def audit(
 def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress], None]) -> AuditResult:
     policies = policies_of(config)
     splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
+    model = model_of(config, splits[0])
     attacks = [
-        [attack_of(config, split, policy, f"{config.seed}/{data.name}/{index}") for policy in policies]
+        [attack_of(config, split, policy, f"{config.seed}/{data.name}/{index}", model) for policy in policies]
         for index, split in enumerate(splits)
     ]
     # What the policies of a split share is put on the device once, its Gram matrix included.
@@ -92,15 +93,18 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
     rule = evaluation_rule(config)
 
     def chain(index: int, attack: Attack) -> tuple[list[Record], dict[str, np.ndarray]]:
-        split, records, stages = splits[index], [], []
+        split, records, stages, weights = splits[index], [], [], []
         found = attack.run(split.x_train, split.y_train, rows[index])
         for ratio in range(ratios):
             counter.begin(f"split {index + 1}/{len(splits)} · {attack.policy.name} · ratio {ratio + 1}/{ratios}")
             started = time.perf_counter()
             stages.append(next(found))
-            records.append(_record(data.name, index, attack, stages[-1], split, rule, started))
+            record, own = _record(data.name, model_name(config.model), index, attack, stages[-1], split, rule, started)
+            records.append(record)
+            weights.append(own)
             counter.done += 1
-        return records, _poison_arrays(stages, split)
+        kept = _weight_arrays(weights) if not index else {}
+        return records, _poison_arrays(stages, split) | kept
 
     cells = [(index, attack) for index, own in enumerate(attacks) for attack in own]
     chains = [functools.partial(chain, *cell) for cell in cells]
@@ -147,62 +151,69 @@ class _Counter:
 
 def _record(
     dataset: str,
+    model: str,
     index: int,
     attack: Attack,
     poisoning: Poisoning,
     split: Split,
     rule: MinibatchSGD | Exact,
     started: float,
-) -> Record:
-    """Return the record of one cell: the victim retrained on the poison, and on the baseline."""
-    cell_key = key(attack.seed, "retrain", len(poisoning.y_poison))
+) -> tuple[Record, Any]:
+    """Return the record of one cell, the victim retrained on the poison and on the baseline, and its weights."""
+    cell_key, tuning_key = key(attack.seed, "retrain", len(poisoning.y_poison)), attack.key(len(poisoning.y_poison))
     victim = attack.learner.with_rule(rule)
     valid, test = Rows.of(*attack.target), Rows.of(split.x_test, split.y_test)
 
-    def measured(train: Rows, log_strength: float) -> Metrics:
+    def measured(train: Rows, log_strength: Strength) -> Retrained:
         strength = jnp.asarray(log_strength, dtype=float)
-        return Metrics(*map(float, retrain_and_measure(victim, train, valid, test, strength, cell_key)))  # pyright: ignore[reportArgumentType]
+        return jax.device_get(retrain_and_measure(victim, train, valid, test, strength, cell_key))
 
     nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
     train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
-    found = measured(train, poisoning.log_strength)
+    weights, found = measured(train, poisoning.log_strength)
     baseline, strength = found, poisoning.log_strength
     if len(poisoning.y_poison):
         flipped = attack.rows(*poisoning.apply_start(split.x_train, split.y_train))
-        strength = poisoning.policy.respond(attack.settled(flipped), nothing, strength, cell_key)
-        baseline = measured(flipped, strength)
-    best = math.nan
+        strength = np.asarray(poisoning.policy.respond(attack.settled(flipped), nothing, strength, tuning_key))
+        _, baseline = measured(flipped, strength)
+    best = np.full_like(poisoning.log_strength, math.nan)
     if isinstance(poisoning.policy, Learned):
         problem = attack.settled(train)
-        best = minimise_on_fine_grid(
-            lambda grid: validation_losses(problem, nothing, grid, cell_key), poisoning.policy.strengths
+        best = best_response(
+            lambda grid: validation_losses(problem, nothing, grid, tuning_key),
+            poisoning.policy.strengths,
+            poisoning.log_strength,
         )
     statuses = Counter(poisoning.statuses.tolist())
     faults = {
         "non-finite": "non_finite" in statuses or not math.isfinite(found.valid_loss),
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
-        "off-response": abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE,
+        "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
         "weak": bool(len(poisoning.y_poison))
         and (found.valid_loss <= baseline.valid_loss or found.test_error < baseline.test_error),
     }
-    return Record(
+    measured_values = {name: value.tolist() for name, value in found._asdict().items()}
+    record = Record(
         dataset=dataset,
+        model=model,
         split=index,
         policy=attack.policy.name,
         budget=attack.budget,
         n_train=int(train.size),
         n_poison=len(poisoning.y_poison),
         ratio=poisoning.ratio,
-        **found._asdict(),
+        **measured_values,
         valid_loss_before=poisoning.value_start,
         valid_loss_after=poisoning.value,
-        log_strength=poisoning.log_strength,
-        descended_log_strength=poisoning.descended,
-        best_log_strength=best,
+        log_strength=float(np.mean(poisoning.log_strength)),
+        log_strengths=np.atleast_1d(poisoning.log_strength).tolist(),
+        descended_log_strength=float(np.mean(poisoning.descended)),
+        best_log_strength=float(np.mean(best)),
+        best_log_strengths=np.atleast_1d(best).tolist(),
         baseline_test_error=float(baseline.test_error),
         baseline_valid_loss=float(baseline.valid_loss),
-        baseline_log_strength=strength,
+        baseline_log_strength=float(np.mean(strength)),
         inner_steps=getattr(attack.learner.rule, "steps", 0),
         space=attack.learner.chosen_space((train,)),
         hypergradients=" ".join(f"{status}:{count}" for status, count in statuses.items()),
@@ -210,6 +221,17 @@ def _record(
         status="+".join(fault for fault, present in faults.items() if present) or "ok",
         seconds=time.perf_counter() - started,
     )
+    return record, weights
+
+
+def _weight_arrays(chain: list[Any]) -> dict[str, np.ndarray]:
+    """Return the victim's weights, layer by layer, retrained on clean data and at the most poison."""
+    ends = {"clean": chain[0], "poisoned": chain[-1]}
+    return {
+        f"weights_{name}_{layer}": np.asarray(leaf, np.float32).ravel()
+        for name, weights in ends.items()
+        for layer, leaf in enumerate(jax.tree.leaves(weights))
+    }
 
 
 def _poison_arrays(chain: list[Poisoning], split: Split) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mithridate.assembly import attack_of
 from mithridate.attack import Attack
-from mithridate.config import AuditConfig
+from mithridate.config import AuditConfig, model_name
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.differences import Place
 from mithridate.errors import InputError
@@ -149,7 +149,8 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
         rows = rows.with_weight(rows.weight.at[replaced].set(0.0))
     y_poison = jnp.asarray(1 - split.y_valid[clones], dtype=float)
     problem = Bilevel(attack.learner, rows, y_poison, Rows.of(split.x_valid, split.y_valid))
-    return Place(problem, x_poison, jnp.asarray(strength, dtype=float), key(attack.seed, "check"))
+    log_strength = jnp.full(attack.learner.strength_shape, strength)
+    return Place(problem, x_poison, log_strength, key(attack.seed, "check"))
 
 
 def _reference(rungs: list[Rung], truth: Truth, tolerance: float) -> Rung | None:
@@ -162,7 +163,7 @@ def _reference(rungs: list[Rung], truth: Truth, tolerance: float) -> Rung | None
 def _setting(attack: Attack, at: Place, truth: Truth, strength: float, precision: str) -> dict[str, Any]:
     rows = join(at.problem.blocks(at.x_poison))
     return {
-        "model": type(attack.learner.model).__name__,
+        "model": model_name(attack.learner.model),
         "log_strength": strength,
         "points": len(at.x_poison),
         "features": at.x_poison.shape[1],

@@ -1,7 +1,8 @@
-"""The command line: `mithridate audit DATASET`, `check DATASET`, `reproduce FIGURE` and `datasets`.
+"""The command line: `mithridate audit DATASET`, `check DATASET`, `reproduce FIGURE|TABLE` and `datasets`.
 
 The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
-0 done, 1 the gate of `--fail-above` was exceeded or a check failed, 2 bad input or nowhere to write.
+0 done, 1 the gate of `--fail-above` was exceeded, a check failed or `reproduce all` had to leave something out, 2 bad
+input or nowhere to write.
 """
 
 import functools
@@ -94,7 +95,7 @@ def _with_flags(command: Callable[..., None], shown: Collection[str] = AuditConf
         kind, flag = info.annotation, f"--{name.replace('_', '-')}"
         if name == "policies":
             kind, flag = list[str], "--policy"
-        elif name == "hidden":
+        elif name in ("model", "hidden", "initial"):
             kind = str
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
@@ -207,28 +208,78 @@ def check(
 
 @app.command()
 def reproduce(
-    figure: Annotated[str, typer.Argument(help="What to make again: fig4.", show_default=False)],
-    dataset: Annotated[str, typer.Option(help="name of a data set")] = "mnist-0v8",
+    figure: Annotated[
+        str, typer.Argument(help="fig1 to fig8, table1 to table3, all, claims, or page", show_default=False)
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="name of a data set [default: the figure's own]", show_default=False)
+    ] = None,
     preset: Annotated[str, typer.Option(help="quick or paper")] = "quick",
     splits: Annotated[int | None, typer.Option(help="random splits [default: preset's]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
-    out: Annotated[Path | None, typer.Option(help="directory for data, pictures, caption and claims")] = None,
+    out: Annotated[Path | None, typer.Option(help="directory for data, pictures, captions and claims")] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="claims, page: a directory of a figure or of all; repeatable [default: last all]"),
+    ] = None,
 ) -> None:
-    """Make a figure of the paper again, and say of each claim about it whether it came out."""
+    """Make a figure or a table of the paper again, and say of each claim about it whether it came out.
+
+    `all` makes everything, one folder each; exit code 1 when something had to be left out. `claims` prints the claims
+    of what was made before; `page` writes them, with figures and tables, as a Markdown page (--out).
+    """
     from mithridate.reproduction import FIGURES
+    from mithridate.reproduction.ledger import RUN, last_run, print_claims, read_claims
+    from mithridate.reproduction.page import write_page
     from mithridate.results import check_free
 
-    if figure not in FIGURES:
-        raise InputError(f"no figure {figure!r} to reproduce; choose from {', '.join(FIGURES)}")
-    target = out or Path(f"mithridate-{figure}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
+    if figure not in (*FIGURES, "all", "claims", "page"):
+        raise InputError(f"no figure {figure!r} to reproduce; choose from {', '.join(FIGURES)}, all, claims, page")
+    if figure == "claims":
+        print_claims(console, read_claims(sources or [last_run(Path.cwd())]))
+        return
+    if figure == "page":
+        page = write_page(sources or [last_run(Path.cwd())], out or Path("reproduction.md"))
+        console.print(f"Page: {page}", soft_wrap=True, highlight=False)
+        return
+    if sources:
+        raise InputError(f"--from is where claims and page read from; {figure} takes --out")
+    AuditConfig.of(dataset=dataset or "synthetic", preset=preset, splits=splits, seed=seed)  # raises where one is wrong
+    named = RUN if figure == "all" else "-".join(filter(None, ("mithridate", figure, dataset, "")))
+    target = out or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
+    options = {"dataset": dataset, "preset": preset, "splits": splits, "seed": seed}
+    if figure == "all":
+        _reproduce_all(target, options)
+        return
     with _progress(hidden=False) as show:
-        found = FIGURES[figure](dataset, preset=preset, splits=splits, seed=seed, on_progress=show)
+        found = FIGURES[figure](on_progress=show, **options)
     try:
         written = _save(found, target)
     finally:
         console.print(found.report(), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"\nData, pictures, caption and claims: {written}", soft_wrap=True, highlight=False)
+    console.print(f"\nWritten to {written}", soft_wrap=True, highlight=False)
+
+
+def _reproduce_all(target: Path, options: dict[str, Any]) -> None:
+    """Make every figure and table, save each as soon as it is made, and print all claims."""
+    from mithridate.reproduction.ledger import make_all, print_claims, read_claims, write_ledger
+
+    made, left_out = [], {}
+    with _progress(hidden=False) as show:
+        for name, found in make_all(show, **options):
+            if isinstance(found, MithridateError):
+                left_out[name] = str(found)
+            else:
+                _save(found, target / name)
+                made.append(name)
+    write_ledger(target, made, left_out)
+    print_claims(console, read_claims([target]))
+    for name, reason in left_out.items():
+        errors.print(f"{name} was left out: {reason}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"\nWritten to {target}", soft_wrap=True, highlight=False)
+    if left_out:
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -269,6 +320,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ gets a question mark, not a traceback
+    sys.path.append(os.getcwd())  # where a model named with --model may be
     # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

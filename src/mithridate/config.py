@@ -1,14 +1,23 @@
 """The configuration of an audit: one schema for the file, the flags and Python."""
 
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from mithridate.errors import InputError
 from mithridate.presets import MOST_POISON, PRESETS, setting
+
+BUILT_IN = ("logistic", "mlp")
+
+
+def model_name(model: Any) -> str:
+    """Return the name under which results speak of a model: itself, its `name`, its `__name__` or its class's."""
+    names = (model, getattr(model, "name", None), getattr(model, "__name__", None), type(model).__name__)
+    return next(name for name in names if isinstance(name, str))
 
 
 class AuditConfig(BaseModel):
@@ -21,7 +30,11 @@ class AuditConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field(description="name of the data set")
-    model: Literal["logistic", "mlp"] = Field("logistic", description="the victim's model: logistic or mlp")
+    model: Any = Field(
+        "logistic",
+        description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
+        "model itself, or a function of the number of features that returns it)",
+    )
     hidden: tuple[int, ...] = Field((128, 32), min_length=1, description="widths of mlp's hidden layers, as 128,32")
     victim: Literal["sgd", "exact"] = Field(
         "sgd", description="the victim that is evaluated: trained by SGD, or solved to optimality (exact)"
@@ -36,6 +49,10 @@ class AuditConfig(BaseModel):
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
     budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    initial: Literal["fixed", "fresh"] | int = Field(
+        description="w0 of inner training: fixed; fresh, drawn anew at every outer step; or a number K, the mean "
+        "hypergradient of K fresh draws; by default fixed for logistic (whose w0 is 0), else fresh",
+    )
     splits: int = Field(0, ge=1, description="random splits")
     seed: int = Field(0, ge=0, description="seed of everything random")
     policies: tuple[str, ...] = Field(
@@ -69,6 +86,11 @@ class AuditConfig(BaseModel):
     stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
     bounds: tuple[float, float] | None = Field(
         None, description="low and high of every feature of the poison, as the model sees it (standardised or scaled)"
+    )
+    strengths: str = Field(
+        pattern=r"^(one|layers|[0-9]{1,4}(,[0-9]{1,4})*)$",
+        description="which layers have a λ of their own: one for all; layers, each; or the group of each layer, as "
+        "0,0,1; by default layers for mlp, else one",
     )
     strength_bounds: tuple[float, float] = Field(description="low and high of λ")
     train_learning_rate: float = Field(gt=0, description="η of the evaluation's SGD")
@@ -106,16 +128,40 @@ class AuditConfig(BaseModel):
     def _widths(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        named = isinstance(value, str) and (value in BUILT_IN or re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", value))
+        if named or callable(value) or hasattr(value, "logits"):
+            return value
+        raise ValueError(f"model = {value!r}: use logistic, mlp, or module:attribute for one of your own")
+
+    @field_serializer("model", when_used="json")
+    def _named(self, value: Any) -> str:
+        return model_name(value)
+
+    @field_validator("initial", mode="before")
+    @classmethod
+    def _draws(cls, value: Any) -> Any:
+        if value in ("fixed", "fresh"):
+            return value
+        if re.fullmatch(r"[1-9]\d*", str(value)):
+            return int(value)
+        raise ValueError(f"initial = {value!r}: use fixed, fresh, or how many draws to average, from 1 on")
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Fill in what depends on the names of data set, model and victims alone."""
         given = {name: value for name, value in options.items() if value is not None}
-        base = setting(str(given.get("dataset")), str(given.get("model", "logistic")))
+        model = given.get("model", "logistic")
+        kind = model if isinstance(model, str) else "own"
+        base = setting(str(given.get("dataset")), kind)
         filled = {name: getattr(base, name) for name in cls.model_fields if hasattr(base, name)}
         filled["inner"] = "exact" if given.get("victim") == "exact" else "gd"
         exact = "exact" in (given.get("victim"), given.get("inner", filled["inner"]))
         filled["precision"] = "float64" if exact else "float32"
+        filled["initial"] = "fixed" if kind == "logistic" else "fresh"
         return filled | given
 
     @model_validator(mode="after")
@@ -147,6 +193,11 @@ class AuditConfig(BaseModel):
             raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
         if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
             raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
+        if self.strengths != "one" and any(policy.startswith("cv-") for policy in self.policies):
+            raise ValueError(
+                f"strengths = {self.strengths}: cross-validation over a grid of several λ would take too long; search "
+                "at random with policy search-clean=60 (60 vectors tried), or use strengths = one"
+            )
         if self.model == "mlp":
             if min(self.hidden) < 1:
                 raise ValueError(f"hidden = {self.hidden}: every layer must be at least 1 wide")

@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
     problem: Bilevel
     x_poison: Float[Array, "n_p m"]
-    log_strength: Float[Array, ""]
+    log_strength: Float[Array, "*groups"]
     key: Key[Array, ""]
 
     @property
@@ -124,12 +124,13 @@ class Slopes(NamedTuple):
 
 
 def central_differences(at: Place, ways: np.ndarray, sharp: float) -> dict[str, Slopes]:
-    """Return A's slopes at a widened place: along λ (`hyper`), X_p's first direction (`first`), the others (`others`).
+    """Return A's slopes at a widened place: along each λ (`hyper`), X_p's first direction (`first`), the `others`.
 
     `ways` (k, n_p, m), k ≥ 2, are the directions, each of norm 1. h is varied until all is certain up to `sharp`: first
     downwards while jumps may be the reason, then upwards.
     """
-    parts = {"hyper": slice(0, 1), "first": slice(1, 2), "others": slice(2, None)}
+    groups = at.log_strength.size
+    parts = {"hyper": slice(groups), "first": slice(groups, groups + 1), "others": slice(groups + 1, None)}
     differences = _differences(at, ways)
     found = {exponent: differences(10.0**-exponent) for exponent in (4, 5)}
     while True:
@@ -144,8 +145,10 @@ def central_differences(at: Place, ways: np.ndarray, sharp: float) -> dict[str, 
 
 
 def _differences(at: Place, ways: np.ndarray) -> Callable[[float], tuple[np.ndarray, float]]:
-    """Return the function from h to the central differences (1 + k,), along λ and all directions, and to |A|."""
-    signs, numbers = (part.ravel() for part in np.meshgrid([1.0, -1.0], np.arange(1 + len(ways))))
+    """Return the function from h to the central differences (groups + k,), along λ and all directions, and to |A|."""
+    units = np.eye(at.log_strength.size).reshape(-1, *at.log_strength.shape)
+    groups = len(units)
+    signs, numbers = (part.ravel() for part in np.meshgrid([1.0, -1.0], np.arange(groups + len(ways))))
     rows, m = sum(len(b.y) for b in at.problem.blocks(at.x_poison)), at.x_poison.shape[1]
     together = int(np.clip(2**26 // (rows * max(rows, m)), 1, len(signs)))  # within a few hundred MB
     if at.problem.learner.solved:
@@ -157,8 +160,9 @@ def _differences(at: Place, ways: np.ndarray) -> Callable[[float], tuple[np.ndar
 
         def value(side: tuple[Array, Array]) -> Array:
             move, way = side[0] * h, side[1]
-            moved = x_poison + jnp.where(way > 0, move, 0.0) * ways[way - 1]
-            return problem.value(moved, log_strength + jnp.where(way > 0, 0.0, move), key)
+            moved = x_poison + jnp.where(way >= groups, move, 0.0) * ways[jnp.maximum(way - groups, 0)]
+            unit = jnp.asarray(units)[jnp.minimum(way, groups - 1)]
+            return problem.value(moved, log_strength + jnp.where(way < groups, move, 0.0) * unit, key)
 
         return jax.lax.map(value, (jnp.asarray(signs), jnp.asarray(numbers)), batch_size=together)
 

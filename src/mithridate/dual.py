@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """An orthonormal basis of about the leading right singular vectors of some rows; these rows in it, a column each."""
+    """An orthonormal basis of about the leading right singular vectors of some rows; these rows in it, as columns."""
 
     basis: Float[Array, "m q"]
     first: Float[Array, "q n"]

@@ -115,6 +115,22 @@ class PoisonDisplay:
         return figure
 
 
+def by_group(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with a policy's λ drawn group by group, where they differ between groups.
+
+    A policy of such a line is named `learned, λ 1`, as many as there are groups; the others keep their one line.
+    """
+    parts = []
+    for policy, rows in frame.groupby("policy", sort=False):
+        strengths = np.stack(rows["log_strengths"].to_list())
+        if (strengths == strengths[:, :1]).all():
+            parts.append(rows)
+            continue
+        groups = range(strengths.shape[1])
+        parts += [rows.assign(policy=f"{policy}, λ {i + 1}", log_strength=strengths[:, i]) for i in groups]
+    return pd.concat(parts)
+
+
 def draw_all(
     frame: pd.DataFrame,
     poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]],
@@ -129,7 +145,9 @@ def draw_all(
             percent=True,
             baseline={"test_error": "baseline_test_error"},
         ),
-        "regularisation": CurveDisplay(frame, {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}),
+        "regularisation": CurveDisplay(
+            by_group(frame), {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
+        ),
         "rates": CurveDisplay(
             frame,
             {

@@ -90,7 +90,7 @@ class Truth(NamedTuple):
 
     def errors(self, found: Found) -> dict[str, float]:
         """Return the relative error of each part that was asked for and of which the differences are a test."""
-        products = {"hyper": found.hyper.reshape(1)}
+        products = {"hyper": found.hyper.reshape(-1)}
         if found.poison is not None:
             along = np.tensordot(self.ways, found.poison, axes=2)
             products |= {"first": along[:1], "others": along[1:]}

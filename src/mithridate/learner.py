@@ -154,6 +154,11 @@ class Learner(eqx.Module):
         return run.final(self.rule.final(loop(self.step, run, state, schedule)))
 
     @property
+    def strength_shape(self) -> tuple[int, ...]:
+        """The shape of λ: () for a number, which a penalty that does not say otherwise has, or (groups,)."""
+        return getattr(self.penalty, "shape", ())
+
+    @property
     def solved(self) -> bool:
         """Whether the victim is solved to optimality rather than trained step by step."""
         return isinstance(self.rule, Exact)
@@ -173,7 +178,7 @@ class Learner(eqx.Module):
     def path(
         self,
         blocks: tuple[Rows, ...],
-        log_strengths: Float[Array, " k"],
+        log_strengths: Float[Array, "k *groups"],
         key: Key[Array, ""],
         measure: Callable[[Any], Float[Array, ""]],
     ) -> Float[Array, " k"]:
@@ -188,7 +193,7 @@ class Learner(eqx.Module):
         problem = self.dual(blocks, log_strengths[0])
 
         def solve(point: Point, log_strength: Array) -> tuple[Point, Array]:
-            own = replace(problem, rho=jnp.exp(log_strength) / _size(blocks))
+            own = replace(problem, rho=jnp.exp(log_strength.reshape(())) / _size(blocks))
             # ρ·a changes less along the path than a does.
             found = own.solve(Point(point.coefs / own.rho, point.bias), self.rule)
             scaled = Point(found.point.coefs * own.rho, found.point.bias)
@@ -253,7 +258,9 @@ class Learner(eqx.Module):
         """Return the same victim trained by another rule."""
         return eqx.tree_at(lambda learner: learner.rule, self, rule)
 
-    def fit(self, x: np.ndarray, y: np.ndarray, log_strength: float, key: Key[Array, ""] | None = None) -> Any:
+    def fit(
+        self, x: np.ndarray, y: np.ndarray, log_strength: float | np.ndarray, key: Key[Array, ""] | None = None
+    ) -> Any:
         """Return wT for arrays x (n, m) and labels y (n,) in {0, 1}."""
         key = jax.random.key(0) if key is None else key
         return _train(self, (Rows.of(x, y),), jnp.asarray(log_strength, dtype=float), key)
@@ -262,7 +269,7 @@ class Learner(eqx.Module):
         """Return the share of rows of (x, y) that are misclassified."""
         return float(np.mean((np.asarray(self.model.logits(params, jnp.asarray(x, dtype=float))) > 0) != (y == 1)))
 
-    def curvature(self, rows: Rows, log_strength: float) -> float:
+    def curvature(self, rows: Rows, log_strength: float | Float[np.ndarray, "*groups"]) -> float:
         """Return the largest eigenvalue of ∇²L at w0, by Lanczos with Hessian-vector products (Eq. 7).
 
         At w0 = 0 this is the maximum over all w for logistic regression, whose σ' is largest there.
@@ -279,7 +286,7 @@ class Learner(eqx.Module):
         start = np.ones(flat.size)
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
-    def stability(self, rows: Rows, log_strength: float) -> float:
+    def stability(self, rows: Rows, log_strength: float | Float[np.ndarray, "*groups"]) -> float:
         """Return η·curvature on these rows: full-batch gradient descent diverges from w0 when it exceeds 2.
 
         0 for a victim that takes no such steps.

@@ -18,7 +18,7 @@ class State(NamedTuple):
     """What the next outer step needs; `memory` is the hypergradient's."""
 
     x_poison: Float[Array, "n_p m"]
-    log_strength: Float[Array, ""]
+    log_strength: Float[Array, "*groups"]
     poison_state: optax.OptState
     hyper_state: optax.OptState
     memory: Any
@@ -47,7 +47,11 @@ class OuterStep(eqx.Module):
     fresh: bool = False
 
     def init(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, ""], key: Key[Array, ""]
+        self,
+        problem: Bilevel,
+        x_poison: Float[Array, "n_p m"],
+        log_strength: Float[Array, "*groups"],
+        key: Key[Array, ""],
     ) -> State:
         """Return the state before a batch's first step, its points projected onto Φ."""
         x_poison = self.feasible.project(x_poison)

@@ -39,6 +39,11 @@ class L2(eqx.Module):
 
     groups: tuple[int, ...] | None = eqx.field(default=None, static=True)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the λ that is tuned: a number, or one for each of the groups that are named."""
+        return () if self.groups is None else (len(set(self.groups)),)
+
     def strengths(self, weights: PyTree, log_strength: Float[Array, "*groups"]) -> list[Float[Array, ""]]:
         """Return e^λ of each layer. Raises `InputError` when λ does not fit the layers."""
         layers = len(jax.tree.leaves(weights))

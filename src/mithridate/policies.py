@@ -21,9 +21,19 @@ from mithridate.feasible import Box
 from mithridate.hypergradients import Bilevel
 from mithridate.presets import PAPER_STRENGTHS
 from mithridate.rows import join
-from mithridate.seeds import seed_of
+from mithridate.seeds import generator, seed_of
 from mithridate.steps import hyper_rule
-from mithridate.tuning import cross_validation_losses, folds, minimise, smaller_class, validation_losses
+from mithridate.tuning import (
+    Strength,
+    cross_validation_losses,
+    first_minimiser,
+    folds,
+    minimise,
+    minimise_vector,
+    smaller_class,
+    validation_losses,
+    validation_slope,
+)
 
 LARGEST = 30.0
 """Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
@@ -49,20 +59,20 @@ class Policy(Protocol):
         ...
 
     def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
-    ) -> float:
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
         """Return the λ that the defender sets when trained on `problem` with these points; now it is λ."""
         ...
 
-    def after_clean(self, log_strength: float) -> "Policy":
+    def after_clean(self, log_strength: Strength) -> "Policy":
         """Return the policy for poisoned data, given the λ found on clean data."""
         ...
 
 
 class Fixed(eqx.Module):
-    """λ stands still; the attacker knows the value."""
+    """λ stands still; the attacker knows the value, which is the same for all groups unless it is a vector."""
 
-    log_strength: float
+    log_strength: float | Strength
     label: str | None = None
     descent: None = None
 
@@ -77,12 +87,12 @@ class Fixed(eqx.Module):
         return Box(self.log_strength, self.log_strength)
 
     def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
-    ) -> float:
-        """Return the value."""
-        return self.log_strength
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return the value, in the shape of λ."""
+        return np.full_like(log_strength, self.log_strength)
 
-    def after_clean(self, log_strength: float) -> "Fixed":
+    def after_clean(self, log_strength: Strength) -> "Fixed":
         """Return itself."""
         return self
 
@@ -102,14 +112,22 @@ class Learned(eqx.Module):
     name: str = eqx.field(default="learned", static=True)
 
     def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
-    ) -> float:
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
         """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once `poisoned`)."""
         if self.poisoned and not self.closing:
             return log_strength
-        return minimise(lambda grid: validation_losses(problem, x_poison, grid, key), self.strengths)
 
-    def after_clean(self, log_strength: float) -> "Learned":
+        def losses(grid: Array) -> Array:
+            return validation_losses(problem, x_poison, grid, key)
+
+        if not log_strength.ndim:
+            return minimise(losses, self.strengths)
+        return minimise_vector(
+            losses, lambda s: validation_slope(problem, x_poison, s, key), self.strengths, log_strength
+        )
+
+    def after_clean(self, log_strength: Strength) -> "Learned":
         """Return itself, knowing that data may be poisoned now."""
         return replace(self, poisoned=True)
 
@@ -119,22 +137,26 @@ class CrossValidated(eqx.Module):
 
     With `on_poisoned` it is run again on the poisoned set at every ratio, and the attack lets it answer several
     times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
+    Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
+    for a vector λ a grid has too many points.
     """
 
     on_poisoned: bool
     strengths: Box = Box(*PAPER_STRENGTHS)
     k: int = 5
     seed: int = 0
+    budget: int | None = None
     descent: None = None
 
     @property
     def name(self) -> str:
-        """`cv-poisoned` or `cv-clean`."""
-        return "cv-poisoned" if self.on_poisoned else "cv-clean"
+        """`cv-clean` or `cv-poisoned`, or `search-clean=BUDGET` or `search-poisoned=BUDGET`."""
+        data = "poisoned" if self.on_poisoned else "clean"
+        return f"search-{data}={self.budget}" if self.budget else f"cv-{data}"
 
     def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
-    ) -> float:
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
         """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set.
 
         Poison can leave a class with fewer rows than there are folds: then there are as many folds as rows, and
@@ -148,15 +170,22 @@ class CrossValidated(eqx.Module):
         held_out = np.zeros((k, len(labels)), dtype=bool)
         held_out[:, there] = folds(labels[there], k, seed_of(self.seed, "folds"))
         held_out = jnp.asarray(held_out)
-        return minimise(
-            lambda grid: cross_validation_losses(problem.learner, rows, held_out, grid, key), self.strengths
-        )
 
-    def after_clean(self, log_strength: float) -> Policy:
+        def losses(grid: Array) -> Array:
+            return cross_validation_losses(problem.learner, rows, held_out, grid, key)
+
+        if not self.budget:
+            return minimise(losses, self.strengths)
+        draw = generator(self.seed, "search")
+        candidates = draw.uniform(self.strengths.low, self.strengths.high, (self.budget, *log_strength.shape))
+        return candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))]
+
+    def after_clean(self, log_strength: Strength) -> Policy:
         """Return itself, or λ_CLEAN held fixed."""
         return self if self.on_poisoned else Fixed(log_strength, self.name)
 
 
+_SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
 _FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
 
 
@@ -168,15 +197,18 @@ def parse_policy(
     k: int = 5,
     seed: int = 0,
 ) -> Policy:
-    """Return the policy that `text` names: `fixed=VALUE`, `fixed=log(STRENGTH)`, `cv-clean`, `learned`, `cv-poisoned`.
+    """Return the policy that `text` names.
 
-    Raises `InputError` for any other text.
+    `fixed=VALUE`, `fixed=log(STRENGTH)`, `learned`, `cv-clean`, `cv-poisoned`, `search-clean=BUDGET` or
+    `search-poisoned=BUDGET`. Raises `InputError` for any other text.
     """
     match text:
         case "learned":
             return Learned(strengths, descent, closing)
         case "cv-clean" | "cv-poisoned":
             return CrossValidated(text == "cv-poisoned", strengths, k, seed)
+    if (found := _SEARCH.fullmatch(text)) and int(found["budget"]) > 0:
+        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]))
     if found := _FIXED.fullmatch(text):
         try:
             number = float(found["strength"] or found["value"])
@@ -187,5 +219,6 @@ def parse_policy(
             return Fixed(value, f"fixed=log({number:g})" if found["strength"] else None)
     raise InputError(
         f"unknown policy {text!r}; use fixed=VALUE with a λ from −{LARGEST:g} to {LARGEST:g} (as fixed=-8 or "
-        "fixed=log(200)), cv-clean, learned or cv-poisoned"
+        "fixed=log(200)), learned, cv-clean, cv-poisoned, search-clean=BUDGET or search-poisoned=BUDGET (how many λ to "
+        "try, as search-clean=60)"
     )

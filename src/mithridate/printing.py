@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -24,8 +25,9 @@ def print_audit(console: Console, result: AuditResult) -> None:
     nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
     shown = sorted(nearest | {len(ratios) - 1})
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
+    model = "logistic regression" if config["model"] == "logistic" else config["model"]
     console.print(
-        f"\n{config['model']} regression on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
+        f"\n{model} on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
@@ -39,11 +41,9 @@ def print_audit(console: Console, result: AuditResult) -> None:
         error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))
         tolerance = result.verdict.tolerance[policy]
         sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
-        ends = (
-            " → ".join("—" if (value := curve[metric]["mean"][at]) is None else f"{value:.2f}" for at in (0, -1))
-            for metric in ("log_strength", "weight_norm_sq")
-        )
-        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), *ends)
+        norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
+        strengths = _strengths(result.frame[result.frame["policy"] == policy])
+        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), strengths, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
@@ -59,6 +59,17 @@ def print_audit(console: Console, result: AuditResult) -> None:
         f"Threat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
         f"{threat['may_change']}. Validation rows: {threat['validation_set']}.",
         highlight=False,
+    )
+
+
+def _strengths(rows: pd.DataFrame) -> str:
+    """Return a policy's λ, clean and at the most poison, means over splits; group by group where they differ."""
+    ends = []
+    for points in (rows["n_poison"].min(), rows["n_poison"].max()):
+        ends.append(np.mean(np.stack(rows.loc[rows["n_poison"] == points, "log_strengths"].to_list()), axis=0))
+    alike = all((end == end[0]).all() for end in ends)
+    return " → ".join(
+        ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in (end[:1] if alike else end)) for end in ends
     )
 
 

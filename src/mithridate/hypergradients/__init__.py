@@ -1,5 +1,6 @@
 """Ways to the derivative of the outer objective through training: same problem in, same result out."""
 
+from mithridate.hypergradients.averaged import Averaged
 from mithridate.hypergradients.forward import Combined, Forward
 from mithridate.hypergradients.implicit import Implicit
 from mithridate.hypergradients.problem import (
@@ -21,6 +22,7 @@ METHODS: dict[str, type[HypergradientMethod]] = {
 __all__ = [
     "METHODS",
     "STATUSES",
+    "Averaged",
     "Bilevel",
     "Checkpointed",
     "Combined",

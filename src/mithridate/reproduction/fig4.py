@@ -63,6 +63,7 @@ from mithridate.results import check_free
 from mithridate.rows import Rows
 from mithridate.seeds import key
 from mithridate.training import Exact, GradientDescent, add
+from mithridate.tuning import Strength
 
 CLEAN_ROUNDS, CLEAN_ROUND = 5, 10
 """λ's own steps on clean data: T_λ = 50 of Table 2."""
@@ -127,8 +128,8 @@ class Descended(eqx.Module):
     name: str = eqx.field(default="learned", static=True)
 
     def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: float, key: Key[Array, ""]
-    ) -> float:
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
         """Return λ: where the descent on clean data ends, then as it is."""
         if self.poisoned:
             return log_strength
@@ -137,9 +138,9 @@ class Descended(eqx.Module):
         state = begin(outer, problem, x_poison, jnp.asarray(log_strength, dtype=float), key)
         for _ in range(CLEAN_ROUNDS):
             state, _ = take_steps((outer, problem, key), state, CLEAN_ROUND)
-        return float(state.log_strength)
+        return np.asarray(state.log_strength, dtype=float)
 
-    def after_clean(self, log_strength: float) -> "Descended":
+    def after_clean(self, log_strength: Strength) -> "Descended":
         """Return itself, knowing that data may be poisoned now."""
         return replace(self, poisoned=True)
 
@@ -234,7 +235,7 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
             train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
             strength = jnp.asarray(poisoning.log_strength, dtype=float)
             cell_key = key(attack.seed, "retrain", len(poisoning.y_poison))
-            stages.append((poisoning, retrain_and_measure(victim, train, valid, test, strength, cell_key)))
+            stages.append((poisoning, retrain_and_measure(victim, train, valid, test, strength, cell_key).metrics))
             done.append(at)
         return stages
 
@@ -287,9 +288,9 @@ def _row(cell: tuple[int, Split, str, Attack, Rows], poisoning: Poisoning, metri
         "method": name,
         "n_poison": len(poisoning.y_poison),
         "ratio": poisoning.ratio,
-        **{metric: float(value) for metric, value in metrics._asdict().items()},
-        "log_strength": poisoning.log_strength,
-        "best_log_strength": best,
+        **{metric: float(value) for metric, value in metrics._asdict().items() if not value.ndim},
+        "log_strength": float(poisoning.log_strength),
+        "best_log_strength": float(best),
         "value": poisoning.value,
         "stability": poisoning.stability,
         "hypergradients": " ".join(f"{s}:{n}" for s, n in Counter(poisoning.statuses.tolist()).items()),

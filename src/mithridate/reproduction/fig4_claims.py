@@ -1,5 +1,6 @@
 """What App. E.1 says of Fig. 4, held against the frame; the figure itself and its caption."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,8 +11,11 @@ from matplotlib.figure import Figure
 
 from mithridate.config import AuditConfig
 from mithridate.figures import COLOURS, MARKERS, CurveDisplay
-from mithridate.reproduction.outcome import Claim, above, claim, mean_and_half, signed, within
+from mithridate.reproduction import outcome
+from mithridate.reproduction.outcome import Claim, above, mean_and_half, signed, within
 from mithridate.verdict import curves
+
+claim = functools.partial(outcome.claim, where="App. E.1")
 
 REVERSE, REVERSED, FORWARD = "RMD", "RMD, weights not stored", "FMD"
 EXACT, SOLVED = "exact hypergradient", "exact hypergradient at the optimum"

@@ -22,7 +22,8 @@ class Claim:
 
     `number` orders the claims; `paper` is the sentence; `found`, what was seen, in words and numbers; `effect` ±
     `half` in `unit`, the mean over splits and half its 95 % interval (None with one split); `expected`, what the effect
-    had to be for the sentence to hold; `verdict`.
+    had to be for the sentence to hold; `verdict`; `where` the sentence stands in the paper; the `dataset` it is about,
+    where a figure has several.
     """
 
     number: str
@@ -33,10 +34,13 @@ class Claim:
     unit: str
     expected: str
     verdict: Answer
+    where: str = ""
+    dataset: str = ""
 
     def __str__(self) -> str:
         """Return the claim as a paragraph."""
-        said = f"({self.number}) {self.verdict.upper()}: {self.paper}"
+        on = f" on {self.dataset}" if self.dataset else ""
+        said = f"({self.number}) {self.verdict.upper()}{on}: {self.paper} [{self.where}]"
         size = f"{signed(self.effect, self.half)} {self.unit}; expected {self.expected}"
         lines = [(said, ""), (f"{size}. {self.found}", "    ")]
         return "\n".join(textwrap.fill(line, 118, initial_indent=i, subsequent_indent="    ") for line, i in lines)
@@ -59,6 +63,15 @@ def above(bound: float, name: str = "") -> tuple[str, Callable[[float, float], A
     return name or f"> {bound:g}", judge
 
 
+def below(bound: float, name: str = "") -> tuple[str, Callable[[float, float], Answer]]:
+    """Return the expectation that an effect stays under `bound`, and its judge: the whole interval has to."""
+
+    def judge(low: float, high: float) -> Answer:
+        return "holds" if high < bound else "does not hold" if low >= bound else "not enough data"
+
+    return name or f"< {bound:g}", judge
+
+
 def within(margin: float) -> tuple[str, Callable[[float, float], Answer]]:
     """Return the expectation that an effect is at most `margin` either way, and its judge: the whole interval is."""
 
@@ -77,12 +90,14 @@ def claim(
     unit: str,
     expectation: tuple[str, Callable[[float, float], Answer]],
     found: str,
+    where: str = "",
+    dataset: str = "",
 ) -> Claim:
     """Return the claim judged by one value per split; without a spread there are not enough data to judge by."""
     mean, half = mean_and_half(values)
     expected, judge = expectation
     verdict = "not enough data" if mean is None or half is None else judge(mean - half, mean + half)
-    return Claim(number, paper, found, mean, half, unit, expected, verdict)
+    return Claim(number, paper, found, mean, half, unit, expected, verdict, where, dataset)
 
 
 def signed(mean: float | None, half: float | None) -> str:
