@@ -95,10 +95,19 @@ def test_claims_are_read_from_the_last_run_or_from_what_is_named(figures, mithri
     assert [entry.figure for entry in read_claims([run, "alone"])] == ["one", "two", "one"], "cut short, still read"
 
 
+def test_several_figures_go_into_one_directory(figures, mithridate, tmp_path):
+    code, out, _ = mithridate("reproduce", "two", "one", "two", "--out", "some")
+    assert code == 0
+    assert [asked["figure"] for asked in figures] == ["two", "one"]
+    assert {path.name for path in (tmp_path / "some").iterdir()} == {"one", "two", "claims.json"}
+    assert "What one says." in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fig9",), "no figure 'fig9' to reproduce; choose from one, gone, two, all, claims, page"),
+        (("fig9",), "no figure 'fig9' to reproduce; choose from one, gone, two, or all or claims or page alone"),
+        (("one", "all"), "no figure 'all' to reproduce"),
         (("gone",), "the file is not there"),
         (("one", "--out", "taken"), "not an empty directory"),
         (("all", "--out", "taken"), "not an empty directory"),

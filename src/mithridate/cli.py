@@ -208,8 +208,13 @@ def check(
 
 @app.command()
 def reproduce(
-    figure: Annotated[
-        str, typer.Argument(help="fig1 to fig8, table1 to table3, all, claims, or page", show_default=False)
+    figures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FIGURE...",
+            help="any of fig1 to fig8 and table1 to table3, or all, claims, page",
+            show_default=False,
+        ),
     ],
     dataset: Annotated[
         str | None, typer.Option(help="name of a data set [default: the figure's own]", show_default=False)
@@ -223,18 +228,23 @@ def reproduce(
         typer.Option("--from", help="claims, page: a directory of a figure or of all; repeatable [default: last all]"),
     ] = None,
 ) -> None:
-    """Make a figure or a table of the paper again, and say of each claim about it whether it came out.
+    """Make figures and tables of the paper again, and say of each claim about them whether it came out.
 
-    `all` makes everything, one folder each; exit code 1 when something had to be left out. `claims` prints the claims
-    of what was made before; `page` writes them, with figures and tables, as a Markdown page (--out).
+    Several, or `all`, go into one folder each, and what they share is computed once; exit code 1 when something had to
+    be left out. `claims` prints the claims of what was made before; `page` writes them, with figures and tables, as a
+    Markdown page (--out).
     """
     from mithridate.reproduction import FIGURES
     from mithridate.reproduction.ledger import RUN, last_run, print_claims, read_claims
     from mithridate.reproduction.page import write_page
     from mithridate.results import check_free
 
-    if figure not in (*FIGURES, "all", "claims", "page"):
-        raise InputError(f"no figure {figure!r} to reproduce; choose from {', '.join(FIGURES)}, all, claims, page")
+    alone, figure = ("all", "claims", "page"), figures[0]
+    for name in figures:
+        if name not in FIGURES and (name not in alone or len(figures) > 1):
+            raise InputError(
+                f"no figure {name!r} to reproduce; choose from {', '.join(FIGURES)}, or {' or '.join(alone)} alone"
+            )
     if figure == "claims":
         print_claims(console, read_claims(sources or [last_run(Path.cwd())]))
         return
@@ -245,12 +255,12 @@ def reproduce(
     if sources:
         raise InputError(f"--from is where claims and page read from; {figure} takes --out")
     AuditConfig.of(dataset=dataset or "synthetic", preset=preset, splits=splits, seed=seed)  # raises where one is wrong
-    named = RUN if figure == "all" else "-".join(filter(None, ("mithridate", figure, dataset, "")))
+    named = RUN if figure == "all" else "-".join(filter(None, ("mithridate", *figures, dataset, "")))
     target = out or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
     options = {"dataset": dataset, "preset": preset, "splits": splits, "seed": seed}
-    if figure == "all":
-        _reproduce_all(target, options)
+    if figure == "all" or len(figures) > 1:
+        _reproduce_all(tuple(FIGURES) if figure == "all" else tuple(dict.fromkeys(figures)), target, options)
         return
     with _progress(hidden=False) as show:
         found = FIGURES[figure](on_progress=show, **options)
@@ -261,13 +271,13 @@ def reproduce(
     console.print(f"\nWritten to {written}", soft_wrap=True, highlight=False)
 
 
-def _reproduce_all(target: Path, options: dict[str, Any]) -> None:
-    """Make every figure and table, save each as soon as it is made, and print all claims."""
+def _reproduce_all(names: tuple[str, ...], target: Path, options: dict[str, Any]) -> None:
+    """Make these figures and tables, save each as soon as it is made, and print all claims."""
     from mithridate.reproduction.ledger import make_all, print_claims, read_claims, write_ledger
 
     made, left_out = [], {}
     with _progress(hidden=False) as show:
-        for name, found in make_all(show, **options):
+        for name, found in make_all(names, show, **options):
             if isinstance(found, MithridateError):
                 left_out[name] = str(found)
             else:

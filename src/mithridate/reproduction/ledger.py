@@ -29,18 +29,20 @@ class Entry(NamedTuple):
     claim: Claim
 
 
-def make_all(on_progress: Callable[[Progress], None], **options: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each of `FIGURES` by name, made with these options, or the error that says why it cannot be.
+def make_all(
+    names: Iterable[str], on_progress: Callable[[Progress], None], **options: Any
+) -> Iterator[tuple[str, Any]]:
+    """Yield each of these `FIGURES` by name, made with these options, or the error that says why it cannot be.
 
     An error the user can mend, such as a data set that is not at hand, leaves out one figure and no other.
     """
-    for name, make in FIGURES.items():
+    for name in names:
 
         def told(at: Progress, name: str = name) -> None:
             on_progress(at._replace(running=f"{name} · {at.running}"))
 
         try:
-            found = make(on_progress=told, **options)
+            found = FIGURES[name](on_progress=told, **options)
         except MithridateError as error:
             found = error
         yield name, found
