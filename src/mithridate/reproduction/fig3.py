@@ -172,7 +172,8 @@ def draw(frame: pd.DataFrame) -> Figure:
         norm.set_yscale("log")
         for axis in (strength, norm):
             fit(axis)
-            axis.legend(fontsize=8)
+            place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+            axis.legend(fontsize=7, ncols=3, frameon=False, columnspacing=1, **place)
     titled(figure, frame, f"Network, one λ per layer, {' and '.join(map(shown_as, names))}")
     return figure
 
