@@ -50,7 +50,7 @@ def assert_same(one: pd.DataFrame, two: pd.DataFrame):
     pd.testing.assert_frame_equal(one.drop(columns=[*BY_GROUP]), two.drop(columns=[*BY_GROUP]), check_exact=True)
     for name in BY_GROUP:
         assert all(isinstance(entry, list) for frame in (one, two) for entry in frame[name])
-        np.testing.assert_array_equal(np.stack(one[name]), np.stack(two[name]))
+        np.testing.assert_array_equal(one[name].to_list(), two[name].to_list())
 
 
 def test_two_runs_agree_and_a_policy_more_changes_no_other(result):

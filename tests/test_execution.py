@@ -77,6 +77,13 @@ def test_a_batched_audit_equals_the_serial_one(result):
         np.testing.assert_array_equal(arrays["x_start"], result.poison[cell]["x_start"])
 
 
+def test_a_batch_of_exact_victims_is_refused_on_a_cpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("for LAPACK's batched routines")
+    with pytest.raises(mi.InputError, match="execution = batched: not with an exact victim on a CPU"):
+        mi.audit("digits-0v8", victim="exact", execution="batched", policies=("fixed=2",))
+
+
 def test_the_switch_follows_the_device():
     assert execution.chosen("auto") == ("serial" if jax.default_backend() == "cpu" else "batched")
     assert execution.chosen("batched") == "batched"

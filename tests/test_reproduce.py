@@ -85,7 +85,7 @@ def test_on_clean_data_as_well_lambda_descends_by_itself():
     split = mi.load_dataset("digits-0v8").split(40, 40)
     attack = attacked_by(attack_of(config, split, policies_of(config)[0], "0"), mi.Reverse())
     labels = np.where(np.arange(40) < 15, 1 - split.y_train, split.y_train)  # noise, so that λ has somewhere to go
-    given = (attack.settled(attack.rows(split.x_train, labels)), jnp.zeros((6, 64)), -8.0, jax.random.key(0))
+    given = (attack.settled(attack.rows(split.x_train, labels)), jnp.zeros((6, 64)), np.array(-8.0), jax.random.key(0))
     found, best = attack.policy.respond(*given), mi.Learned().respond(*given)
     assert best > -7
     assert found == pytest.approx(best, abs=0.1)

@@ -79,7 +79,10 @@ def audit(
 
 
 def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress], None]) -> AuditResult:
-    policies = policies_of(config)
+    policies, how = policies_of(config), execution.chosen(config.execution)
+    if how == "batched" and "exact" in (config.victim, config.inner) and jax.default_backend() == "cpu":
+        # LAPACK's batched routines can wait for each other for ever on a CPU.
+        raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
     splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
     model = model_of(config, splits[0])
     attacks = [
@@ -108,7 +111,7 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
 
     cells = [(index, attack) for index, own in enumerate(attacks) for attack in own]
     chains = [functools.partial(chain, *cell) for cell in cells]
-    outcomes = execution.run(chains, execution.chosen(config.execution))
+    outcomes = execution.run(chains, how)
     counter.begin("done")
     frame = to_frame(record for records, _ in outcomes for record in records)
     found = verdict(frame)
@@ -128,14 +131,19 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
         },
         threat_model=threat_model(config),
         config=config.model_dump(mode="json"),
-        versions={package: version(package) for package in PACKAGES}
-        | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
+        versions=versions(),
         frame=frame,
         verdict=found,
         poison={
             (index, attack.policy.name): arrays for (index, attack), (_, arrays) in zip(cells, outcomes, strict=True)
         },
     )
+
+
+def versions() -> dict[str, str]:
+    """Return what numbers depend on besides the configuration: packages, Python, device."""
+    device = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+    return {package: version(package) for package in PACKAGES} | device
 
 
 class _Counter:

@@ -217,7 +217,8 @@ def reproduce(
         ),
     ],
     dataset: Annotated[
-        str | None, typer.Option(help="name of a data set [default: the figure's own]", show_default=False)
+        str | None,
+        typer.Option(help="data set; for Fig. 2, 3, 5 to 8 also A,B [default: the figure's own]", show_default=False),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick or paper")] = "quick",
     splits: Annotated[int | None, typer.Option(help="random splits [default: preset's]", show_default=False)] = None,

@@ -85,7 +85,12 @@ def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[n
     lines = [*np.eye(len(start)), *([np.ones(len(start))] if len(start) > 1 else ())]
     for _ in range(DESCENTS):
         found = scipy.optimize.minimize(
-            evaluated, point, jac=True, method="L-BFGS-B", bounds=[(low, high)] * len(start), options=STOP
+            evaluated,
+            point,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(low, high)] * len(start),
+            options=STOP,  # pyright: ignore[reportArgumentType, reportCallIssue]
         )
         candidates = np.concatenate([found.x[None], *(np.where(line, grid[:, None], found.x) for line in lines)])
         values = _evaluated(losses, candidates)

@@ -18,10 +18,8 @@ together: the victim then is what that last step made of it, up to 100 % of the 
 well, and the map one of the order in which the rows were drawn. The columns `minibatch_*` have it to the letter.
 """
 
-import platform
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -33,7 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mithridate.assembly import attack_of, evaluation_rule, policies_of
 from mithridate.attack import Attack
-from mithridate.auditing import PACKAGES, Progress
+from mithridate.auditing import Progress, versions
 from mithridate.config import AuditConfig
 from mithridate.datasets import Split, load_dataset
 from mithridate.errors import InputError
@@ -98,10 +96,8 @@ def run(
     if side is None or side < 2:
         raise InputError(f"side = {side}: at least 2 places along each axis")
     frame = compute(config, side, on_progress)
-    versions = {package: version(package) for package in PACKAGES}
-    versions |= {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-    settings = {"config": config.model_dump(mode="json"), "side": side, "versions": versions}
-    caption = fig1_claims.caption(frame, config, versions)
+    settings = {"config": config.model_dump(mode="json"), "side": side, "versions": versions()}
+    caption = fig1_claims.caption(frame, config, versions())
     return Reproduction("fig1", frame, tuple(fig1_claims.claims(frame)), caption, settings, fig1_claims.draw(frame))
 
 

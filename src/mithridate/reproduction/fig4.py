@@ -15,12 +15,10 @@ T = 150 with η = 0.1. A fifth curve shows the same formula (Eq. 4) where it hol
 
 import functools
 import math
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ from jaxtyping import Array, Float, Key
 from mithridate import execution
 from mithridate.assembly import attack_of, evaluation_rule, policies_of
 from mithridate.attack import Attack, Poisoning
-from mithridate.auditing import PACKAGES, Progress
+from mithridate.auditing import Progress, versions
 from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.errors import InputError
@@ -199,10 +197,8 @@ def run(
     config = AuditConfig.of(dataset=data.name, preset=preset, splits=splits, **FIXED, **options)
     with jax.enable_x64(config.precision == "float64"):
         frame = compute(data, config, optimum, on_progress)
-    versions = {package: version(package) for package in PACKAGES}
-    versions |= {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-    settings = {"config": config.model_dump(mode="json"), "versions": versions}
-    caption = fig4_claims.caption(frame, config, versions)
+    settings = {"config": config.model_dump(mode="json"), "versions": versions()}
+    caption = fig4_claims.caption(frame, config, versions())
     found = Reproduction("fig4", frame, tuple(fig4_claims.claims(frame)), caption, settings, fig4_claims.draw(frame))
     if out is not None:
         found.save(out)

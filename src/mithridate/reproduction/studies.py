@@ -114,13 +114,13 @@ class Remade:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         **options: Any,
     ) -> Reproduction:
-        """Return the figure for one data set, or for all of the study's.
+        """Return the figure for the data sets named, with commas between them, or for all of the study's.
 
         Arguments: `preset`, quick or paper; `splits`, another number of them; `seed`; `on_progress` as in `audit`;
         `options`, fields of `AuditConfig` but those of `SET`. Raises `InputError` or `DataError` before anything is
         computed.
         """
-        names = self.study.datasets() if dataset is None else (dataset,)
+        names = self.study.datasets() if dataset is None else tuple(dict.fromkeys(dataset.split(",")))
         configs = [self.study.config(name, preset, splits=splits, seed=seed, **options) for name in names]
         results = audited(configs, on_progress)
         frame = self.frame(results)
