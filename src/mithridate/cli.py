@@ -224,6 +224,10 @@ def reproduce(
     splits: Annotated[int | None, typer.Option(help="random splits [default: preset's]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     out: Annotated[Path | None, typer.Option(help="directory for data, pictures, captions and claims")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with options of an audit, for Fig. 2 to 8: departures from the preset"),
+    ] = None,
     sources: Annotated[
         list[Path] | None,
         typer.Option("--from", help="claims, page: a directory of a figure or of all; repeatable [default: last all]"),
@@ -235,7 +239,7 @@ def reproduce(
     be left out. `claims` prints the claims of what was made before; `page` writes them, with figures and tables, as a
     Markdown page (--out).
     """
-    from mithridate.reproduction import FIGURES
+    from mithridate.reproduction import FIGURES, STUDIES
     from mithridate.reproduction.ledger import RUN, last_run, print_claims, read_claims
     from mithridate.reproduction.page import write_page
     from mithridate.results import check_free
@@ -260,6 +264,10 @@ def reproduce(
     target = out or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
     options = {"dataset": dataset, "preset": preset, "splits": splits, "seed": seed}
+    if config:
+        if other := [name for name in figures if name not in STUDIES]:
+            raise InputError(f"--config is for {', '.join(STUDIES)}; {other[0]} has no audit to configure")
+        options |= AuditConfig.read(config) | {name: value for name, value in options.items() if value is not None}
     if figure == "all" or len(figures) > 1:
         _reproduce_all(tuple(FIGURES) if figure == "all" else tuple(dict.fromkeys(figures)), target, options)
         return

@@ -44,4 +44,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
 `dataset` None means the figure's own. They return a `Reproduction`, or what can be saved and reported on like one.
 """
 
-__all__ = ["FIGURES", "Claim", "Reproduction"]
+STUDIES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8")
+"""Those made from audits, whose options they take as well."""
+
+__all__ = ["FIGURES", "STUDIES", "Claim", "Reproduction"]
