@@ -6,6 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# The tests' time goes into compiling small programs, not into running them; `make test-slow` compiles as users do.
+if "slow" not in sys.argv:
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
 # Shape annotations of the package are checked in every test; this has to precede its first import.
 from jaxtyping import install_import_hook
 

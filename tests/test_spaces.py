@@ -146,12 +146,14 @@ DESCENT_150, SGD_50 = mi.GradientDescent(0.1, 150), mi.MinibatchSGD(0.1, 32, 50)
 @pytest.mark.parametrize(
     ("model", "rule", "n", "m", "unknown", "known"),
     [
-        ("linear", DESCENT_150, 512, 784, "plain", "gram"),
+        ("linear", DESCENT_150, 512, 784, "gram", "gram"),
+        ("linear", mi.GradientDescent(0.1, 40), 512, 784, "plain", "gram"),
         ("linear", mi.GradientDescent(0.1, 600), 512, 2048, "gram", "gram"),
         ("linear", DESCENT_150, 512, 64, "plain", "plain"),
         ("linear", mi.GradientDescent(0.1, 1), 512, 2048, "plain", "plain"),
-        ("linear", mi.HeavyBall(0.1, 0.9, 150), 512, 784, "plain", "gram"),
-        ("linear", SGD_50, 512, 2048, "plain", "gram"),
+        ("linear", mi.HeavyBall(0.1, 0.9, 150), 512, 784, "gram", "gram"),
+        ("linear", SGD_50, 512, 2048, "gram", "gram"),
+        ("linear", mi.MinibatchSGD(0.1, 32, 10), 512, 2048, "plain", "gram"),
         ("linear", SGD_50, 4000, 784, "plain", "plain"),
         ("network", DESCENT_150, 512, 2048, "gram", "gram"),
         ("network", DESCENT_150, 2000, 30, "plain", "plain"),

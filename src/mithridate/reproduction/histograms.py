@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mithridate.figures import COLOURS
 from mithridate.reproduction import outcome
@@ -131,6 +132,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("")
             axis.set_xlabel("weight")
+            axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set_ylabel(f"{called(policy)}\nnumber of weights")
             axis.grid(alpha=0.25)
     axes[0, 0].legend(fontsize=8)

@@ -39,8 +39,9 @@ def write_page(directories: Sequence[Path], target: Path) -> Path:
         for name in FIGURES:
             for folder in folders:
                 if (folder / f"{name}.parquet").exists():
-                    picture = images / f"{name}{'-' + folder.name if folder.name != name else ''}.png"
-                    parts.append(_section(name, folder, picture, picture.relative_to(target.parent)))
+                    again = folder.name.removeprefix(name).strip("-")  # as in fig2-mnist-0v8
+                    picture = images / f"{'-'.join(filter(None, (name, again)))}.png"
+                    parts.append(_section(name, again, folder, picture, picture.relative_to(target.parent)))
         target.write_text("\n".join(parts), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -55,9 +56,10 @@ def _folders(directory: Path) -> list[Path]:
     return found
 
 
-def _section(name: str, folder: Path, picture: Path, link: Path) -> str:
+def _section(name: str, again: str, folder: Path, picture: Path, link: Path) -> str:
     """Return the part of the page about one figure or table; its picture is copied."""
-    title = f"\n## {name[:-1].capitalize()}{'.' if name.startswith('fig') else ''} {name[-1]}\n"
+    kind = "Fig." if name.startswith("fig") else "Table"
+    title = f"\n## {kind} {name[-1]}{again and f', {again}'}\n"
     table = folder / f"{name}.md"
     if table.exists():
         return f"{title}\n{table.read_text(encoding='utf-8')}"
