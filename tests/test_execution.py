@@ -69,10 +69,9 @@ def test_a_batched_audit_equals_the_serial_one(result):
     serial = result.frame[result.frame["policy"].isin(("fixed=-8", "learned"))].reset_index(drop=True)
     for column in ("split", "policy", "n_poison", "status", "space"):
         assert (batched.frame[column] == serial[column]).all()
-    # λ moves by Rprop on a loss of 40 rows that is flat around its minimum: rounding shows there first.
-    apart = dict.fromkeys(("test_error", "valid_loss", "valid_loss_after", "baseline_valid_loss"), 2e-2)
-    for column, atol in (apart | {"log_strength": 0.25}).items():
-        np.testing.assert_allclose(batched.frame[column], serial[column], rtol=2e-2, atol=atol, err_msg=column)
+    # Not λ itself: where the loss of 40 rows is flat, rounding moves its minimum.
+    for column in ("test_error", "valid_loss", "valid_loss_after", "baseline_valid_loss"):
+        np.testing.assert_allclose(batched.frame[column], serial[column], rtol=2e-2, atol=2e-2, err_msg=column)
     for cell, arrays in batched.poison.items():
         np.testing.assert_array_equal(arrays["x_start"], result.poison[cell]["x_start"])
 
