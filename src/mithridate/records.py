@@ -63,7 +63,8 @@ FAULTS = {
     "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",
     "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
-    "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve",
+    "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
+    "may matter so little that it is not found as closely",
     "weak": "the attack does no more harm than its own starting points with flipped labels: raise its steps",
 }
 

@@ -20,7 +20,7 @@ the paper's settings stands under each figure.
 This page is written from the runs' own data:
 
     mithridate reproduce all --out DIR
-    mithridate reproduce page --from DIR --out docs/reproduction.md
+    mithridate reproduce page --from DIR [--from DIR …] --out docs/reproduction.md
 """
 
 
