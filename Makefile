@@ -24,6 +24,8 @@ bench: .venv/developing
 	$(BIN)/pip install -q torch==2.13.0
 	$(BIN)/pip install -q --no-deps torchopt optree graphviz jaxopt
 	$(BIN)/python benchmarks/hypergradient.py
+	$(BIN)/python benchmarks/growth.py --model logistic network
+	$(BIN)/python benchmarks/memory.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
