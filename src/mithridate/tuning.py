@@ -96,9 +96,9 @@ def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[n
         values = _evaluated(losses, candidates)
         if not np.isfinite(values).any():
             return np.full_like(start, math.nan)
-        point = candidates[0] if values[0] <= np.nanmin(values) * (1 + TIE) else candidates[np.nanargmin(values)]
-        if point is candidates[0] or (point == candidates[0]).all():
-            break
+        if values[0] <= np.nanmin(values) * (1 + TIE):
+            return found.x
+        point = candidates[np.nanargmin(values)]
     return point
 
 
