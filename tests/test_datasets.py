@@ -133,7 +133,7 @@ def test_faulty_feature_files_are_refused(tmp_path, monkeypatch, rng, arrays, me
         ("mnsit-0v8", "did you mean mnist-0v8"),
         ("mnist-0v12", "no class '12'"),
         ("digits-4v4", "the two classes are the same"),
-        ("mnist", "did you mean"),
+        ("mnits", "did you mean mnist"),
         ("breast-cancer-0v1", "did you mean"),
         ("", "did you mean"),
     ],

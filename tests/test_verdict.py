@@ -12,12 +12,12 @@ from mithridate.verdict import curves, gate_failures, parse_gate, verdict
 def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status: str = "ok") -> pd.DataFrame:
     """Records with the given test errors: policy → one list over ratios per split."""
     rows = [
-        {"split": s, "policy": p, "n_poison": 10 * i, "ratio": 0.05 * i, "test_error": e, "status": status}
+        {"split": s, "policy": p, "n_poison": 10 * i, "ratio": 0.05 * i, "attack_success": e, "status": status}
         for p, splits in errors.items()
         for s, values in enumerate(splits)
         for i, e in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(baseline_test_error=baseline)
+    return pd.DataFrame(rows).assign(baseline_attack_success=baseline, objective="indiscriminate")
 
 
 def test_the_verdict_s_arithmetic():
@@ -41,7 +41,7 @@ def test_the_worse_of_attack_and_label_flipping_counts():
     errors = {"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]]}
     assert verdict(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
     worse = frame_of(errors)
-    worse.loc[worse["n_poison"] == 20, "baseline_test_error"] = 0.2
+    worse.loc[worse["n_poison"] == 20, "baseline_attack_success"] = 0.2
     assert verdict(worse).tolerance["learned"] == pytest.approx(0.05)
     assert gate_failures(worse, 0.1, 0.10)
 
@@ -51,7 +51,7 @@ def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
     found = verdict(broken)
     assert found.tolerance["learned"] == 0
     assert "unknown" in gate_failures(broken, 0.5, 0.05)[0]
-    assert curves(broken, ("test_error",))["learned"]["test_error"]["mean"][1] is None
+    assert curves(broken, ("attack_success",))["learned"]["attack_success"]["mean"][1] is None
     with pytest.raises(mi.InputError, match="the evaluation's SGD diverges"):
         mi.audit("synthetic", policies=("fixed=10",))
     with pytest.raises(mi.InputError, match="times as many steps"):

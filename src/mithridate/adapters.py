@@ -20,10 +20,10 @@ class FunctionModel(eqx.Module):
     """A model made of two pure functions: w0 = init(key), logits = apply(w, x).
 
     Arguments: `init`, from a JAX key to w0, any pytree of floating arrays; `apply`, from w and rows (n, m) to their
-    logits, (n,) or (n, 1), positive for class 1, twice differentiable and without randomness; `weights`, from w to what
-    the penalty acts on, any pytree with one leaf per layer. The default is every leaf of w with two or more axes whose
-    name is not "bias", in the order of `jax.tree.leaves`, each a layer; `name`, under which results speak of the model
-    (default: the name of `apply`).
+    logits, (n,) or (n, 1), positive for class 1, or (n, K), twice differentiable and without randomness; `weights`,
+    from w to what the penalty acts on, any pytree with one leaf per layer. The default is every leaf of w with two or
+    more axes whose name is not "bias", in the order of `jax.tree.leaves`, each a layer; `name`, under which results
+    speak of the model (default: the name of `apply`).
 
     w is in the precision in force, whatever `init` returns. Both functions are kept as they are: making the model once
     compiles it once. It does not run in Gram space (see `LinearFirstLayer` for a model that does).
@@ -64,11 +64,12 @@ class FunctionModel(eqx.Module):
         _check_params(params)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), params)
 
-    def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, " n"]:
-        """Return apply(w, x) as (n,)."""
+    def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
+        """Return apply(w, x), as (n,) where it is (n, 1)."""
         out, n = self._apply(params, x), len(x)
-        _check_logits(out, (n,), (n, 1))
-        return jnp.reshape(out, n)
+        columns = getattr(out, "shape", ())[1:]
+        _check_logits(out, (n,), (n, 1), (n, *(columns if len(columns) == 1 else (2,))))
+        return jnp.reshape(out, n) if columns in ((), (1,)) else out
 
     def weights(self, params: Any) -> PyTree[Array]:
         """Return what the penalty acts on."""
@@ -83,9 +84,10 @@ def from_equinox(
 ) -> FunctionModel:
     """Return a model from an Equinox module: w are its arrays, all else in it is constant.
 
-    Arguments: `make`, from a JAX key to the module, which maps the features (m,) of *one* row to its logit, () or (1,);
-    `weights` and `name` as in `FunctionModel`, with w the module without what is not an array (default for the name:
-    the module's class). A `make` that returns the same module whatever the key starts every training from its weights.
+    Arguments: `make`, from a JAX key to the module, which maps the features (m,) of *one* row to its logit, () or (1,),
+    or (K,); `weights` and `name` as in `FunctionModel`, with w the module without what is not an array (default for the
+    name: the module's class). A `make` that returns the same module whatever the key starts every training from its
+    weights.
 
     Raises `InputError` when `make` fails or returns something else, and for what is not a function of w and the row
     alone: layers with state, and dropout that is on (give `eqx.nn.inference_mode(module)`).
@@ -155,12 +157,12 @@ def _is_model(thing: Any) -> TypeGuard[Model]:
     return isinstance(thing, Model) and not isinstance(thing, type)  # a class has the methods, but no fields
 
 
-def check_model(model: Model, x: np.ndarray, name: str) -> None:
+def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> None:
     """Raise `InputError` unless the model can be trained on rows x (n, m) and differentiated.
 
-    First by shapes alone: w0, the weights to penalise, one logit a row, and that JAX can differentiate the logits
-    twice. Then in numbers, at one w0: logits and their derivative in w are finite, and the latter is not 0. Not
-    checked: other w0, and the derivative in the features.
+    First by shapes alone: w0, the weights to penalise, one logit a row (or one a class), and that JAX can differentiate
+    the logits twice. Then in numbers, at one w0: logits and their derivative in w are finite, and the latter is not 0.
+    Not checked: other w0, and the derivative in the features.
     """
     n, m = x.shape
     at = f"model = {name}"
@@ -171,24 +173,24 @@ def check_model(model: Model, x: np.ndarray, name: str) -> None:
     if not jax.tree.leaves(weights):
         raise InputError(f"{at}: there are no weights to penalise; say with weights= which parameters they are")
     out = _tried(at, f"applying it to rows of {m} features", jax.eval_shape, model.logits, params, rows)
-    _tried(at, "applying it", _check_logits, out, (n,))
+    _tried(at, "applying it", _check_logits, out, *([(n,)] if n_classes == 2 else []), (n, n_classes))
 
     def total(params: Any, x: Array, along: Array) -> Array:
         return jnp.vdot(along, model.logits(params, x))
 
     def steepness(params: Any, x: Array) -> Array:
-        slopes = jax.grad(total, (0, 1))(params, x, jnp.ones(n))
+        slopes = jax.grad(total, (0, 1))(params, x, jnp.ones(out.shape))
         return jnp.sum(jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(slopes)]))
 
     _tried(at, "differentiating its logits twice", jax.eval_shape, jax.grad(steepness, (0, 1)), params, rows)
 
     @jax.jit
     def measured(x: Array) -> tuple[Array, Any]:
-        w0, along = model.init(key), jax.random.normal(key, (n,))
+        w0, along = model.init(key), jax.random.normal(key, out.shape)
         return model.logits(w0, x), jax.grad(total)(w0, x, along)
 
     logits, slopes = _tried(at, "applying it at w0", measured, jnp.asarray(x, dtype=float))
-    if bad := int(jnp.sum(~jnp.isfinite(logits))):
+    if bad := int(jnp.sum(~jnp.isfinite(logits).reshape(n, -1).all(axis=1))):
         raise InputError(f"{at}: at w0 the logits of {bad} of {n} training rows are NaN or infinite")
     parts = [np.asarray(leaf) for leaf in jax.tree.leaves(slopes)]
     if not all(np.isfinite(part).all() for part in parts):
@@ -219,7 +221,7 @@ def _check_logits(out: Any, *allowed: tuple[int, ...]) -> None:
     shape = getattr(out, "shape", None)
     if shape not in allowed:
         came = f"shape {shape}" if shape is not None else f"the type {type(out).__name__}"
-        raise InputError(f"the model's logits have {came}; expected one a row, {' or '.join(map(str, allowed))}")
+        raise InputError(f"the model's logits have {came}; expected {' or '.join(map(str, allowed))}")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise InputError(f"the model's logits are {out.dtype}; expected floating numbers")
 

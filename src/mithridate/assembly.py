@@ -7,15 +7,17 @@ import jax
 from mithridate.adapters import check_model, find_model
 from mithridate.attack import Attack
 from mithridate.config import BUILT_IN, AuditConfig, model_name
-from mithridate.datasets import Split
+from mithridate.datasets import Split, read_rows
 from mithridate.errors import InputError
 from mithridate.feasible import Box
 from mithridate.hypergradients import METHODS
 from mithridate.learner import Learner
 from mithridate.models import MLP, LogisticRegression, Model
+from mithridate.objectives import Objective, flipped, objective_of
 from mithridate.penalties import L2
 from mithridate.policies import Policy, parse_policy
 from mithridate.rows import Rows
+from mithridate.seeds import generator
 from mithridate.steps import hyper_rule, poison_rule
 from mithridate.training import Exact, GradientDescent, MinibatchSGD
 
@@ -41,11 +43,12 @@ def policies_of(config: AuditConfig) -> list[Policy]:
 
 def model_of(config: AuditConfig, split: Split) -> Model:
     """Return the victim's model. Raises `InputError` when one of the user's own does not suit the data."""
-    n_features = split.x_train.shape[1]
+    n_features, n_classes = split.x_train.shape[1], len(split.classes)
     if isinstance(config.model, str) and config.model in BUILT_IN:
-        return MLP(n_features, config.hidden) if config.model == "mlp" else LogisticRegression(n_features)
+        network = MLP(n_features, config.hidden, n_classes=n_classes)
+        return network if config.model == "mlp" else LogisticRegression(n_features, n_classes)
     model = find_model(config.model, n_features)
-    check_model(model, split.x_train, model_name(config.model))
+    check_model(model, split.x_train, model_name(config.model), n_classes)
     return model
 
 
@@ -77,15 +80,40 @@ def learner_of(config: AuditConfig, model: Model, split: Split, policy: Policy) 
     return learner.with_rule(inner.subdivided(curvature))
 
 
-def attack_of(config: AuditConfig, split: Split, policy: Policy, seed: str, model: Model | None = None) -> Attack:
+def objective_on(config: AuditConfig, split: Split, seed: str) -> Objective:
+    """Return what the attacker wants on one split; `seed` as of `attack_of`."""
+    own = split.x_train, split.y_train, len(split.classes)
+    return objective_of(
+        config.objective,
+        split.classes,
+        (split.x_valid, split.y_valid),
+        (split.x_test, split.y_test),
+        lambda path: read_rows(path, split),
+        lambda labels: flipped(labels, config.flip, generator(seed, "flip"), *own),
+    )
+
+
+def attack_of(
+    config: AuditConfig,
+    split: Split,
+    policy: Policy,
+    seed: str,
+    model: Model | None = None,
+    objective: Objective | None = None,
+) -> Attack:
     """Return the attack on one split and policy; it depends on no other.
 
-    `model`, where another attack of the same audit has it already, saves finding, checking and compiling it again.
+    `model` and `objective`, where another attack of the same audit has them already, save making them again.
     """
+    aim = objective or objective_on(config, split, seed)
     return Attack(
         learner=learner_of(config, model or model_of(config, split), split, policy),
-        target=(split.x_valid, split.y_valid),
-        feasible=Box(*config.bounds) if config.bounds else Box(split.low, split.high),
+        target=aim.target,
+        valid=aim.valid,
+        specific=aim.specific,
+        start=aim.start,
+        flip=config.flip,
+        feasible=Box(*config.bounds) if config.bounds else split.feasible,
         policy=policy,
         points=config.points,
         batch=config.batch,
@@ -118,21 +146,40 @@ def mismatch(config: AuditConfig) -> str:
     )
 
 
+def goal_of(config: AuditConfig) -> str:
+    """Return what the attacker wants, in plain words."""
+    kind, _, what = config.objective.replace("=", " ", 1).partition(" ")
+    first, _, second = what.partition("-as-")
+    return {
+        "indiscriminate": "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)",
+        "target-class": f"errors on class {what} (error-generic): the largest loss on its validation rows (Eq. 2)",
+        "misclassify": f"class {first} taken for {second} (error-specific): the least loss on the validation rows of "
+        f"{first} labelled {second} (Eq. 2)",
+        "rows": f"the rows of {what} given the labels that they have there (error-specific): the least loss on them "
+        "(Eq. 2)",
+    }[kind]
+
+
 def threat_model(config: AuditConfig) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words."""
     replaced = config.budget == "replaced"
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
+    cloned = {
+        "indiscriminate": "a validation row, drawn at random, with another class's label",
+        "target-class": "a validation row of that class with another class's label",
+        "misclassify": "a validation row of the first class with the second's label",
+        "rows": "one of those rows with the label wanted",
+    }[config.objective.replace("=", " ", 1).partition(" ")[0]]
     cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
     return {
         "model": model_name(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
-        "goal": "indiscriminate: the largest loss on the validation rows (Eq. 3)",
+        "goal": goal_of(config),
         "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
         "(perfect knowledge, the worst case)",
         "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
         + ("take the place of training rows drawn at random" if replaced else "are added to the training rows"),
-        "may_change": f"every feature of its points, {within}; each starts as a clone of a validation row, drawn at "
-        "random, with the other class's label, which it keeps",
+        "may_change": f"every feature of its points, {within}; each starts as a clone of {cloned}, which it keeps",
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
         + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
@@ -146,6 +193,7 @@ def threat_model(config: AuditConfig) -> dict[str, str]:
         if config.victim == "exact"
         else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
         f"{config.batch_size}, {config.epochs} epochs",
-        "not_tested": "other choices of rows and labels, targeted and backdoor attacks, attackers with less knowledge, "
-        "outlier filters, other models",
+        "not_tested": "other choices of rows and labels, "
+        + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
+        + "backdoor attacks, attackers with less knowledge, outlier filters, other models",
     }

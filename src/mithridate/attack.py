@@ -1,8 +1,8 @@
 """Algorithm 1: the attacker ascends on the poisoning points while the defender descends on λ.
 
-The points come in batches. Each batch starts as clones of trusted validation rows with their labels flipped
-(App. B), takes the place of clean training rows (or is added to them), and is moved by projected hypergradient
-ascent; then it is fixed and the next batch begins. λ goes on adapting all the while.
+The points come in batches. Each batch starts as clones of trusted validation rows with their labels flipped (App. B; or
+of other rows, see `objectives`), takes the place of clean training rows (or is added to them), and is moved by
+projected hypergradient ascent; then it is fixed and the next batch begins. λ goes on adapting all the while.
 
 The steps of a batch are taken in rounds. At the end of a round the defender's policy answers the points as they
 are, and the attack keeps the points whose objective *after that answer* is the highest. So an attack never ends
@@ -23,9 +23,10 @@ from jaxtyping import Array, Key
 
 from mithridate.errors import InputError
 from mithridate.execution import shared
-from mithridate.feasible import FeasibleSet
+from mithridate.feasible import FeasibleSet, Settling
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.learner import Learner
+from mithridate.objectives import Flip, flipped
 from mithridate.outer import Info, OuterStep, begin, take_steps
 from mithridate.policies import Policy, Strength
 from mithridate.rows import Rows, check_rows
@@ -38,6 +39,11 @@ Budget = Literal["replaced", "added"]
 @shared
 def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> Array:
     return problem.value(x_poison, log_strength, key)
+
+
+def _settled(feasible: FeasibleSet, x: Array) -> np.ndarray:
+    """Return the points as they can be written down, where the feasible set knows of more than continuous values."""
+    return np.asarray(feasible.settle(x) if isinstance(feasible, Settling) else x)
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,19 @@ class _Crafted(NamedTuple):
 class Attack:
     """A poisoning attack on a `learner`, crafted for what the attacker measures on `target`.
 
-    Arguments: `learner`, the victim as trained inside the attack; `target` = (x, y), the trusted rows on which
-    A is measured, the defender tunes λ and from which the points are cloned; `feasible`, Φ(X_p); `policy`, the
-    defender; `points` ≥ 1 in all, in batches of `batch` (default: one batch); `budget`, whether they replace training
-    rows or are added; `steps` hyperiterations a batch, in `rounds`; `ascent`, the outer step rule for X_p;
-    `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim solved to optimality); `select`, to keep
-    the best round's points or the last's; `alternate` as in `OuterStep`; `initial`, the w0 of inner training: one for a
-    whole batch of points ("fixed"), a new one at every backward pass ("fresh", as the paper trains its networks), or
-    K ≥ 1 new ones over which the hypergradient is averaged (see `Averaged`); A of a round's end is always from the same
-    w0; `seed`, which with nothing else decides the starting points and the rows replaced.
+    Arguments: `learner`, the victim as trained inside the attack; `target` = (x, y), D_target, the rows on which A is
+    measured; `valid`, D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3); `specific`,
+    whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the error-specific and
+    error-generic attacks of Muñoz-González et al. (2017); `start` = (x, y), the rows that the points begin as clones
+    of, each in turn, with the labels that they keep (default: D_target's, labels flipped as `flip` says, see
+    `flipped`); `feasible`, Φ(X_p), and where it can `settle` points (see `Settling`) they are settled before they are
+    measured; `policy`, the defender; `points` ≥ 1 in all, in batches of `batch` (default: one batch); `budget`, whether
+    they replace training rows or are added; `steps` hyperiterations a batch, in `rounds`; `ascent`, the outer step rule
+    for X_p; `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim solved to optimality);
+    `select`, to keep the best round's points or the last's; `alternate` as in `OuterStep`; `initial`, the w0 of inner
+    training: one for a whole batch of points ("fixed"), a new one at every backward pass ("fresh", as the paper trains
+    its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see `Averaged`); A of a round's end is
+    always from the same w0; `seed`, which with nothing else decides the starting points and the rows replaced.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 
@@ -128,6 +138,10 @@ class Attack:
     feasible: FeasibleSet
     policy: Policy
     points: int
+    valid: tuple[np.ndarray, np.ndarray] | None = None
+    specific: bool = False
+    start: tuple[np.ndarray, np.ndarray] | None = None
+    flip: Flip = "random"
     batch: int | None = None
     budget: Budget = "replaced"
     steps: int = 100
@@ -164,30 +178,41 @@ class Attack:
         `rows`, where another attack on the same set has them already, is the set on the device (see `rows`). The inputs
         are checked at once, the batches are computed as they are asked for.
         """
-        x, y = check_rows("training rows", x, y)
-        x_valid, y_valid = check_rows("target rows", *self.target)
-        if x.shape[1] != x_valid.shape[1]:
-            raise InputError(f"training rows have {x.shape[1]} features, target rows {x_valid.shape[1]}")
-        if self.points > len(x_valid):
+        n_classes = self.learner.n_classes(np.shape(self.target[0])[-1])
+        x, y = check_rows("training rows", x, y, n_classes)
+        given = {"target rows": self.target, "validation rows": self.valid, "starting rows": self.start}
+        others = {name: check_rows(name, *rows, n_classes) for name, rows in given.items() if rows is not None}
+        for name, (features, _) in others.items():
+            if features.shape[1] != x.shape[1]:
+                raise InputError(f"training rows have {x.shape[1]} features, {name} {features.shape[1]}")
+        if self.start is None and self.points > len(self.target[1]):
             raise InputError(
-                f"points = {self.points}: at most {len(x_valid)}, since each is cloned from its own target row"
+                f"points = {self.points}: at most {len(self.target[1])}, since each is cloned from its own target row"
             )
         if self.budget == "replaced" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
-        return self._batches(x, y, x_valid, y_valid, rows or self.rows(x, y))
+        return self._batches(x, y, rows or self.rows(x, y))
 
-    def _batches(
-        self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray, rows: Rows
-    ) -> Iterator[Poisoning]:
+    def _clones(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where the points start, their labels, and the rows of the training set they take the place of."""
         draw = generator(self.seed, "points")
-        clones = draw.permutation(len(x_valid))[: self.points]
+        pool_x, pool_y = map(np.asarray, self.start or self.target)
+        order = draw.permutation(len(pool_x))
+        clones = order[np.arange(self.points) % len(order)]
         replacing = self.budget == "replaced"
         # The training set has room for every point from the start, and every batch is padded to the same size with
         # points of weight 0: all ratios have the same shapes, and one compilation serves them.
-        places = draw.permutation(len(x))[: self.points] if replacing else len(x) + np.arange(self.points)
-        x_start = np.asarray(self.feasible.project(jnp.asarray(x_valid[clones], dtype=float)))
-        x_poison, y_poison = x_start.copy(), 1 - y_valid[clones]
-        target = Rows.of(x_valid, y_valid)
+        places = draw.permutation(len(y))[: self.points] if replacing else len(y) + np.arange(self.points)
+        labels = pool_y[clones]
+        if self.start is None:
+            labels = flipped(labels, self.flip, draw, x, y, self.learner.n_classes(x.shape[1]))
+        settled = _settled(self.feasible, self.feasible.project(jnp.asarray(pool_x[clones], dtype=float)))
+        return settled, labels.astype(np.float64), places
+
+    def _batches(self, x: np.ndarray, y: np.ndarray, rows: Rows) -> Iterator[Poisoning]:
+        x_start, y_poison, places = self._clones(x, y)
+        x_poison, replacing = x_start.copy(), self.budget == "replaced"
+        target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
         policy = self.policy
         strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
         history, statuses = np.empty(0), np.empty(0, dtype=str)
@@ -199,7 +224,7 @@ class Attack:
             batch = Rows.of(x_start[new], y_poison[new], step)
             where = jnp.asarray(np.pad(places[new], spare, constant_values=len(rows.y)))
             rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
-            problem = Bilevel(self.learner, rest, batch.y, target, batch.weight)
+            problem = Bilevel(self.learner, rest, batch.y, target, batch.weight, valid, self.specific)
             start, best, infos = self._craft(problem, policy, batch.x, strength, self.key(end))
             rows = _with_poison(rows, where, batch._replace(x=jnp.asarray(best.x_poison)))
             x_poison[new], strength = best.x_poison[: end - first], best.log_strength
@@ -235,8 +260,8 @@ class Attack:
 
     def settled(self, rows: Rows) -> Bilevel:
         """Return the problem of training on these rows alone, in the shapes of the attack's own problems."""
-        nothing = jnp.zeros(self.batch or self.points)
-        return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing)
+        nothing, valid = jnp.zeros(self.batch or self.points), Rows.of(*self.valid) if self.valid else None
+        return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing, valid, self.specific)
 
     def _craft(
         self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: Strength, key: Array
@@ -263,7 +288,8 @@ class Attack:
             step_key = jax.random.fold_in(key, first) if fresh else key
             state, info = take_steps((outer, problem, step_key), state, min(length, self.steps - first))
             infos.append(info)
-            end = answered(state.x_poison, np.asarray(state.log_strength, dtype=float))
+            x_end = jnp.asarray(_settled(self.feasible, state.x_poison))
+            end = answered(x_end, np.asarray(state.log_strength, dtype=float))
             if self.select == "last" or end.value > best.value:
                 best = end
             state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))

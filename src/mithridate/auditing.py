@@ -21,18 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from mithridate import execution
-from mithridate.assembly import attack_of, evaluation_rule, mismatch, model_of, policies_of, threat_model
+from mithridate.assembly import (
+    attack_of,
+    evaluation_rule,
+    mismatch,
+    model_of,
+    objective_on,
+    policies_of,
+    threat_model,
+)
 from mithridate.attack import Attack, Poisoning
 from mithridate.config import AuditConfig, model_name
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.errors import InputError
-from mithridate.evaluation import Retrained, retrain_and_measure
+from mithridate.evaluation import Measured, Retrained, retrain_and_measure
+from mithridate.objectives import Labelled
 from mithridate.policies import Learned, Strength
 from mithridate.records import Record, to_frame
 from mithridate.results import AuditResult
 from mithridate.rows import Rows
 from mithridate.seeds import key
-from mithridate.training import Exact, MinibatchSGD
 from mithridate.tuning import best_response, validation_losses
 from mithridate.verdict import verdict
 
@@ -85,15 +93,16 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
         raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
     splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
     model = model_of(config, splits[0])
+    seeds = [f"{config.seed}/{data.name}/{index}" for index in range(config.splits)]
+    aims = [objective_on(config, *cell) for cell in zip(splits, seeds, strict=True)]
     attacks = [
-        [attack_of(config, split, policy, f"{config.seed}/{data.name}/{index}", model) for policy in policies]
-        for index, split in enumerate(splits)
+        [attack_of(config, split, policy, seed, model, aim) for policy in policies]
+        for split, seed, aim in zip(splits, seeds, aims, strict=True)
     ]
     # What the policies of a split share is put on the device once, its Gram matrix included.
     rows = [own[0].rows(split.x_train, split.y_train) for own, split in zip(attacks, splits, strict=True)]
     ratios = 1 + math.ceil(config.points / config.batch)
     counter = _Counter(len(splits) * len(policies) * ratios, on_progress)
-    rule = evaluation_rule(config)
 
     def chain(index: int, attack: Attack) -> tuple[list[Record], dict[str, np.ndarray]]:
         split, records, stages, weights = splits[index], [], [], []
@@ -102,7 +111,7 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
             counter.begin(f"split {index + 1}/{len(splits)} · {attack.policy.name} · ratio {ratio + 1}/{ratios}")
             started = time.perf_counter()
             stages.append(next(found))
-            record, own = _record(data.name, model_name(config.model), index, attack, stages[-1], split, rule, started)
+            record, own = _record(config, index, attack, stages[-1], split, aims[index].goal, started)
             records.append(record)
             weights.append(own)
             counter.done += 1
@@ -158,23 +167,26 @@ class _Counter:
 
 
 def _record(
-    dataset: str,
-    model: str,
+    config: AuditConfig,
     index: int,
     attack: Attack,
     poisoning: Poisoning,
     split: Split,
-    rule: MinibatchSGD | Exact,
+    goal: Labelled,
     started: float,
 ) -> tuple[Record, Any]:
     """Return the record of one cell, the victim retrained on the poison and on the baseline, and its weights."""
     cell_key, tuning_key = key(attack.seed, "retrain", len(poisoning.y_poison)), attack.key(len(poisoning.y_poison))
-    victim = attack.learner.with_rule(rule)
-    valid, test = Rows.of(*attack.target), Rows.of(split.x_test, split.y_test)
+    victim = attack.learner.with_rule(evaluation_rule(config))
+    valid, test = (split.x_valid, split.y_valid), (split.x_test, split.y_test)
+    on, specific = (
+        Measured(*(Rows.of(*rows) for rows in (valid, test, attack.target, goal))),
+        jnp.array(attack.specific),
+    )
 
     def measured(train: Rows, log_strength: Strength) -> Retrained:
         strength = jnp.asarray(log_strength, dtype=float)
-        return jax.device_get(retrain_and_measure(victim, train, valid, test, strength, cell_key))
+        return jax.device_get(retrain_and_measure(victim, train, on, specific, strength, cell_key))
 
     nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
     train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
@@ -199,14 +211,15 @@ def _record(
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
         "weak": bool(len(poisoning.y_poison))
-        and (found.valid_loss <= baseline.valid_loss or found.test_error < baseline.test_error),
+        and (found.attack_loss <= baseline.attack_loss or found.attack_success < baseline.attack_success),
     }
     measured_values = {name: value.tolist() for name, value in found._asdict().items()}
     record = Record(
-        dataset=dataset,
-        model=model,
+        dataset=config.dataset,
+        model=model_name(config.model),
         split=index,
         policy=attack.policy.name,
+        objective=config.objective,
         budget=attack.budget,
         n_train=int(train.size),
         n_poison=len(poisoning.y_poison),
@@ -220,7 +233,9 @@ def _record(
         best_log_strength=float(np.mean(best)),
         best_log_strengths=np.atleast_1d(best).tolist(),
         baseline_test_error=float(baseline.test_error),
+        baseline_attack_success=float(baseline.attack_success),
         baseline_valid_loss=float(baseline.valid_loss),
+        baseline_attack_loss=float(baseline.attack_loss),
         baseline_log_strength=float(np.mean(strength)),
         inner_steps=getattr(attack.learner.rule, "steps", 0),
         space=attack.learner.chosen_space((train,)),

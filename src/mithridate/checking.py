@@ -24,6 +24,7 @@ from mithridate.feasible import Box
 from mithridate.hypergradients import Bilevel, HypergradientMethod
 from mithridate.ladder import TOLERANCE, Rung, Truth, climb, judged, tried, try_parts
 from mithridate.learner import Learner
+from mithridate.objectives import flipped
 from mithridate.policies import LARGEST, Learned
 from mithridate.rows import Rows, join
 from mithridate.seeds import generator, key
@@ -147,8 +148,9 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
     if attack.budget == "replaced":
         replaced = draw.permutation(len(split.y_train))[:k]
         rows = rows.with_weight(rows.weight.at[replaced].set(0.0))
-    y_poison = jnp.asarray(1 - split.y_valid[clones], dtype=float)
-    problem = Bilevel(attack.learner, rows, y_poison, Rows.of(split.x_valid, split.y_valid))
+    own = split.x_train, split.y_train, len(split.classes)
+    y_poison = jnp.asarray(flipped(split.y_valid[clones], attack.flip, draw, *own), dtype=float)
+    problem = Bilevel(attack.learner, rows, y_poison, Rows.of(*attack.target), specific=attack.specific)
     log_strength = jnp.full(attack.learner.strength_shape, strength)
     return Place(problem, x_poison, log_strength, key(attack.seed, "check"))
 

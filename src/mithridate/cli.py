@@ -82,7 +82,8 @@ def datasets() -> None:
     for column in table.columns:
         column.no_wrap = True
     console.print(table)
-    console.print("AvB: any two classes, as in mnist-0v8. Missing files have to be put into the data directory.")
+    console.print("AvB: any two classes, as in mnist-0v8; without it, as in mnist, all of them.")
+    console.print("Missing files have to be put into the data directory.")
     console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
 
 

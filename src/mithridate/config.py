@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from mithridate.errors import InputError
+from mithridate.objectives import Flip
 from mithridate.presets import MOST_POISON, PRESETS, setting
 
 BUILT_IN = ("logistic", "mlp")
@@ -49,6 +50,16 @@ class AuditConfig(BaseModel):
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
     budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    objective: str = Field(
+        "indiscriminate",
+        description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class A), "
+        "misclassify A-as-B, or rows FILE (these rows given the labels that they have in the file)",
+    )
+    flip: Flip = Field(
+        "random",
+        description="the label that a clone gets where there are more than two classes: another one at random, or that "
+        "of the nearest or farthest class",
+    )
     initial: Literal["fixed", "fresh"] | int = Field(
         description="w0 of inner training: fixed; fresh, drawn anew at every outer step; or a number K, the mean "
         "hypergradient of K fresh draws; by default fixed for logistic (whose w0 is 0), else fresh",
@@ -184,7 +195,7 @@ class AuditConfig(BaseModel):
             object.__setattr__(self, name, value)  # the model is frozen for everybody else
         if self.points > self.train:
             raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
-        if self.points > self.valid:
+        if self.points > self.valid and self.objective == "indiscriminate":
             raise ValueError(
                 f"points = {self.points}{origin}: more than the {self.valid} validation rows they are cloned from; "
                 "raise valid"

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ import sklearn.datasets
 
 from mithridate.downloads import at_hand, fetch, read_arrays, read_idx
 from mithridate.errors import DataError, InputError
+from mithridate.feasible import Box, FeasibleSet
 from mithridate.presets import setting
 from mithridate.seeds import generator
 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+Pick = tuple[int, ...]
+"""Some classes of a family, by number; their places here become the labels."""
 DIGITS = [str(digit) for digit in range(10)]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training, validation and test rows, features (n, m) and labels (n,) in {0, 1}.
+    """Training, validation and test rows, features (n, m) and labels (n,) in 0 … K − 1, the places of `classes`.
 
     `train_rows` and `valid_rows` number the rows in the data set's own order (for MNIST: in the official training
     file), `test_rows` likewise, in the official test file where `official_test`. Features are (raw − `offset`) /
@@ -40,16 +44,26 @@ class Split:
     scale: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def feasible(self) -> FeasibleSet:
+        """Φ: the points that could be rows of this data set."""
+        return Box(self.low, self.high)
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Return raw features (n, m) as the victim sees them."""
+        return ((x - self.offset) / self.scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A pool of labelled rows of two classes, with an official test set where there is one.
+    """A pool of labelled rows of K ≥ 2 classes, with an official test set where there is one.
 
-    `x` (N, m), `y` (N,) in {0, 1}, `rows` (N,) their numbers in the source; `test` the same triple or None;
-    features are divided by `divisor` or, with `standardise`, by the training rows' deviation after their mean is
-    taken off; `bounds` is the range of feasible features after that, or None for each feature's range in the training
-    rows; `image_shape` where rows are pictures.
+    `x` (N, m), `y` (N,) in 0 … K − 1, the places of `classes`, `rows` (N,) their numbers in the source; `test` the same
+    triple or None; features are divided by `divisor` or, with `standardise`, by the training rows' deviation after
+    their mean is taken off; `bounds` is the range of feasible features after that, or None for each feature's range in
+    the training rows; `image_shape` where rows are pictures.
 
     Raises `InputError` when a feature is NaN or infinite or a shape is off.
     """
@@ -58,7 +72,7 @@ class Dataset:
     x: np.ndarray = field(repr=False)
     y: np.ndarray = field(repr=False)
     rows: np.ndarray = field(repr=False)
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     source: str
     test: tuple[np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
     bounds: tuple[float, float] | None = None
@@ -67,13 +81,17 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
 
     def __post_init__(self):
-        own = (self.x, self.y, self.rows)
+        own, k = (self.x, self.y, self.rows), len(self.classes)
+        if k < 2:
+            raise InputError(
+                f"data set {self.name}: only one class, {self.classes[0]!r}; there is nothing to tell apart"
+            )
         for part, (x, y, rows) in (("rows", own), ("test rows", self.test or own)):
-            labelled = x.ndim == 2 and y.shape == rows.shape == x.shape[:1] and set(np.unique(y)) <= {0, 1}
+            labelled = x.ndim == 2 and y.shape == rows.shape == x.shape[:1] and set(np.unique(y)) <= set(range(k))
             if not labelled or x.shape[1] != self.x.shape[1]:
                 raise InputError(
-                    f"data set {self.name}: {part} need features (n, m), labels 0 or 1 (n,) and row numbers (n,); got "
-                    f"{x.shape}, {y.shape}, {rows.shape}"
+                    f"data set {self.name}: {part} need features (n, m), labels 0 … {k - 1} (n,) and row numbers (n,); "
+                    f"got {x.shape}, {y.shape}, {rows.shape}"
                 )
             if not np.isfinite(x).all():
                 where = np.argwhere(~np.isfinite(x))
@@ -91,11 +109,12 @@ class Dataset:
         usual = setting(self.name)
         train = usual.train if train is None else train
         valid = usual.valid if valid is None else valid
-        if train < 2 or valid < 2:
-            raise InputError(f"train = {train}, valid = {valid}: at least 2 rows each, one of either class")
+        least = len(self.classes)
+        if train < least or valid < least:
+            raise InputError(f"train = {train}, valid = {valid}: at least {least} rows each, one of every class")
         draw = generator(seed, self.name, "split", index)
-        orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in (0, 1)]
-        takes = [((train + label) // 2, (valid + label) // 2) for label in (0, 1)]
+        orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in range(least)]
+        takes = list(zip(_shares(train, least), _shares(valid, least), strict=True))
         spare = 0 if self.test else 1
         for order, (n_train, n_valid), label in zip(orders, takes, self.classes, strict=True):
             if n_train + n_valid + spare > len(order):
@@ -134,41 +153,48 @@ class Dataset:
             scale=scale.astype(np.float32),
             low=np.broadcast_to(np.asarray(low, np.float32), x_train.shape[1:]),
             high=np.broadcast_to(np.asarray(high, np.float32), x_train.shape[1:]),
+            classes=self.classes,
         )
 
 
-def _two(x: np.ndarray, labels: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of two classes, labelled 0 and 1, with their numbers."""
-    rows = np.flatnonzero(np.isin(labels, pair))
-    return x[rows], (labels[rows] == pair[1]).astype(np.int8), rows
+def _shares(total: int, parts: int) -> list[int]:
+    """Return how many of `total` rows each part gets: as even as can be, the later ones more."""
+    return [(total + part) // parts for part in range(parts)]
 
 
-def _idx_pair(family: str, name: str, pair: tuple[int, int], classes: list[str]) -> Dataset:
+def _some(x: np.ndarray, labels: np.ndarray, chosen: Pick) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of these classes, labelled by their places in `chosen`, with their numbers."""
+    rows = np.flatnonzero(np.isin(labels, chosen))
+    places = {number: place for place, number in enumerate(chosen)}
+    return x[rows], np.array([places[int(label)] for label in labels[rows]], np.int8), rows
+
+
+def _idx(family: str, name: str, chosen: Pick, classes: list[str]) -> Dataset:
     files = fetch(family)
 
     def part(prefix: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         images = read_idx(files[f"{prefix}-images-idx3-ubyte.gz"])
-        x, y, rows = _two(images, read_idx(files[f"{prefix}-labels-idx1-ubyte.gz"]), pair)
+        x, y, rows = _some(images, read_idx(files[f"{prefix}-labels-idx1-ubyte.gz"]), chosen)
         return x.reshape(len(x), -1), y, rows
 
     x, y, rows = part("train")
-    names = (classes[pair[0]], classes[pair[1]])
+    names = tuple(classes[number] for number in chosen)
     source = f"official files of {family}"
     return Dataset(name, x, y, rows, names, source, part("t10k"), (0.0, 1.0), 255.0, image_shape=(28, 28))
 
 
-def _mnist(name: str, pair: tuple[int, int]) -> Dataset:
-    return _idx_pair("mnist", name, pair, DIGITS)
+def _mnist(name: str, chosen: Pick) -> Dataset:
+    return _idx("mnist", name, chosen, DIGITS)
 
 
-def _fashion(name: str, pair: tuple[int, int]) -> Dataset:
-    return _idx_pair("fashion-mnist", name, pair, FASHION)
+def _fashion(name: str, chosen: Pick) -> Dataset:
+    return _idx("fashion-mnist", name, chosen, FASHION)
 
 
-def _digits(name: str, pair: tuple[int, int]) -> Dataset:
+def _digits(name: str, chosen: Pick) -> Dataset:
     data: Any = sklearn.datasets.load_digits()
-    x, y, rows = _two(data["data"], data["target"], pair)
-    names = (DIGITS[pair[0]], DIGITS[pair[1]])
+    x, y, rows = _some(data["data"], data["target"], chosen)
+    names = tuple(DIGITS[number] for number in chosen)
     return Dataset(name, x, y, rows, names, "scikit-learn's load_digits", None, (0.0, 1.0), 16.0, image_shape=(8, 8))
 
 
@@ -186,6 +212,14 @@ def _breast_cancer() -> Dataset:
         ("benign", "malignant"),
         source,
         standardise=True,
+    )
+
+
+def _wine() -> Dataset:
+    data: Any = sklearn.datasets.load_wine()
+    x, y, source = data["data"].astype(np.float64), data["target"].astype(np.int8), "scikit-learn's load_wine"
+    return Dataset(
+        "wine", x, y, np.arange(len(y)), ("cultivar 0", "cultivar 1", "cultivar 2"), source, standardise=True
     )
 
 
@@ -223,7 +257,7 @@ def _springer_tench() -> Dataset:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the catalogue; `pairs` maps a class's name in `FAMILY-AvB` to its number."""
+    """A line of the catalogue; with `pairs`, any two of its ten classes are a data set `FAMILY-AvB` too."""
 
     name: str
     rows: int
@@ -242,7 +276,7 @@ class Entry:
     @property
     def available(self) -> str:
         """Whether it can be used now: bundled, at hand, to be downloaded on first use, or missing."""
-        if self.load in (_digits, _breast_cancer, _synthetic):
+        if self.load in (_digits, _breast_cancer, _wine, _synthetic):
             return "bundled"
         if at_hand(self.family):
             return "at hand"
@@ -252,11 +286,12 @@ class Entry:
 CATALOGUE = {
     entry.family: entry
     for entry in (
-        Entry("digits-AvB", 1797, None, 64, "any two of ten", _digits, "digits-0v8", True),
+        Entry("digits-AvB", 1797, None, 64, "ten, or any two", _digits, "digits-0v8", True),
         Entry("breast-cancer", 569, None, 30, "benign, malignant", _breast_cancer, "breast-cancer"),
+        Entry("wine", 178, None, 13, "three cultivars", _wine, "wine"),
         Entry("synthetic", 4096, None, 2, "0, 1", _synthetic, "synthetic"),
-        Entry("mnist-AvB", 60000, 10000, 784, "any two of ten", _mnist, "mnist-0v8", True),
-        Entry("fashion-mnist-AvB", 60000, 10000, 784, "any two of ten", _fashion, "fashion-mnist-0v2", True),
+        Entry("mnist-AvB", 60000, 10000, 784, "ten, or any two", _mnist, "mnist-0v8", True),
+        Entry("fashion-mnist-AvB", 60000, 10000, 784, "ten, or any two", _fashion, "fashion-mnist-0v2", True),
         Entry("dogfish", 1800, 600, 2048, "dog, fish", _dogfish, "dogfish"),
         Entry("springer-tench", 1800, 600, 2048, "springer, tench", _springer_tench, "springer-tench"),
     )
@@ -264,7 +299,7 @@ CATALOGUE = {
 
 
 def load_dataset(name: str) -> Dataset:
-    """Return the data set `name`: one of the catalogue's, or a pair of classes such as `mnist-3v5`.
+    """Return the data set `name`: one of the catalogue's, with all its classes, or two of them as in `mnist-3v5`.
 
     Raises `InputError` for an unknown name or class, `DataError` when a file is missing or corrupt.
 
@@ -279,8 +314,22 @@ def load_dataset(name: str) -> Dataset:
             fault = f"no class {unknown[0]!r}" if unknown else "the two classes are the same"
             raise InputError(f"data set {name!r}: {fault}; name two different classes of 0 … 9, as in {found[1]}-0v8")
         return CATALOGUE[found[1]].load(name, (int(found[2]), int(found[3])))
-    if name in CATALOGUE and not CATALOGUE[name].pairs:
-        return CATALOGUE[name].load()
+    if name in CATALOGUE:
+        entry = CATALOGUE[name]
+        return entry.load(name, tuple(range(len(DIGITS)))) if entry.pairs else entry.load()
     known = [entry.example for entry in CATALOGUE.values()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
     raise InputError(f"unknown data set {name!r}; did you mean {', '.join(near)}? `mithridate datasets` lists all")
+
+
+def read_rows(path: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a file, features (n, m) as the victim sees them and labels (n,) by number.
+
+    An npz file with arrays `x` (n, m), in the data set's own units, and `y` (n,), the places of its classes.
+    """
+    (x, y), m, k = read_arrays(Path(path), ("x", "y")), len(split.offset), len(split.classes)
+    if x.ndim != 2 or x.shape[1] != m or y.shape != x.shape[:1] or not set(y) <= set(range(k)):
+        raise DataError(
+            f"{path}: arrays x (n, {m}) and y (n,) with labels 0 … {k - 1} are needed; got {x.shape} and {y.shape}"
+        )
+    return split.encode(x), y

@@ -61,9 +61,10 @@ class Place(NamedTuple):
                 learner = learner.with_rule(Exact(1e-12))
             else:
                 learner = replace(learner, model=Started(learner.model, jax.tree.map(_wide, w0)))
-            rest, target = (Rows(*map(_wide, rows[:3])) for rows in (self.problem.rest, self.problem.target))
-            rest = rest.with_gram() if space == "gram" else rest
-            problem = Bilevel(replace(learner, space=space), rest, _wide(self.problem.y_poison), target)
+            given = self.problem
+            rest, target = (Rows(*map(_wide, rows[:3])) for rows in (given.rest, given.target))
+            rest, learner = rest.with_gram() if space == "gram" else rest, replace(learner, space=space)
+            problem = Bilevel(learner, rest, _wide(given.y_poison), target, specific=given.specific)
             return Place(problem, _wide(self.x_poison), _wide(self.log_strength), self.key)
 
 

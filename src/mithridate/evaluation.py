@@ -4,22 +4,41 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from mithridate.execution import shared
 from mithridate.learner import Learner
+from mithridate.losses import predicted
 from mithridate.rows import Rows
 
 
 class Metrics(NamedTuple):
-    """Errors and rates are shares of the test rows; class 1 is the positive one. `weight_norms`: ‖w_layer‖²/d_layer."""
+    """What a retrained victim does; errors and rates are shares of the test rows.
+
+    `attack_success`, `attack_loss`: the share of the attacker's goal rows that go his way, and A on D_target. `fprs`
+    and `fnrs`: each class against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two,
+    their means of more. `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
+    """
 
     test_error: Float[Array, ""]
+    attack_success: Float[Array, ""]
     fpr: Float[Array, ""]
     fnr: Float[Array, ""]
+    fprs: Float[Array, " classes"]
+    fnrs: Float[Array, " classes"]
     valid_loss: Float[Array, ""]
+    attack_loss: Float[Array, ""]
     weight_norm_sq: Float[Array, ""]
     weight_norms: Float[Array, " layers"]
+
+
+class Measured(NamedTuple):
+    """The rows on which a victim is measured: `goal` as in `Objective`, all others as in a `Split`."""
+
+    valid: Rows
+    test: Rows
+    target: Rows
+    goal: Rows
 
 
 class Retrained(NamedTuple):
@@ -33,25 +52,39 @@ class Retrained(NamedTuple):
 def retrain_and_measure(
     victim: Learner,
     train: Rows,
-    valid: Rows,
-    test: Rows,
+    on: Measured,
+    specific: Bool[Array, ""],
     log_strength: Float[Array, "*groups"],
     key: Key[Array, ""],
 ) -> Retrained:
-    """Train `victim` on `train` from scratch and measure it.
+    """Train `victim` on `train` from scratch and measure it; `specific` as in `Attack`.
 
     A rate without rows to measure is 0. Where training diverged every figure is NaN: its predictions mean nothing.
     """
     params = victim.train((train,), log_strength, key)
-    weights = victim.model.weights(params)
-    predicted, positive = victim.model.logits(params, test.x) > 0, test.y > 0
+    weights, logits = victim.model.weights(params), victim.model.logits(params, on.test.x)
+    n_classes = 2 if logits.ndim == 1 else logits.shape[1]
+    own, classes = predicted(logits), jnp.arange(n_classes, dtype=logits.dtype)
+    taken, there = own[:, None] == classes[None], on.test.y[:, None] == classes[None]
+    fprs, fnrs = _share(taken & ~there, ~there), _share(~taken & there, there)
+    reached = (predicted(victim.model.logits(params, on.goal.x)) == on.goal.y) == specific
+    loss = victim.mean_loss(params, (on.target,))
     found = Metrics(
-        jnp.mean(predicted != positive),
-        jnp.sum(predicted & ~positive) / jnp.maximum(jnp.sum(~positive), 1),
-        jnp.sum(~predicted & positive) / jnp.maximum(jnp.sum(positive), 1),
-        victim.mean_loss(params, (valid,)),
-        victim.weight_norm_sq(params),
-        jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(weights)]),
+        test_error=jnp.mean(own != on.test.y),
+        attack_success=jnp.mean(reached),
+        fpr=fprs[1] if n_classes == 2 else jnp.mean(fprs),
+        fnr=fnrs[1] if n_classes == 2 else jnp.mean(fnrs),
+        fprs=fprs,
+        fnrs=fnrs,
+        valid_loss=victim.mean_loss(params, (on.valid,)),
+        attack_loss=jnp.where(specific, -loss, loss),
+        weight_norm_sq=victim.weight_norm_sq(params),
+        weight_norms=jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(weights)]),
     )
     sound = jnp.isfinite(found.valid_loss) & jnp.isfinite(found.weight_norm_sq)
     return Retrained(weights, Metrics(*(jnp.where(sound, value, jnp.nan) for value in found)))
+
+
+def _share(part: Bool[Array, "n k"], whole: Bool[Array, "n k"]) -> Float[Array, " k"]:
+    """Return how many of `whole` are in `part`, column by column."""
+    return jnp.sum(part, axis=0) / jnp.maximum(jnp.sum(whole, axis=0), 1)

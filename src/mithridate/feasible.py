@@ -1,12 +1,14 @@
 """Feasible sets Φ and their projections Π (Eq. 5)."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.projections
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mithridate.errors import InputError
 
@@ -17,6 +19,15 @@ class FeasibleSet(Protocol):
 
     def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return Π(x), the point of Φ nearest to x."""
+        ...
+
+
+@runtime_checkable
+class Settling(FeasibleSet, Protocol):
+    """A Φ that is a relaxation: not all of its points can be had, and `settle` finds one that can."""
+
+    def settle(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the point nearest to x that can be had; it lies in Φ, and settles to itself."""
         ...
 
 
@@ -44,3 +55,77 @@ class Box(eqx.Module):
         """Return argmin over z in Φ of ‖z − x‖."""
         low, high = (jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape) for b in (self.low, self.high))
         return optax.projections.projection_box(x, low, high)
+
+
+class Mixed(eqx.Module):
+    """Φ of the rows of a table: numbers in their ranges, whole ones among them, one category in each group.
+
+        Φ = {x : low ≤ x ≤ high, Σ x[g] = 1 and x[g] ≥ 0 for every group g}
+
+    is the relaxation in which an attack moves. Of it a table can hold the points whose `whole` features, in raw units
+    x·scale + offset, are whole numbers, and which are 1 in one feature of every group; `settle` finds the nearest.
+
+    Arguments: `low`, `high`, `whole`, `scale` > 0 and `offset`, one each per feature (m,); `groups`, each a list of the
+    features among which one category is chosen. Features of categories that are not allowed belong to no group and
+    have the range 0 to 0. Not checked: that the whole numbers' bounds are whole.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> phi = Mixed(np.array([0.0, 0.0, 0.0]), np.array([9.0, 1.0, 1.0]), whole=np.array([True, False, False]),
+        ...             offset=np.zeros(3), scale=np.ones(3), groups=[[1, 2]])
+        >>> phi.project(jnp.array([9.75, 0.75, 0.75])).tolist()
+        [9.0, 0.5, 0.5]
+        >>> phi.settle(jnp.array([4.3, 0.8, 0.4])).tolist()
+        [4.0, 1.0, 0.0]
+    """
+
+    box: Box
+    whole: Bool[np.ndarray, " m"]
+    scale: Float[np.ndarray, " m"]
+    fraction: Float[np.ndarray, " m"]
+    groups: Int[np.ndarray, "groups width"]
+
+    def __init__(
+        self,
+        low: Float[np.ndarray, " m"],
+        high: Float[np.ndarray, " m"],
+        *,
+        whole: Bool[np.ndarray, " m"],
+        offset: Float[np.ndarray, " m"],
+        scale: Float[np.ndarray, " m"],
+        groups: Sequence[Sequence[int]],
+    ):
+        self.box, self.whole, self.scale = Box(low, high), whole, scale
+        # Whole numbers are counted from the one nearest to the offset: in float32 years would not round to the day.
+        self.fraction = offset - np.rint(offset)
+        self.groups = np.full((len(groups), max(map(len, groups), default=0)), len(low))
+        for row, group in zip(self.groups, groups, strict=True):
+            row[: len(group)] = group
+
+    def project(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
+        """Return argmin over z in Φ of ‖z − x‖, for each of the points."""
+        within = self.box.project(x)
+        if not self.groups.size:
+            return within
+        members = self._members(x)
+        # What lies 1 or more below the largest is projected to 0, so the padding cannot count.
+        real = jnp.broadcast_to(jnp.asarray(self.groups < len(self.whole)), members.shape)
+        members = jnp.where(real, members - members.max(axis=-1, keepdims=True), -2.0)
+        flat = jax.vmap(optax.projections.projection_simplex)(members.reshape(-1, members.shape[-1]))
+        return within.at[..., self.groups].set(flat.reshape(members.shape), mode="drop")
+
+    def settle(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
+        """Return the nearest of the points that a table can hold: whole numbers, and one category a group."""
+        whole, scale, fraction = (jnp.broadcast_to(part, x.shape) for part in (self.whole, self.scale, self.fraction))
+        scale, fraction = scale.astype(x.dtype), fraction.astype(x.dtype)
+        counts = jnp.rint(self.box.project(x) * scale + fraction)
+        settled = self.box.project(jnp.where(whole, (counts - fraction) / scale, x))
+        if not self.groups.size:
+            return settled
+        members = self._members(x)
+        chosen = jax.nn.one_hot(members.argmax(axis=-1), members.shape[-1], dtype=x.dtype)
+        return settled.at[..., self.groups].set(chosen, mode="drop")
+
+    def _members(self, x: Float[Array, "*points m"]) -> Float[Array, "*points groups width"]:
+        return jnp.asarray(x).at[..., self.groups].get(mode="fill", fill_value=-jnp.inf)

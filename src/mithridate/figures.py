@@ -4,7 +4,7 @@ Lines are means over splits, bands the mean's 95 % interval. Colours are those o
 people can tell apart; every policy has its own marker and line as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mithridate.records import file_name
-from mithridate.verdict import curves
+from mithridate.verdict import curves, measure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -77,6 +77,38 @@ class CurveDisplay:
 
 
 @dataclass(frozen=True)
+class ClassDisplay:
+    """How many of each class's test rows are missed, clean and at the most poison: one panel per policy.
+
+    `frame` holds an audit's records, `classes` the names. Bars are means over splits, whiskers the 95 % interval.
+    """
+
+    frame: pd.DataFrame
+    classes: Sequence[str]
+
+    def plot(self, axes: Any = None) -> Figure:
+        """Draw the panels onto `axes` (one per policy), or into a new figure, and return the figure."""
+        columns = [f"missed {k}" for k in range(len(self.classes))]
+        frame = self.frame.assign(**dict(zip(columns, np.stack(self.frame["fnrs"].to_list()).T, strict=True)))
+        found = curves(frame, tuple(columns))
+        figure, panels = _axes(len(found), axes)
+        for axis, (policy, curve) in zip(panels, found.items(), strict=True):
+            for i, (at, name) in enumerate(((0, "clean"), (-1, f"{curve['ratio'][-1]:.1%} poison"))):
+                mean, high = (
+                    100 * np.array([curve[column][part][at] for column in columns], float) for part in ("mean", "high")
+                )
+                place = np.arange(len(columns)) + 0.4 * i - 0.2
+                axis.bar(place, mean, 0.4, label=name, color=COLOURS[i], hatch=("", "//")[i], edgecolor="white")
+                axis.errorbar(place, mean, np.nan_to_num(high - mean), fmt="none", ecolor="0.25", lw=1, capsize=2)
+            axis.set(title=policy, xlabel="class", ylabel="test rows of the class missed [%]")
+            axis.set_xticks(np.arange(len(columns)), self.classes, rotation=30 * (len(max(self.classes, key=len)) > 4))
+            axis.set_ylim(bottom=0)
+            axis.grid(axis="y", alpha=0.25)
+        panels[0].legend(fontsize=8)
+        return figure
+
+
+@dataclass(frozen=True)
 class PoisonDisplay:
     """Poisoning points as images: as they started, as they ended, and the difference.
 
@@ -85,7 +117,7 @@ class PoisonDisplay:
 
     arrays: Mapping[str, np.ndarray]
     image_shape: tuple[int, int]
-    classes: tuple[str, str]
+    classes: Sequence[str]
     title: str
     shown: int = 8
 
@@ -137,32 +169,34 @@ def draw_all(
     dataset: Mapping[str, Any],
 ) -> dict[str, Figure]:
     """Return every figure of a result by its file name."""
-    negative, positive = dataset["classes"]
+    classes, objective = dataset["classes"], str(frame["objective"].iloc[0])
+    error = {"test_error": "test error [%]"}
+    if objective != "indiscriminate":
+        error = {"attack_success": f"{measure(objective)} [%]"} | error
+    if len(classes) == 2:
+        rates = {
+            "fpr": f"false positive rate, “{classes[0]}” taken for “{classes[1]}” [%]",
+            "fnr": f"false negative rate, “{classes[1]}” taken for “{classes[0]}” [%]",
+        }
+    else:
+        rates = {
+            "fpr": "false positive rate, mean over classes [%]",
+            "fnr": "false negative rate, mean over classes [%]",
+        }
     figures = {
-        "error": CurveDisplay(
-            frame,
-            {"test_error": "test error [%]"},
-            percent=True,
-            baseline={"test_error": "baseline_test_error"},
-        ),
+        "error": CurveDisplay(frame, error, percent=True, baseline={name: f"baseline_{name}" for name in error}),
         "regularisation": CurveDisplay(
             by_group(frame), {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
         ),
-        "rates": CurveDisplay(
-            frame,
-            {
-                "fpr": f"false positive rate, “{negative}” taken for “{positive}” [%]",
-                "fnr": f"false negative rate, “{positive}” taken for “{negative}” [%]",
-            },
-            percent=True,
-        ),
+        "rates": CurveDisplay(frame, rates, percent=True),
     }
+    if len(classes) > 2:
+        figures["classes"] = ClassDisplay(frame, classes)
     drawn = {name: display.plot() for name, display in figures.items()}
     if dataset["image_shape"]:
         for (split, policy), arrays in poison.items():
             if split == 0:
                 title = f"{dataset['name']}: poisoning points against {policy}, split 0"
                 name = f"poison-{file_name(policy)}"
-                shape, classes = tuple(dataset["image_shape"]), (negative, positive)
-                drawn[name] = PoisonDisplay(arrays, shape, classes, title).plot()
+                drawn[name] = PoisonDisplay(arrays, tuple(dataset["image_shape"]), classes, title).plot()
     return drawn

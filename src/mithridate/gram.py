@@ -171,8 +171,9 @@ def _(primals: tuple[Varied, Array], tangents: tuple[Varied, Array]) -> tuple[Ar
 
 
 def solves(model: Model, penalty: Penalty) -> bool:
-    """Return whether `dual` can solve a learner with these parts: one linear layer with L2."""
-    return type(model) is LogisticRegression and type(penalty) is L2  # a subclass may do something else
+    """Return whether `dual` can solve a learner with these parts: one linear layer with one logit, and L2."""
+    linear = type(model) is LogisticRegression and model.n_classes == 2  # a subclass may do something else
+    return linear and type(penalty) is L2
 
 
 def why_not(model: Model, penalty: Penalty) -> str:
@@ -188,7 +189,7 @@ def check(model: Model, penalty: Penalty, solved: bool) -> None:
     """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
     reason = why_not(model, penalty)
     if solved and not reason and not solves(model, penalty):
-        reason = f"{type(model).__name__} is not LogisticRegression, and only that is solved there"
+        reason = f"{type(model).__name__} is not LogisticRegression of two classes, and only that is solved there"
     if reason:
         raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
 

@@ -22,7 +22,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from mithridate import gram
 from mithridate.dual import Dual, DualSolution, Leading, Point
 from mithridate.errors import InputError
-from mithridate.losses import cross_entropy
+from mithridate.losses import cross_entropy, predicted
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
 from mithridate.penalties import L2, Penalty, squared_norm
@@ -153,6 +153,12 @@ class Learner(eqx.Module):
         run, state, schedule = self.begin(blocks, log_strength, key)
         return run.final(self.rule.final(loop(self.step, run, state, schedule)))
 
+    def n_classes(self, n_features: int) -> int:
+        """Return K, the number of classes that the model tells apart in rows of m features."""
+        row = jax.ShapeDtypeStruct((1, n_features), jnp.zeros(()).dtype)
+        made = jax.eval_shape(lambda x: self.model.logits(self.model.init(jax.random.key(0)), x), row)
+        return 2 if len(made.shape) == 1 else made.shape[1]
+
     @property
     def strength_shape(self) -> tuple[int, ...]:
         """The shape of λ: () for a number, which a penalty that does not say otherwise has, or (groups,)."""
@@ -261,13 +267,17 @@ class Learner(eqx.Module):
     def fit(
         self, x: np.ndarray, y: np.ndarray, log_strength: float | np.ndarray, key: Key[Array, ""] | None = None
     ) -> Any:
-        """Return wT for arrays x (n, m) and labels y (n,) in {0, 1}."""
+        """Return wT for arrays x (n, m) and labels y (n,) in 0 … K − 1."""
         key = jax.random.key(0) if key is None else key
         return _train(self, (Rows.of(x, y),), jnp.asarray(log_strength, dtype=float), key)
 
+    def predict(self, params: Any, x: np.ndarray) -> np.ndarray:
+        """Return the class (n,) of each row of x (n, m)."""
+        return np.asarray(predicted(self.model.logits(params, jnp.asarray(x, dtype=float)))).astype(int)
+
     def error(self, params: Any, x: np.ndarray, y: np.ndarray) -> float:
         """Return the share of rows of (x, y) that are misclassified."""
-        return float(np.mean((np.asarray(self.model.logits(params, jnp.asarray(x, dtype=float))) > 0) != (y == 1)))
+        return float(np.mean(self.predict(params, x) != y))
 
     def curvature(self, rows: Rows, log_strength: float | Float[np.ndarray, "*groups"]) -> float:
         """Return the largest eigenvalue of ∇²L at w0, by Lanczos with Hessian-vector products (Eq. 7).

@@ -1,4 +1,4 @@
-"""Losses of one row, given its logit and its label."""
+"""Losses of one row, given its logits and its label."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,18 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _softplus(z), jax.lax.logistic(z) * dz
 
 
-def cross_entropy(logits: Float[Array, " n"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return the binary cross-entropy log(1 + e^z) − y·z of each row, finite for every finite z."""
-    return _softplus(logits) - labels * logits
+def cross_entropy(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Return the cross-entropy of each row, finite for all finite logits.
+
+    Of one logit (n,), positive for class 1, it is log(1 + e^z) − y·z; of K logits (n, K), log Σ e^z_k − z_y.
+    """
+    if logits.ndim == 1:
+        return _softplus(logits) - labels * logits
+    own = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
+    return jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
+
+
+def predicted(logits: Float[Array, "n *classes"]) -> Float[Array, " n"]:
+    """Return the class of each row: that of the largest logit, or 1 where the only one is positive."""
+    classes = logits > 0 if logits.ndim == 1 else jnp.argmax(logits, axis=1)
+    return classes.astype(logits.dtype)

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
+from scipy.linalg import helmert
 
 from mithridate.errors import InputError
 
@@ -22,8 +23,8 @@ class Model(Protocol):
         """Draw w0 ~ p(w0)."""
         ...
 
-    def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, " n"]:
-        """Return one score per row; positive means class 1."""
+    def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
+        """Return one score per row, positive for class 1, or (n, K), one for each of K classes."""
         ...
 
     def weights(self, params: Any) -> PyTree[Array]:
@@ -46,34 +47,42 @@ class LinearFirstLayer(Model, Protocol):
         """Return the parameters with something else in W's place."""
         ...
 
-    def head(self, params: Any, z: Float[Array, "n *h"]) -> Float[Array, " n"]:
+    def head(self, params: Any, z: Float[Array, "n *h"]) -> Float[Array, "n *classes"]:
         """Return the logits, given z = x·W."""
         ...
 
 
 class LinearParams(NamedTuple):
-    """Weights (m,) and bias () of a linear model; None for the weights where Gram space keeps them."""
+    """Weights (m,) and bias () of a linear model, or (m, K) and (K − 1,); None for weights that Gram space keeps."""
 
     weight: Any
-    bias: Float[Array, ""]
+    bias: Float[Array, "*free"]
 
 
 class LogisticRegression(eqx.Module):
-    """Logistic regression, logits x·w + b (paper, Sect. 5.1).
+    """Logistic regression, logits x·w + b (paper, Sect. 5.1); with K > 2 classes softmax regression, x·W + Q·b.
 
-    Arguments: `n_features` = m; `init_std`, the standard deviation of the initial weights. The default 0
-    starts from the origin, the usual choice for a convex problem: gradient descent stopped early keeps in w
-    whatever part of w0 the data do not see, and that would be counted in ‖w‖².
+    Arguments: `n_features` = m; `n_classes` = K; `init_std`, the standard deviation of the initial weights. The default
+    0 starts from the origin, the usual choice for a convex problem: gradient descent stopped early keeps in w whatever
+    part of w0 the data do not see, and that would be counted in ‖w‖². A constant added to all K logits changes
+    nothing, so that K biases would make the Hessian singular: there are K − 1, along the orthonormal columns of
+    Q (K, K − 1), orthogonal to that constant (Helmert's). Raises `InputError` for fewer than 2 classes.
     """
 
     n_features: int = eqx.field(static=True)
+    n_classes: int = eqx.field(default=2, static=True)
     init_std: float = 0.0
+
+    def __check_init__(self):
+        _check_classes(self.n_classes)
 
     def init(self, key: Key[Array, ""]) -> LinearParams:
         """Draw w0 ~ N(0, init_std²), b0 = 0."""
-        return LinearParams(self.init_std * jax.random.normal(key, (self.n_features,)), jnp.zeros(()))
+        classes = (self.n_classes,) if self.n_classes > 2 else ()
+        weight = self.init_std * jax.random.normal(key, (self.n_features, *classes))
+        return LinearParams(weight, jnp.zeros([k - 1 for k in classes]))
 
-    def logits(self, params: LinearParams, x: Float[Array, "n m"]) -> Float[Array, " n"]:
+    def logits(self, params: LinearParams, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
         """Return x·w + b."""
         return self.head(params, x @ params.weight)
 
@@ -81,7 +90,7 @@ class LogisticRegression(eqx.Module):
         """Return w."""
         return params.weight
 
-    def first_layer(self, params: LinearParams) -> Float[Array, " m"]:
+    def first_layer(self, params: LinearParams) -> Float[Array, "m *classes"]:
         """Return w."""
         return params.weight
 
@@ -89,9 +98,16 @@ class LogisticRegression(eqx.Module):
         """Return the parameters with another w."""
         return LinearParams(weight, params.bias)
 
-    def head(self, params: LinearParams, z: Float[Array, " n"]) -> Float[Array, " n"]:
+    def head(self, params: LinearParams, z: Float[Array, "n *classes"]) -> Float[Array, "n *classes"]:
         """Return z + b."""
-        return z + params.bias
+        if self.n_classes == 2:
+            return z + params.bias
+        return z + (params.bias @ jnp.asarray(helmert(self.n_classes), z.dtype))[None]
+
+
+def _check_classes(n_classes: int) -> None:
+    if n_classes < 2:
+        raise InputError(f"n_classes = {n_classes}: a classifier needs at least 2")
 
 
 class Layer(NamedTuple):
@@ -102,23 +118,25 @@ class Layer(NamedTuple):
 
 
 class MLP(eqx.Module):
-    """A fully connected network with leaky ReLUs and one logit (paper, Sect. 5.2).
+    """A fully connected network with leaky ReLUs, and one logit (paper, Sect. 5.2), or one for each of K > 2 classes.
 
     Arguments: `n_features` = m, `hidden`, the widths of the hidden layers, `slope`, the leaky ReLU's for negative
-    inputs. Raises `InputError` for a width below 1.
+    inputs, `n_classes` = K. Raises `InputError` for a width below 1 or fewer than 2 classes.
     """
 
     n_features: int = eqx.field(static=True)
     hidden: tuple[int, ...] = eqx.field(default=(128, 32), static=True)
     slope: float = eqx.field(default=0.01, static=True)
+    n_classes: int = eqx.field(default=2, static=True)
 
     def __check_init__(self):
+        _check_classes(self.n_classes)
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"hidden = {self.hidden}: give at least one layer, each at least 1 wide")
 
     def init(self, key: Key[Array, ""]) -> tuple[Layer, ...]:
         """Draw w0 by He's normal initialisation (He et al., 2015): variance 2/inputs, cut at 2 σ; biases 0."""
-        widths = (self.n_features, *self.hidden, 1)
+        widths = (self.n_features, *self.hidden, self.n_classes if self.n_classes > 2 else 1)
         draw = jax.nn.initializers.he_normal()
         keys = jax.random.split(key, len(widths) - 1)
         # The default type of the key's own samples is the precision in force.
@@ -127,7 +145,7 @@ class MLP(eqx.Module):
             for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
         )
 
-    def logits(self, params: tuple[Layer, ...], x: Float[Array, "n m"]) -> Float[Array, " n"]:
+    def logits(self, params: tuple[Layer, ...], x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
         """Return the output of the last layer."""
         return self.head(params, x @ params[0].weight)
 
@@ -143,9 +161,9 @@ class MLP(eqx.Module):
         """Return the parameters with other weights in the first layer."""
         return (params[0]._replace(weight=weight), *params[1:])
 
-    def head(self, params: tuple[Layer, ...], z: Float[Array, "n h"]) -> Float[Array, " n"]:
+    def head(self, params: tuple[Layer, ...], z: Float[Array, "n h"]) -> Float[Array, "n *classes"]:
         """Return the logits, given the first layer's x·W."""
         z = z + params[0].bias[None]
         for weight, bias in params[1:]:
             z = jax.nn.leaky_relu(z, self.slope) @ weight + bias[None]
-        return z[:, 0]
+        return z if self.n_classes > 2 else z[:, 0]

@@ -34,8 +34,9 @@ class Info(NamedTuple):
 class OuterStep(eqx.Module):
     """One hyperiteration of Algorithm 1: both hypergradients, both moves, both projections (Eq. 5).
 
-    With `alternate`, λ's move uses a second backward pass at the points already moved, as the paper writes it;
-    otherwise one backward pass serves both. With `fresh`, every backward pass draws its own w0.
+    Where attacker and defender look at one number, one backward pass serves both (Eq. 3); else λ's move takes a second
+    one, of the defender's loss. With `alternate` it always does, at the points already moved, as the paper writes it.
+    With `fresh`, every backward pass draws its own w0.
     """
 
     hypergradient: HypergradientMethod
@@ -70,11 +71,12 @@ class OuterStep(eqx.Module):
 
         strength, hyper_state = state.log_strength, state.hyper_state
         if self.descent:
-            if self.alternate:
+            if self.alternate or not problem.minimax:
                 again = jax.random.fold_in(key, 1) if self.fresh else key
-                second = self.hypergradient(problem, x_poison, strength, again, memory)
+                at = x_poison if self.alternate else state.x_poison
+                second = self.hypergradient(problem.defended(), at, strength, again, memory)
                 status = jnp.where(status, status, number(second.status))
-                hyper, memory = second.hyper, second.memory
+                hyper, memory = second.hyper, second.memory if problem.minimax else memory
             move, hyper_state = self.descent.update(hyper, hyper_state, strength)
             strength = self.strengths.project(optax.apply_updates(strength, move))  # pyright: ignore[reportArgumentType]
         moved = State(x_poison, strength, poison_state, hyper_state, ())

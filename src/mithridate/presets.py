@@ -1,6 +1,7 @@
 """The settings of each data set: Tables 1 to 3 of the paper, and the same for the data sets it does not use."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 PAPER_STRENGTHS = (-8.0, math.log(200))
@@ -79,7 +80,9 @@ SETTINGS = {
         budget="added",
     ),
     # Not in the paper: trained to near convergence, inner and evaluation for the same η·T.
-    "digits": replace(_SMALL, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
+    "digits": replace(_SMALL, train=400, valid=400, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
+    "digits-AvB": replace(_SMALL, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
+    "wine": replace(_SMALL, train=60, valid=60, learning_rate=0.05, inner_steps=800, epochs=1000),
     "breast-cancer": replace(_SMALL, learning_rate=0.05, inner_steps=800, epochs=1000),
 }
 
@@ -109,12 +112,14 @@ _NETWORK = replace(
 
 
 def setting(dataset: str, model: str = "logistic") -> Setting:
-    """Return the setting for a data set's name: its own, its family's (mnist for mnist-0v8), or the tabular one.
+    """Return the setting for a data set: of pairs (digits-AvB for digits-0v8), of its family, or the tabular one.
 
     Any model but `logistic` is taken for a network. The paper's networks are on ImageNet features; elsewhere a network
     trains for η·T = 20, inner and evaluation alike.
     """
-    own = SETTINGS.get(dataset) or SETTINGS.get(dataset.rpartition("-")[0]) or SETTINGS["breast-cancer"]
+    family, _, pair = dataset.rpartition("-")
+    names = (f"{family}-AvB", family) if re.fullmatch(r"\w+v\w+", pair) else (dataset,)
+    own = next((SETTINGS[name] for name in names if name in SETTINGS), SETTINGS["breast-cancer"])
     if model == "logistic":
         return own
     epochs = math.ceil(200 * own.batch_size / own.train)

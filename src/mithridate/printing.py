@@ -12,15 +12,14 @@ from rich.table import Table
 
 from mithridate.checking import FAILING, PASSING, CheckResult
 from mithridate.results import AuditResult
+from mithridate.verdict import METRICS, curves, measure
 
 SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
 
 def print_audit(console: Console, result: AuditResult) -> None:
     """Print an audit's tables and verdict."""
-    from mithridate.verdict import METRICS, curves
-
-    found = curves(result.frame, (*METRICS, "baseline_test_error"))
+    found = curves(result.frame, (*METRICS, "baseline_attack_success"))
     ratios = next(iter(found.values()))["ratio"]
     nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
     shown = sorted(nearest | {len(ratios) - 1})
@@ -32,18 +31,19 @@ def print_audit(console: Console, result: AuditResult) -> None:
         highlight=False,
     )
     error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
-    error.title = "Test error by share of poison"
+    named = measure(config["objective"])
+    error.title = f"{named[0].upper()}{named[1:]} by share of poison"
     did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
     end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
-        error.add_row(policy, *(_cell(curve["test_error"], i) for i in shown))
+        error.add_row(policy, *(_cell(curve["attack_success"], i) for i in shown))
         tolerance = result.verdict.tolerance[policy]
         sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
         strengths = _strengths(result.frame[result.frame["policy"] == policy])
-        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_test_error"], -1), strengths, norm)
+        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_attack_success"], -1), strengths, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
@@ -56,8 +56,8 @@ def print_audit(console: Console, result: AuditResult) -> None:
         console.print(f"! {warning}", style="yellow", highlight=False)
     threat = result.threat_model
     console.print(
-        f"Threat model: the attacker knows {threat['knows']}; controls {threat['controls']}; may change "
-        f"{threat['may_change']}. Validation rows: {threat['validation_set']}.",
+        f"Threat model: the attacker aims at {threat['goal']}; knows {threat['knows']}; controls "
+        f"{threat['controls']}; may change {threat['may_change']}. Validation rows: {threat['validation_set']}.",
         highlight=False,
     )
 

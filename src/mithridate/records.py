@@ -11,31 +11,38 @@ import pandas as pd
 class Record:
     """What was measured in one cell. Errors and rates are shares of the test rows, retrained from scratch.
 
-    `model`: the victim's, by the name in the configuration. `ratio`: poison's share of the training set. `valid_loss`:
-    mean loss of the retrained victim on the validation rows; `valid_loss_before` and `valid_loss_after`: the attack's
-    own objective at the batch's starting points and at its end, by the inner training. `log_strengths`: the defender's
-    λ for each group of layers, `log_strength` their mean; `descended_log_strength`: the mean of where λ's descent
-    inside the attack had ended; `best_log_strengths` and, their mean, `best_log_strength`: the best response on a fine
-    grid, each along its own axis (learned policies only, else NaN). `weight_norm_sq`: ‖w‖²; `weight_norms`: each
-    layer's, over its number of weights. `baseline_*`: the same ratio with the starting points, labels flipped and
-    nothing optimised, as the policy answers it. `inner_steps`: T of the inner training as run, 0 where it is solved to
-    optimality; `space`: the coordinates it ran in; `hypergradients`: how many of the attack's had which status, as
-    "ok:700"; `stability`: η·curvature. `status`: "ok", or the faults joined by "+" (see `FAULTS`). `seconds`: what the
-    cell took; the one column that differs between equal runs.
+    `model`: the victim's, by the name in the configuration; `objective`: the attacker's. `ratio`: poison's share of the
+    training set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one
+    the test error; `attack_loss`: A of the retrained victim. `fprs`, `fnrs`: of each class against the rest; `fpr`,
+    `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the retrained victim on the validation
+    rows; `valid_loss_before` and `valid_loss_after`: the attack's own objective at the batch's starting points and at
+    its end, by the inner training. `log_strengths`: the defender's λ for each group of layers, `log_strength` their
+    mean; `descended_log_strength`: the mean of where λ's descent inside the attack had ended; `best_log_strengths` and,
+    their mean, `best_log_strength`: the best response on a fine grid, each along its own axis (learned policies only,
+    else NaN). `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its number of weights. `baseline_*`: the same
+    ratio with the starting points, labels flipped and nothing optimised, as the policy answers it. `inner_steps`: T of
+    the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in; `hypergradients`:
+    how many of the attack's had which status, as "ok:700"; `stability`: η·curvature. `status`: "ok", or the faults
+    joined by "+" (see `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
     """
 
     dataset: str
     model: str
     split: int
     policy: str
+    objective: str
     budget: str
     n_train: int
     n_poison: int
     ratio: float
     test_error: float
+    attack_success: float
     fpr: float
     fnr: float
+    fprs: list[float]
+    fnrs: list[float]
     valid_loss: float
+    attack_loss: float
     valid_loss_before: float
     valid_loss_after: float
     log_strength: float
@@ -46,7 +53,9 @@ class Record:
     weight_norm_sq: float
     weight_norms: list[float]
     baseline_test_error: float
+    baseline_attack_success: float
     baseline_valid_loss: float
+    baseline_attack_loss: float
     baseline_log_strength: float
     inner_steps: int
     space: str
@@ -56,8 +65,8 @@ class Record:
     seconds: float
 
 
-BY_GROUP = ("log_strengths", "best_log_strengths", "weight_norms")
-"""The columns whose entries are lists, one number for each group of layers, or layer."""
+LISTS = ("fprs", "fnrs", "log_strengths", "best_log_strengths", "weight_norms")
+"""The columns whose entries are lists: one number for each class, group of layers or layer."""
 
 FAULTS = {
     "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from mithridate.errors import StorageError
 from mithridate.figures import draw_all
-from mithridate.records import BY_GROUP, file_name
+from mithridate.records import LISTS, file_name
 from mithridate.verdict import Verdict, curves
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def load_result(directory: str | Path) -> AuditResult:
         if summary.get("format") != FORMAT:
             raise ValueError(f"format {summary.get('format')!r}, expected {FORMAT}")
         frame = pd.read_parquet(folder / "records.parquet")
-        frame = frame.assign(**{name: frame[name].map(np.ndarray.tolist) for name in BY_GROUP})
+        frame = frame.assign(**{name: frame[name].map(np.ndarray.tolist) for name in LISTS})
         poison = {}
         for split, policy in frame[["split", "policy"]].drop_duplicates().itertuples(index=False):
             path = folder / "poison" / f"split{split}-{file_name(policy)}.npz"

@@ -12,7 +12,7 @@ from mithridate.errors import InputError
 class Rows(NamedTuple):
     """n labelled rows with weights; a weight of 0 takes a row out without changing any shape.
 
-    `x` is (n, m), `y` (n,) with labels 0 and 1, `weight` (n,); `gram`, where at hand, is x·xᵀ (n, n), which Gram
+    `x` is (n, m), `y` (n,) with labels 0 … K − 1, `weight` (n,); `gram`, where at hand, is x·xᵀ (n, n), which Gram
     space then need not compute.
     """
 
@@ -70,10 +70,10 @@ def join(blocks: tuple[Rows, ...]) -> Rows:
     return Rows(*(jnp.concatenate(parts) for parts in zip(*(b[:3] for b in blocks), strict=True)))
 
 
-def check_rows(name: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return copies of features (n, m) and 0/1 labels (n,), or raise `InputError` naming the first fault.
+def check_rows(name: str, x: np.ndarray, y: np.ndarray, n_classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return copies of features (n, m) and labels (n,), or raise `InputError` naming the first fault.
 
-    Checked: shapes agree, at least one row, every feature finite, labels 0 or 1.
+    Checked: shapes agree, at least one row, every feature finite, labels 0 … K − 1.
     """
     x, y = np.array(x, dtype=np.float64), np.array(y)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
@@ -85,6 +85,7 @@ def check_rows(name: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
             f"{name}: {int(bad.sum())} feature value(s) are NaN or infinite, the first in row {row}, "
             f"column {column} ({x[row, column]}); drop or impute them first"
         )
-    if not np.isin(y, (0, 1)).all():
-        raise InputError(f"{name}: labels must be 0 or 1; got {np.unique(y)[:5].tolist()}")
+    if not np.isin(y, range(n_classes)).all():
+        allowed = "0 or 1" if n_classes == 2 else f"0 … {n_classes - 1}"
+        raise InputError(f"{name}: labels must be {allowed}, the model's classes; got {np.unique(y)[:5].tolist()}")
     return x, y.astype(np.float64)

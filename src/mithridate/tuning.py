@@ -133,7 +133,7 @@ def validation_losses(
     problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, "k *groups"], key: Key[Array, ""]
 ) -> Float[Array, " k"]:
     """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3)."""
-    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, problem.attacker_loss)
+    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, problem.defended().attacker_loss)
 
 
 @shared
@@ -141,7 +141,7 @@ def validation_slope(
     problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, " groups"], key: Key[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, " groups"]]:
     """Return L(D_val, wT(X_p, λ)) and its derivative in λ, by reverse mode."""
-    return jax.value_and_grad(problem.value, argnums=1)(x_poison, log_strength, key)
+    return jax.value_and_grad(problem.defended().value, argnums=1)(x_poison, log_strength, key)
 
 
 def smaller_class(y: np.ndarray) -> int:

@@ -11,9 +11,9 @@ from scipy import stats
 from mithridate.errors import InputError
 from mithridate.records import FAULTS
 
-METRICS = ("test_error", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
+METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
 TOLERATED = 0.05
-"""Points of test error over the clean error that still count as tolerated."""
+"""Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Verdict:
     """The answer in sentences and figures.
 
     `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
-    the worse of attack and baseline stays within 5 points of the clean error; `saved`: points of error that tuning
+    the worse of attack and baseline stays within 5 points of the clean error (or targeted attacker's success); `saved`:
+    points of it that tuning
     under attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
     `warnings`: what makes the numbers less than they seem.
     """
@@ -65,9 +66,14 @@ def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
 
 
 def _worst(rows: pd.DataFrame) -> pd.Series:
-    """Return per ratio the mean test error of the attack or of its baseline, whichever is worse; NaN if a split is."""
-    worst = rows[["test_error", "baseline_test_error"]].max(axis=1, skipna=False)
+    """Return per ratio the mean success of the attack or of its baseline, whichever is higher; NaN if a split is."""
+    worst = rows[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False)
     return worst.groupby(rows["ratio"]).agg(lambda errors: errors.mean(skipna=False))
+
+
+def measure(objective: str) -> str:
+    """Return what an attacker's success is called."""
+    return "test error" if objective == "indiscriminate" else f"success of “{objective}”"
 
 
 def _percent(share: float) -> str:
@@ -76,14 +82,14 @@ def _percent(share: float) -> str:
 
 def verdict(frame: pd.DataFrame) -> Verdict:
     """Return the verdict on the records `frame`."""
-    summary, tolerance = [], {}
+    summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
     for name, rows in frame.groupby("policy", sort=False):
         worst, policy = _worst(rows), str(name)
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
         most = "at least " if within.all() else ""
         summary.append(
-            f"{policy}: {_percent(worst.iloc[0])} test error clean, {_percent(worst.iloc[-1])} at "
+            f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
             f"{most}{tolerance[policy]:.1%}"
         )
@@ -94,7 +100,7 @@ def verdict(frame: pd.DataFrame) -> Verdict:
 def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
     """Compare tuning under attack with each fixed choice at the most poison, split by split."""
     last = frame[frame["n_poison"] == frame["n_poison"].max()]
-    last = last.assign(worst=last[["test_error", "baseline_test_error"]].max(axis=1, skipna=False))
+    last = last.assign(worst=last[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False))
     errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
     fixed = [p for p in errors if p.startswith("fixed=") or p == "cv-clean"]
     if "learned" not in errors or not fixed or errors.isna().any(axis=None):
@@ -102,15 +108,17 @@ def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
     saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
     best = str(saved.mean().idxmin())
     half = _half_width(saved.std(), np.full(len(fixed), len(saved)))
+    named = "error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
     said = [
         f"{saved[p].mean():+.1f}" + (f" ± {half[p]:.1f}" if len(saved) > 1 else "") + f" against {p}" for p in fixed
     ]
-    clean = frame[frame["n_poison"] == 0].groupby("policy")["test_error"].mean()
+    clean = frame[frame["n_poison"] == 0].groupby("policy")["attack_success"].mean()
     extra = 100 * (clean[best] - clean["learned"])
     return float(saved[best].mean()), [
-        f"points of error that tuning λ under attack saves at {frame['ratio'].max():.1%} poison, paired over splits: "
+        f"points of {named} that tuning λ under attack saves at {frame['ratio'].max():.1%} poison, paired over splits: "
         f"{', '.join(said)}",
-        f"the best fixed choice at that much poison is {best}; clean, its error is {extra:+.1f} points from learned's",
+        f"the best fixed choice at that much poison is {best}; clean, {named.replace('error', 'its error')} is "
+        f"{extra:+.1f} points from learned's",
     ]
 
 
@@ -143,19 +151,17 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
 
 
 def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
-    """Return a sentence for each policy whose error exceeds `error` at any audited share up to `share`.
+    """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
 
     The worse of attack and baseline counts, and the first audited share at or above `share` is included, so that a
     share between two audited ones is judged by the higher. An error that is unknown fails.
     """
-    found = []
+    found, named = [], measure(frame["objective"].iloc[0])
     for policy, rows in frame.groupby("policy", sort=False):
         worst = _worst(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
         if up_to.isna().any():
-            found.append(
-                f"{policy}: test error unknown at {up_to.index[up_to.isna()][0]:.1%} poison, training diverged"
-            )
+            found.append(f"{policy}: {named} unknown at {up_to.index[up_to.isna()][0]:.1%} poison, training diverged")
         elif up_to.max() > error:
-            found.append(f"{policy}: test error {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
+            found.append(f"{policy}: {named} {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
     return found

@@ -151,7 +151,7 @@ class Implicit(HypergradientMethod):
         w0 = problem.learner.model.init(jax.random.split(key)[0])
         residual = norm(gradient) / jnp.maximum(norm(ask.gradient(w0)), jnp.finfo(value.dtype).tiny)
         pairs = jax.tree.map(jnp.vdot, v, gradient)
-        gap = jnp.abs(jnp.sum(jnp.stack(jax.tree.leaves(pairs)))) / value
+        gap = jnp.abs(jnp.sum(jnp.stack(jax.tree.leaves(pairs))) / value)
         diagnostics = {"residual": residual, "gap": gap, "cg_steps": found.steps}
         remembered = memory._replace(calls=memory.calls + 1, solution=params, adjoint=_or_zero(v))
         sound = self._sound(product, right, key)
@@ -170,7 +170,8 @@ class Implicit(HypergradientMethod):
         w = from_rows(features, coefs)
 
         def outer(z: Array) -> Array:
-            return jnp.vdot(target.weight, learner.loss(z, target.y)) / target.size
+            loss = jnp.vdot(target.weight, learner.loss(z, target.y)) / target.size
+            return -loss if problem.specific else loss
 
         value, slope_target = jax.value_and_grad(outer)(target.x @ w + bias)
         h = slope_target @ target.x
@@ -183,7 +184,7 @@ class Implicit(HypergradientMethod):
         poison = -(slope[last, None] * v[None, :] + bend[last, None] * w[None, :])
         hyper = -dual.rho * jnp.vdot(w, v).reshape(log_strength.shape)
         along = (reach - dual.kernel @ bend) / dual.rho  # X·v
-        gap = jnp.abs(jnp.vdot(along, slope + dual.rho * coefs) + mu / dual.rho * jnp.sum(slope)) / value
+        gap = jnp.abs((jnp.vdot(along, slope + dual.rho * coefs) + mu / dual.rho * jnp.sum(slope)) / value)
         # The smallest eigenvalue of H is about ρ, the largest of the order of K's.
         sound = dual.rho > jnp.finfo(dual.rho.dtype).eps * dual.largest
         diagnostics = {"residual": found.residual, "gap": gap, "cg_steps": solve.steps}

@@ -1,5 +1,6 @@
 """The bilevel problem as a hypergradient method sees it, and what every method returns."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -50,12 +51,13 @@ class Hypergradient(NamedTuple):
 
 
 class Bilevel(eqx.Module):
-    """One outer problem: which rows stay, which are learned, and what is measured (Eq. 2 and 3).
+    """One outer problem: which rows stay, which are learned, and what is measured (Eq. 2).
 
     Arguments: the `learner`; `rest`, the training rows that stay fixed; `y_poison` (n_p,), the labels of the
-    poisoning points; `target`, the rows on which the attacker's loss A is measured; `poison_weight` (n_p,), by default
-    ones: a point of weight 0 is not there, without changing any shape. With D_target = D_val, A is also the
-    defender's loss and the outer problem is the minimax of Eq. 3.
+    poisoning points; `target`, D_target, the rows on which the attacker's A is measured; `poison_weight` (n_p,), by
+    default ones: a point of weight 0 is not there, without changing any shape; `valid`, D_val, on which the defender
+    measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
+    others, A = L. With D_val = D_target and A = L the outer problem is the minimax of Eq. 3.
     """
 
     learner: Learner
@@ -63,6 +65,18 @@ class Bilevel(eqx.Module):
     y_poison: Float[Array, " n_p"]
     target: Rows
     poison_weight: Float[Array, " n_p"] | None = None
+    valid: Rows | None = None
+    specific: bool = eqx.field(default=False, static=True)
+
+    @property
+    def minimax(self) -> bool:
+        """Whether attacker and defender look at one number (Eq. 3)."""
+        return self.valid is None and not self.specific
+
+    def defended(self) -> "Bilevel":
+        """Return the problem in which the defender's loss stands in A's place, for its derivative in λ."""
+        target = self.target if self.valid is None else self.valid
+        return replace(self, target=target, valid=None, specific=False)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
         """Return D'_tr = rest ∪ D_p."""
@@ -73,7 +87,8 @@ class Bilevel(eqx.Module):
 
     def settled(self, x_poison: Float[Array, "n_p m"]) -> "Bilevel":
         """Return the problem in which these points are fixed rows, so that λ alone is learned."""
-        return Bilevel(self.learner, join(self.blocks(x_poison)), jnp.zeros(0, self.y_poison.dtype), self.target)
+        nothing = jnp.zeros(0, self.y_poison.dtype)
+        return replace(self, rest=join(self.blocks(x_poison)), y_poison=nothing, poison_weight=None)
 
     def train(
         self,
@@ -86,8 +101,9 @@ class Bilevel(eqx.Module):
         return self.learner.train(self.blocks(x_poison), log_strength, key, loop)
 
     def attacker_loss(self, params: Any) -> Float[Array, ""]:
-        """Return A(D_target, w), the mean loss without the penalty."""
-        return self.learner.mean_loss(params, (self.target,))
+        """Return A(D_target, w): the mean loss without the penalty, or its negative."""
+        loss = self.learner.mean_loss(params, (self.target,))
+        return -loss if self.specific else loss
 
     def value(
         self,

@@ -37,7 +37,7 @@ from mithridate.auditing import Progress, versions
 from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset, Split, load_dataset
 from mithridate.errors import InputError
-from mithridate.evaluation import retrain_and_measure
+from mithridate.evaluation import Measured, retrain_and_measure
 from mithridate.feasible import Box, FeasibleSet
 from mithridate.hypergradients import (
     STATUSES,
@@ -224,6 +224,7 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
         found, stages = attack.run(split.x_train, split.y_train, rows), []
         victim = attack.learner.with_rule(evaluation_rule(config))
         valid, test = Rows.of(*attack.target), Rows.of(split.x_test, split.y_test)
+        on, generic = Measured(valid, test, valid, test), jnp.zeros((), bool)
         for ratio in range(ratios):
             at = f"split {index + 1}/{config.splits} · {name} · ratio {ratio + 1}/{ratios}"
             on_progress(Progress(len(done), total, at))
@@ -231,7 +232,7 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
             train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
             strength = jnp.asarray(poisoning.log_strength, dtype=float)
             cell_key = key(attack.seed, "retrain", len(poisoning.y_poison))
-            stages.append((poisoning, retrain_and_measure(victim, train, valid, test, strength, cell_key).metrics))
+            stages.append((poisoning, retrain_and_measure(victim, train, on, generic, strength, cell_key).metrics))
             done.append(at)
         return stages
 
