@@ -165,6 +165,10 @@ def threat_model(config: AuditConfig) -> dict[str, str]:
     replaced = config.budget == "replaced"
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
+    if config.target and not config.bounds:
+        within = "within each column's range in the training rows, whole numbers and categories kept as such" + (
+            f", except {'; '.join(config.feasible)}" if config.feasible else ""
+        )
     cloned = {
         "indiscriminate": "a validation row, drawn at random, with another class's label",
         "target-class": "a validation row of that class with another class's label",

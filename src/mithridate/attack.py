@@ -181,7 +181,9 @@ class Attack:
         n_classes = self.learner.n_classes(np.shape(self.target[0])[-1])
         x, y = check_rows("training rows", x, y, n_classes)
         given = {"target rows": self.target, "validation rows": self.valid, "starting rows": self.start}
-        others = {name: check_rows(name, *rows, n_classes) for name, rows in given.items() if rows is not None}
+        others = {
+            name: check_rows(name, rows[0], rows[1], n_classes) for name, rows in given.items() if rows is not None
+        }
         for name, (features, _) in others.items():
             if features.shape[1] != x.shape[1]:
                 raise InputError(f"training rows have {x.shape[1]} features, {name} {features.shape[1]}")

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from mithridate import execution
 from mithridate.assembly import (
@@ -32,7 +34,7 @@ from mithridate.assembly import (
 )
 from mithridate.attack import Attack, Poisoning
 from mithridate.config import AuditConfig, model_name
-from mithridate.datasets import Dataset, Split, load_dataset
+from mithridate.datasets import Dataset, Split
 from mithridate.errors import InputError
 from mithridate.evaluation import Measured, Retrained, retrain_and_measure
 from mithridate.objectives import Labelled
@@ -41,6 +43,7 @@ from mithridate.records import Record, to_frame
 from mithridate.results import AuditResult
 from mithridate.rows import Rows
 from mithridate.seeds import key
+from mithridate.sources import prepared
 from mithridate.tuning import best_response, validation_losses
 from mithridate.verdict import verdict
 
@@ -57,7 +60,7 @@ class Progress(NamedTuple):
 
 
 def audit(
-    dataset: str | Dataset,
+    dataset: str | Path | Dataset,
     config: AuditConfig | None = None,
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -65,7 +68,7 @@ def audit(
 ) -> AuditResult:
     """Find out how much poison a pipeline takes: run every split, policy and ratio.
 
-    Arguments: `dataset`, a name or a `Dataset`; either a `config` or its fields as `options`; `on_progress`,
+    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options`; `on_progress`,
     called before every cell and at the end. Everything is checked before anything is computed: raises
     `InputError` or `DataError`.
 
@@ -75,13 +78,7 @@ def audit(
         >>> result.frame["n_poison"].tolist()
         [0, 1, 2, 0, 1, 2]
     """
-    if config is not None and options:
-        raise InputError(f"give a config or options, not both: {', '.join(options)}")
-    name = dataset if isinstance(dataset, str) else dataset.name
-    config = config or AuditConfig.of(dataset=name, **options)
-    if config.dataset != name:
-        raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data, config = prepared(dataset, config, options)
     with jax.enable_x64(config.precision == "float64"):
         return _audit(data, config, on_progress)
 
@@ -126,11 +123,16 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
     found = verdict(frame)
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
+    keys = [(index, attack.policy.name) for index, attack in cells]
+    poison = dict(zip(keys, (arrays for _, arrays in outcomes), strict=True))
+    as_rows = {cell: _rows_of(arrays, splits[cell[0]]) for cell, arrays in poison.items()} if data.schema else {}
     return AuditResult(
         dataset={
             "name": data.name,
             "classes": list(data.classes),
-            "features": data.x.shape[1],
+            "features": splits[0].x_train.shape[1],
+            "feature_names": list(splits[0].feature_names),
+            "columns": _columns(data),
             "image_shape": data.image_shape,
             "train": config.train,
             "valid": config.valid,
@@ -143,9 +145,8 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
         versions=versions(),
         frame=frame,
         verdict=found,
-        poison={
-            (index, attack.policy.name): arrays for (index, attack), (_, arrays) in zip(cells, outcomes, strict=True)
-        },
+        poison=poison,
+        rows=as_rows,
     )
 
 
@@ -245,6 +246,20 @@ def _record(
         seconds=time.perf_counter() - started,
     )
     return record, weights
+
+
+def _columns(data: Dataset) -> list[dict[str, str]]:
+    """Return name and kind of each column of the user's own table, the target's kind "target"; nothing for others."""
+    if data.schema is None:
+        return []
+    kinds = {column.name: column.kind for column in data.schema.columns} | {data.schema.target.name: "target"}
+    return [{"name": name, "kind": kinds[name]} for name in data.schema.order]
+
+
+def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
+    before, after = (split.decode(poison[name], poison["y_poison"]) for name in ("x_start", "x_poison"))
+    return before, after
 
 
 def _weight_arrays(chain: list[Any]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ the check.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import pandas as pd
 from mithridate.assembly import attack_of
 from mithridate.attack import Attack
 from mithridate.config import AuditConfig, model_name
-from mithridate.datasets import Dataset, Split, load_dataset
+from mithridate.datasets import Dataset, Split
 from mithridate.differences import Place
 from mithridate.errors import InputError
 from mithridate.feasible import Box
@@ -28,6 +29,7 @@ from mithridate.objectives import flipped
 from mithridate.policies import LARGEST, Learned
 from mithridate.rows import Rows, join
 from mithridate.seeds import generator, key
+from mithridate.sources import prepared
 
 PASSING, FAILING = ("agrees", "rounding"), ("disagrees", "failed")
 
@@ -69,7 +71,7 @@ class CheckResult:
 
 
 def check(
-    dataset: str | Dataset,
+    dataset: str | Path | Dataset,
     config: AuditConfig | None = None,
     *,
     log_strength: float | None = None,
@@ -80,8 +82,8 @@ def check(
 ) -> CheckResult:
     """Compare the hypergradients of an audit, on its first split and batch, with differences and with one another.
 
-    Arguments: `dataset`, a name or a `Dataset`; either a `config` or its fields as `options` (as for `audit`); λ =
-    `log_strength`, by default the middle of `strength_bounds`; `learner`, a victim of your own instead of the
+    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options` (as for `audit`);
+    λ = `log_strength`, by default the middle of `strength_bounds`; `learner`, a victim of your own instead of the
     configuration's; `methods` by name, by default all that apply: the first is run in the plain and in Gram space, the
     others in the space that an audit uses; `on_progress`, called with what is about to run.
 
@@ -93,19 +95,13 @@ def check(
         >>> result.ok, result.frame["verdict"].tolist()
         (True, ['agrees', 'agrees'])
     """
-    if config is not None and options:
-        raise InputError(f"give a config or options, not both: {', '.join(options)}")
-    name = dataset if isinstance(dataset, str) else dataset.name
-    config = config or AuditConfig.of(dataset=name, **options)
-    if config.dataset != name:
-        raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
+    data, config = prepared(dataset, config, options)
     low, high = config.strength_bounds
     strength = (low + high) / 2 if log_strength is None else log_strength
     if not abs(strength) <= LARGEST:
         raise InputError(f"log_strength = {strength:g}: λ must lie between −{LARGEST:g} and {LARGEST:g}")
     if methods is not None and not methods:
         raise InputError("no methods to check; leave methods out for all that apply")
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     split = data.split(config.train, config.valid, config.seed, 0)
     with jax.enable_x64(config.precision == "float64"):
         policy = Learned(Box(min(low, strength), max(high, strength)))

@@ -31,6 +31,7 @@ from mithridate.errors import InputError, MithridateError, StorageError
 
 if TYPE_CHECKING:
     from mithridate.auditing import Progress as Standing
+    from mithridate.datasets import Dataset
     from mithridate.reproduction import Reproduction
     from mithridate.results import AuditResult
 
@@ -96,6 +97,8 @@ def _with_flags(command: Callable[..., None], shown: Collection[str] = AuditConf
         kind, flag = info.annotation, f"--{name.replace('_', '-')}"
         if name == "policies":
             kind, flag = list[str], "--policy"
+        elif name in ("feasible", "drop"):
+            kind = list[str]
         elif name in ("model", "hidden", "initial"):
             kind = str
         elif kind is bool:
@@ -104,7 +107,8 @@ def _with_flags(command: Callable[..., None], shown: Collection[str] = AuditConf
         text = f"{info.description}{default}"
         option = typer.Option(flag, help=text, show_default=False, hidden=name not in shown)
         if name == "dataset":
-            option = typer.Argument(help="Name of a data set, see `mithridate datasets`.", show_default=False)
+            text = "A data set, see `mithridate datasets`, or a file: CSV, Parquet, NPZ or svmlight."
+            option = typer.Argument(help=text, show_default=False)
         annotation = Annotated[kind | None, option]
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = signature.replace(parameters=[*fixed, *made])
@@ -112,8 +116,10 @@ def _with_flags(command: Callable[..., None], shown: Collection[str] = AuditConf
     return command
 
 
-def _asked(file: Path | None, given: dict[str, Any]) -> AuditConfig:
-    """Return the configuration of a file and of flags, which override it."""
+def _asked(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", AuditConfig]:
+    """Return the data and the configuration that a file and flags, which override it, ask for."""
+    from mithridate.sources import prepared
+
     options = AuditConfig.read(file) if file else {}
     flags = {name: value for name, value in given.items() if value is not None}
     for one, other in (("points", "poison"), ("poison", "points")):
@@ -122,7 +128,7 @@ def _asked(file: Path | None, given: dict[str, Any]) -> AuditConfig:
     options |= flags
     if "dataset" not in options:
         raise InputError("no data set named; `mithridate datasets` lists them")
-    return AuditConfig.of(**options)
+    return prepared(str(options.pop("dataset")), None, options)
 
 
 @app.command()
@@ -140,13 +146,11 @@ def audit(
 ) -> None:
     """Audit a data set: how bad can it get, for which defender?"""
     from mithridate.auditing import audit as run
-    from mithridate.datasets import load_dataset
     from mithridate.printing import print_audit
     from mithridate.results import check_free
     from mithridate.verdict import gate_failures, parse_gate
 
-    asked = _asked(config, given)
-    data = load_dataset(asked.dataset)
+    data, asked = _asked(config, given)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
     target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
@@ -194,11 +198,11 @@ def check(
     from mithridate.checking import check as run
     from mithridate.printing import print_check
 
-    asked = _asked(config, given)
+    data, asked = _asked(config, given)
     with errors.status("") as status:
         if as_json:
             status.stop()
-        result = run(asked.dataset, asked, log_strength=log_strength, on_progress=status.update)
+        result = run(data, asked, log_strength=log_strength, on_progress=status.update)
     if as_json:
         console.out(json.dumps(result.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
     else:

@@ -13,6 +13,8 @@ from mithridate.objectives import Flip
 from mithridate.presets import MOST_POISON, PRESETS, setting
 
 BUILT_IN = ("logistic", "mlp")
+FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
+"""The options that only the user's own data in a file have."""
 
 
 def model_name(model: Any) -> str:
@@ -30,7 +32,24 @@ class AuditConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: str = Field(description="name of the data set")
+    dataset: str = Field(description="name of the data set, or a file of your own: CSV, Parquet, NPZ or svmlight")
+    target: str | None = Field(None, description="the column of the file that holds the labels")
+    positive: str | None = Field(
+        None, description="the label to be found: class 1 of two, or one of several against the rest"
+    )
+    missing: Literal["refuse", "drop", "impute"] = Field(
+        "refuse",
+        description="rows with empty cells: refuse the file, drop the rows, or impute the training rows' median or "
+        "most frequent category",
+    )
+    feasible: tuple[str, ...] = Field(
+        (),
+        description="what poisoned cells of a column may hold, as COLUMN=LOW:HIGH or COLUMN=A|B, in the file's units; "
+        "repeatable; by default the range in the training rows, and any category",
+    )
+    drop: tuple[str, ...] = Field(
+        (), description="a column of the file to leave out, such as a row's number; repeatable"
+    )
     model: Any = Field(
         "logistic",
         description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "

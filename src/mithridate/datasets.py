@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import sklearn.datasets
 
 from mithridate.downloads import at_hand, fetch, read_arrays, read_idx
+from mithridate.encoding import Encoder, Schema
 from mithridate.errors import DataError, InputError
 from mithridate.feasible import Box, FeasibleSet
 from mithridate.presets import setting
@@ -19,6 +21,8 @@ from mithridate.seeds import generator
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 Pick = tuple[int, ...]
 """Some classes of a family, by number; their places here become the labels."""
+MOST_ROWS = 512
+"""The training rows, and the validation rows, of own data where nothing else is asked for."""
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -28,7 +32,7 @@ class Split:
 
     `train_rows` and `valid_rows` number the rows in the data set's own order (for MNIST: in the official training
     file), `test_rows` likewise, in the official test file where `official_test`. Features are (raw − `offset`) /
-    `scale`. `low` and `high` bound the feasible set.
+    `scale`, or of a table what its `encoder` makes of it. `low` and `high` bound the feasible set.
     """
 
     x_train: np.ndarray
@@ -45,15 +49,29 @@ class Split:
     low: np.ndarray
     high: np.ndarray
     classes: tuple[str, ...]
+    encoder: Encoder | None = None
 
     @property
     def feasible(self) -> FeasibleSet:
         """Φ: the points that could be rows of this data set."""
-        return Box(self.low, self.high)
+        return self.encoder.feasible if self.encoder else Box(self.low, self.high)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each feature is called: numbered, or for a table as its `encoder` says."""
+        return self.encoder.feature_names if self.encoder else tuple(f"x{i}" for i in range(len(self.offset)))
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Return raw features (n, m) as the victim sees them."""
+        if self.encoder:
+            return self.encoder.transform(np.asarray(x, np.float64))
         return ((x - self.offset) / self.scale).astype(np.float32)
+
+    def decode(self, x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+        """Return features (n, m) as the victim sees them and labels (n,) as rows of the user's own table."""
+        if self.encoder is None:
+            raise InputError("only rows of data of the user's own can be written as its rows")
+        return self.encoder.decode(x, y)
 
 
 @dataclass(frozen=True)
@@ -63,9 +81,11 @@ class Dataset:
     `x` (N, m), `y` (N,) in 0 … K − 1, the places of `classes`, `rows` (N,) their numbers in the source; `test` the same
     triple or None; features are divided by `divisor` or, with `standardise`, by the training rows' deviation after
     their mean is taken off; `bounds` is the range of feasible features after that, or None for each feature's range in
-    the training rows; `image_shape` where rows are pictures.
+    the training rows; `image_shape` where rows are pictures. Unless `balanced`, splits have the classes' shares as they
+    are. With a `schema`, `x` is the raw rows of a table (see `encoding`), whose empty cells are NaN, and each split is
+    encoded as its own training rows say.
 
-    Raises `InputError` when a feature is NaN or infinite or a shape is off.
+    Raises `InputError` when a feature is infinite, or NaN without a schema, or a shape is off.
     """
 
     name: str
@@ -79,6 +99,8 @@ class Dataset:
     divisor: float = 1.0
     standardise: bool = False
     image_shape: tuple[int, int] | None = None
+    balanced: bool = True
+    schema: Schema | None = None
 
     def __post_init__(self):
         own, k = (self.x, self.y, self.rows), len(self.classes)
@@ -93,28 +115,42 @@ class Dataset:
                     f"data set {self.name}: {part} need features (n, m), labels 0 … {k - 1} (n,) and row numbers (n,); "
                     f"got {x.shape}, {y.shape}, {rows.shape}"
                 )
-            if not np.isfinite(x).all():
-                where = np.argwhere(~np.isfinite(x))
+            faulty = np.isinf(x) if self.schema else ~np.isfinite(x)
+            if faulty.any():
+                where = np.argwhere(faulty)
                 raise InputError(
                     f"data set {self.name}: {part} hold {len(where)} NaN or infinite feature value(s), the first in "
                     f"row {where[0, 0]}, column {where[0, 1]}; drop or impute them first"
                 )
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Training and validation rows unless others are asked for.
+
+        Of own data a half and a quarter, or where the test rows are apart two thirds and a third, at most 512 each.
+        """
+        if self.balanced:
+            usual = setting(self.name)
+            return usual.train, usual.valid
+        n = len(self.y)
+        train, valid = (n // 2, n // 4) if self.test is None else (2 * n // 3, n // 3)
+        return min(MOST_ROWS, train), min(MOST_ROWS, valid)
+
     def split(self, train: int | None = None, valid: int | None = None, seed: int = 0, index: int = 0) -> Split:
-        """Return split number `index`: class-balanced training and validation rows, drawn without overlap.
+        """Return split number `index`: training and validation rows, drawn without overlap, every class in both.
 
         The test rows are the official ones, else all rows left over. Raises `InputError` when more rows are asked
         for than there are. Checked: sizes. Not checked: that features are on comparable scales.
         """
-        usual = setting(self.name)
-        train = usual.train if train is None else train
-        valid = usual.valid if valid is None else valid
+        train = self.sizes[0] if train is None else train
+        valid = self.sizes[1] if valid is None else valid
         least = len(self.classes)
         if train < least or valid < least:
             raise InputError(f"train = {train}, valid = {valid}: at least {least} rows each, one of every class")
         draw = generator(seed, self.name, "split", index)
         orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in range(least)]
-        takes = list(zip(_shares(train, least), _shares(valid, least), strict=True))
+        weights = np.ones(least) if self.balanced else np.array([len(order) for order in orders])
+        takes = list(zip(_shares(train, weights), _shares(valid, weights), strict=True))
         spare = 0 if self.test else 1
         for order, (n_train, n_valid), label in zip(orders, takes, self.classes, strict=True):
             if n_train + n_valid + spare > len(order):
@@ -134,11 +170,19 @@ class Dataset:
             offset, deviation = x_train.mean(axis=0), x_train.std(axis=0)
             scale = np.where(deviation > 0, deviation, 1.0)
 
+        encoder = Encoder.fit(self.schema, x_train) if self.schema else None
+        if encoder:
+            offset, scale = encoder.offset, encoder.scale
+
         def scaled(x: np.ndarray) -> np.ndarray:
+            if encoder:
+                return encoder.transform(x.astype(np.float64))
             return ((x - offset) / scale).astype(np.float32)
 
         x_train = scaled(x_train)
         low, high = self.bounds or (x_train.min(axis=0), x_train.max(axis=0))
+        if encoder:
+            low, high = encoder.feasible.box.low, encoder.feasible.box.high
         return Split(
             x_train=x_train,
             y_train=self.y[of_train],
@@ -154,12 +198,19 @@ class Dataset:
             low=np.broadcast_to(np.asarray(low, np.float32), x_train.shape[1:]),
             high=np.broadcast_to(np.asarray(high, np.float32), x_train.shape[1:]),
             classes=self.classes,
+            encoder=encoder,
         )
 
 
-def _shares(total: int, parts: int) -> list[int]:
-    """Return how many of `total` rows each part gets: as even as can be, the later ones more."""
-    return [(total + part) // parts for part in range(parts)]
+def _shares(total: int, weights: np.ndarray) -> list[int]:
+    """Return how many of `total` rows each class gets: in proportion, but at least one; of equals the later more."""
+    exact = total * weights / weights.sum()
+    found = np.maximum(np.floor(exact).astype(int), 1)
+    while found.sum() < total:
+        found[::-1][np.argmax((exact - found)[::-1])] += 1
+    while found.sum() > total:
+        found[np.argmax(found)] -= 1
+    return found.tolist()
 
 
 def _some(x: np.ndarray, labels: np.ndarray, chosen: Pick) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

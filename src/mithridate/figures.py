@@ -183,7 +183,7 @@ def draw_all(
             "fpr": "false positive rate, mean over classes [%]",
             "fnr": "false negative rate, mean over classes [%]",
         }
-    figures = {
+    figures: dict[str, CurveDisplay | ClassDisplay] = {
         "error": CurveDisplay(frame, error, percent=True, baseline={name: f"baseline_{name}" for name in error}),
         "regularisation": CurveDisplay(
             by_group(frame), {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}

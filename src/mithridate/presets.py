@@ -80,9 +80,9 @@ SETTINGS = {
         budget="added",
     ),
     # Not in the paper: trained to near convergence, inner and evaluation for the same η·T.
-    "digits": replace(_SMALL, train=400, valid=400, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
+    "digits": replace(_SMALL, train=400, valid=400, learning_rate=0.4, train_learning_rate=0.1, epochs=154),
     "digits-AvB": replace(_SMALL, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
-    "wine": replace(_SMALL, train=60, valid=60, learning_rate=0.05, inner_steps=800, epochs=1000),
+    "wine": replace(_SMALL, train=60, valid=60, learning_rate=0.05, inner_steps=800, epochs=2000),
     "breast-cancer": replace(_SMALL, learning_rate=0.05, inner_steps=800, epochs=1000),
 }
 

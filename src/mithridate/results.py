@@ -2,7 +2,9 @@
 
     records.parquet   one row per split, policy and ratio
     audit.json        data set, threat model, configuration, versions, verdict, curves
+    report.html       all of it, to be read and forwarded
     poison/*.npz      per split and policy: the points and all that is needed to retrain on them
+    poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before
     figures/*.png|svg
 
 A run directory appears whole or not at all: it is written beside its place and renamed. No pickle is read or
@@ -27,7 +29,9 @@ from mithridate.figures import draw_all
 from mithridate.records import LISTS, file_name
 from mithridate.verdict import Verdict, curves
 
-FORMAT = 1
+FORMAT = 2
+ROWS = ("-start.csv", ".csv")
+"""The files of a chain's points as rows of a table: at their start, and at their end."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class AuditResult:
     """What an audit found.
 
     `frame`: one row per split, policy and ratio (see `Record`); `poison`: (split, policy) → the arrays of its npz
-    file; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
+    file; `rows`, for a table of the user's own: (split, policy) → the points as its rows, at their start and at their
+    end; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
     """
 
     dataset: dict[str, Any]
@@ -45,6 +50,7 @@ class AuditResult:
     frame: pd.DataFrame = field(repr=False)
     verdict: Verdict
     poison: dict[tuple[int, str], dict[str, np.ndarray]] = field(repr=False)
+    rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
 
     @property
     def status(self) -> str:
@@ -82,7 +88,10 @@ class AuditResult:
         (directory / "audit.json").write_text(text + "\n", encoding="utf-8")
         (directory / "poison").mkdir()
         for (split, policy), arrays in self.poison.items():
-            np.savez_compressed(directory / "poison" / f"split{split}-{file_name(policy)}.npz", **arrays)  # pyright: ignore[reportArgumentType]
+            np.savez_compressed(_poison_file(directory, split, policy, ".npz"), **arrays)  # pyright: ignore[reportArgumentType]
+        for (split, policy), pair in self.rows.items():
+            for end, rows in zip(ROWS, pair, strict=True):
+                rows.to_csv(_poison_file(directory, split, policy, end), index=False)
         (directory / "figures").mkdir()
         for name, figure in self.plot().items():
             for kind in ("png", "svg"):
@@ -144,14 +153,25 @@ def load_result(directory: str | Path) -> AuditResult:
             raise ValueError(f"format {summary.get('format')!r}, expected {FORMAT}")
         frame = pd.read_parquet(folder / "records.parquet")
         frame = frame.assign(**{name: frame[name].map(np.ndarray.tolist) for name in LISTS})
-        poison = {}
+        poison, rows, columns = {}, {}, summary["dataset"]["columns"]
+        text = {column["name"]: str for column in columns if column["kind"] not in ("number", "integer")}
         for split, policy in frame[["split", "policy"]].drop_duplicates().itertuples(index=False):
-            path = folder / "poison" / f"split{split}-{file_name(policy)}.npz"
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with (
+                _poison_file(folder, split, policy, ".npz").open("rb") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
                 poison[int(split), str(policy)] = dict(arrays)
+            if columns:
+                files = (_poison_file(folder, split, policy, end) for end in ROWS)
+                before, after = (pd.read_csv(file, dtype=text, keep_default_na=False) for file in files)
+                rows[int(split), str(policy)] = before, after
         said = summary["verdict"]
         found = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
         parts = [summary[name] for name in ("dataset", "threat_model", "config", "versions")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise StorageError(f"{folder} does not hold a readable run: {error}") from error
-    return AuditResult(*parts, frame=frame, verdict=found, poison=poison)
+    return AuditResult(*parts, frame=frame, verdict=found, poison=poison, rows=rows)
+
+
+def _poison_file(directory: Path, split: int, policy: str, end: str) -> Path:
+    return directory / "poison" / f"split{split}-{file_name(policy)}{end}"
