@@ -15,6 +15,7 @@ from .errors import InputError as InputError
 from .errors import MithridateError as MithridateError
 from .errors import StorageError as StorageError
 from .feasible import Box as Box
+from .feasible import Mixed as Mixed
 from .figures import CurveDisplay as CurveDisplay
 from .figures import PoisonDisplay as PoisonDisplay
 from .hypergradients import Averaged as Averaged
@@ -34,9 +35,12 @@ from .penalties import L2 as L2
 from .policies import CrossValidated as CrossValidated
 from .policies import Fixed as Fixed
 from .policies import Learned as Learned
+from .report import write_report as write_report
 from .results import AuditResult as AuditResult
 from .results import load_result as load_result
 from .rows import Rows as Rows
+from .tables import dataset_of as dataset_of
+from .tables import read_dataset as read_dataset
 from .training import Exact as Exact
 from .training import GradientDescent as GradientDescent
 from .training import HeavyBall as HeavyBall
@@ -72,6 +76,7 @@ __all__ = [
     "Learner",
     "LogisticRegression",
     "MinibatchSGD",
+    "Mixed",
     "MithridateError",
     "PoisonDisplay",
     "Poisoning",
@@ -83,7 +88,10 @@ __all__ = [
     "__version__",
     "audit",
     "check",
+    "dataset_of",
     "from_equinox",
     "load_dataset",
     "load_result",
+    "read_dataset",
+    "write_report",
 ]

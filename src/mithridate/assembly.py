@@ -7,7 +7,7 @@ import jax
 from mithridate.adapters import check_model, find_model
 from mithridate.attack import Attack
 from mithridate.config import BUILT_IN, AuditConfig, model_name
-from mithridate.datasets import Split, read_rows
+from mithridate.datasets import Split
 from mithridate.errors import InputError
 from mithridate.feasible import Box
 from mithridate.hypergradients import METHODS
@@ -19,6 +19,7 @@ from mithridate.policies import Policy, parse_policy
 from mithridate.rows import Rows
 from mithridate.seeds import generator
 from mithridate.steps import hyper_rule, poison_rule
+from mithridate.tables import read_rows
 from mithridate.training import Exact, GradientDescent, MinibatchSGD
 
 

@@ -1,4 +1,4 @@
-"""The command line: `mithridate audit DATASET`, `check DATASET`, `reproduce FIGURE|TABLE` and `datasets`.
+"""The command line: `mithridate audit DATASET`, `report`, `check DATASET`, `reproduce FIGURE|TABLE` and `datasets`.
 
 The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
 0 done, 1 the gate of `--fail-above` was exceeded, a check failed or `reproduce all` had to leave something out, 2 bad
@@ -138,6 +138,9 @@ def audit(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags override it.")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory; must not hold a run")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")] = False,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
+    ] = None,
     fail_above: Annotated[
         str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")
     ] = None,
@@ -146,10 +149,13 @@ def audit(
 ) -> None:
     """Audit a data set: how bad can it get, for which defender?"""
     from mithridate.auditing import audit as run
+    from mithridate.mlflow import check_installed, log_run
     from mithridate.printing import print_audit
     from mithridate.results import check_free
     from mithridate.verdict import gate_failures, parse_gate
 
+    if mlflow:
+        check_installed()
     data, asked = _asked(config, given)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
     target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
@@ -166,15 +172,36 @@ def audit(
         elif not quiet:
             print_audit(console, result)
     if not (quiet or as_json):
-        console.print(f"\nRecords, poison and pictures: {written}", soft_wrap=True, highlight=False)
+        console.print(f"\nReport, records, poison and pictures: {written}", soft_wrap=True, highlight=False)
+    if mlflow:
+        log_run(written, tracking_uri=mlflow)
     if failures := gate_failures(result.frame, *gate) if gate else []:
         for failure in failures:
             errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="run directories", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the file to write [default: report.html in the one directory, or here]", show_default=False),
+    ] = None,
+) -> None:
+    """Write the report of a run again, or of several side by side, as one HTML file."""
+    from mithridate.report import write_report
+    from mithridate.results import load_result
+
+    results = [load_result(directory) for directory in directories]
+    titles = [directory.resolve().name for directory in directories]
+    target = out or (directories[0] if len(directories) == 1 else Path()) / "report.html"
+    console.print(f"Report: {write_report(target, results, titles)}", soft_wrap=True, highlight=False)
+
+
 CHECKED = (
-    *("dataset", "model", "hidden", "inner", "train", "valid", "points", "poison", "batch", "budget", "seed"),
+    *("dataset", "target", "positive", "missing", "drop", "feasible", "objective", "model", "hidden", "inner", "train"),
+    *("valid", "points", "poison", "batch", "budget", "seed"),
     *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "stabilise", "bounds", "strength_bounds"),
 )
 """The options that matter to a check; it takes any of an audit's, so that one file serves both."""

@@ -31,7 +31,7 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
     """Return what a column holds, and its raw numbers (n,)."""
     name, kind = str(cells.name), pd.api.types.infer_dtype(cells, skipna=True)
     what = f"{source.name}: column {name!r}"
-    remedy = "turn it into numbers or text" + ("" if is_target else ", or name it under drop")
+    remedy = "turn it into numbers or text" + ("" if is_target else f", or use drop = {name}")
     if kind == "string":
         return _text(cells, source, is_target)
     if kind == "categorical":
@@ -46,7 +46,7 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
         numbers = pd.to_numeric(cells)
         return _numbers(name, numbers.dtype, numbers.to_numpy(dtype=float, na_value=np.nan), source)
     if kind == "empty":
-        raise DataError(f"{what} is empty in every row; remove it, or name it under drop")
+        raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
     if kind in _DATES:
         raise DataError(f"{what} holds dates or times; turn them into numbers, such as days since a day")
     raise DataError(f"{what} holds {kind} values ({cells.dtype}); {remedy}")
@@ -61,7 +61,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     present = found[~empty]
     raw = np.full(len(cells), np.nan)
     if present.empty:
-        raise DataError(f"{what} is empty in every row; remove it, or name it under drop")
+        raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
     numeric = present.str.fullmatch(_NUMBER)
     if numeric.all() and not typed:
         raw[~empty] = present.astype(float)
@@ -73,7 +73,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
         row = int((~numeric).to_numpy().argmax())
         raise DataError(
             f"{what} holds numbers, but {present.iloc[row][:40]!r} in {source.at(int(present.index[row]))} is none; "
-            "mend the cell or leave it empty" + ("" if typed else f" (empty are: {' '.join(MISSING[1:])})")
+            "mend the cell or leave it empty" + ("" if typed else f" (or as one of {' '.join(MISSING[1:])})")
         )
     if present.str.fullmatch(_DATE).mean() >= 0.9:
         raise DataError(f"{what} holds dates or times; turn them into numbers, such as days since a day")
@@ -95,8 +95,8 @@ def _numbers(name: str, dtype: Any, values: np.ndarray, source: Source) -> tuple
     exact = np.abs(values[~np.isnan(values)]).max(initial=0.0) <= EXACT
     if not exact and pd.api.types.is_integer_dtype(dtype):
         raise DataError(
-            f"{source.name}: column {name!r} holds whole numbers above 2^53, which are not told apart; if they are "
-            "names of rows, name the column under drop"
+            f"{source.name}: column {name!r} holds whole numbers above 2^53, which are not told apart; if they name "
+            f"the rows, use drop = {name}"
         )
     return Column(name, "integer" if exact and whole(values) else "number", dtype), values
 
@@ -124,11 +124,10 @@ def _crowded(levels: int, rows: int) -> bool:
 def _check_categories(column: Column, rows: int, what: str, is_target: bool) -> None:
     if _crowded(len(column.categories), rows):
         shown = ", ".join(map(repr, column.labels[:3]))
-        remedy = "join classes" if is_target else "name it under drop, or join rare categories"
+        remedy = "join classes" if is_target else f"if they name the rows, use drop = {column.name}, else join some"
         raise DataError(
-            f"{what} holds {len(column.categories)} different texts in {rows} rows ({shown}, …), at most "
-            f"{MOST_CATEGORIES} and half of the rows are taken for categories; if they are names or numbers of rows, "
-            f"{remedy}"
+            f"{what} holds {len(column.categories)} different texts in {rows} rows ({shown}, …), too many for "
+            f"categories (at most {MOST_CATEGORIES}, and half of the rows); {remedy}"
         )
 
 
@@ -168,10 +167,11 @@ def restricted(columns: list[Column], feasible: Sequence[str]) -> list[Column]:
         # Names and categories may contain an equals sign.
         cuts = [cut.start() for cut in re.finditer("=", text)]
         cut = next((cut for cut in cuts if text[:cut] in found), None)
+        if not cuts:
+            raise InputError(f"feasible {text!r}: give it as COLUMN=LOW:HIGH or COLUMN=A|B")
         if cut is None:
-            form = "" if cuts else "; give it as COLUMN=LOW:HIGH or COLUMN=A|B"
-            wanted = text.partition("=")[0]
-            raise InputError(f"feasible {text!r}: no column {wanted!r}; {nearest(wanted, list(found))}{form}")
+            wanted = text[: cuts[0]]
+            raise InputError(f"feasible {text!r}: no column {wanted!r}; {nearest(wanted, list(found))}")
         name, value = text[:cut], text[cut + 1 :]
         if name in done:
             raise InputError(f"feasible {text!r}: column {name!r} is given twice")
@@ -193,6 +193,11 @@ def _bounded(column: Column, text: str, value: str) -> Column:
         low, high = None if low is None else float(np.ceil(low)), None if high is None else float(np.floor(high))
         if low is not None and high is not None and low > high:
             raise InputError(f"feasible {text!r}: {column.name!r} holds whole numbers, and none lies between")
+    kind = np.dtype(getattr(column.dtype, "numpy_dtype", column.dtype))
+    if kind.kind in "iu":
+        least, most = np.iinfo(kind).min, np.iinfo(kind).max
+        if any(end is not None and not least <= end <= most for end in (low, high)):
+            raise InputError(f"feasible {text!r}: {column.name!r} holds {kind}, from {least} to {most}")
     return replace(column, low=low, high=high)
 
 

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -371,16 +370,3 @@ def load_dataset(name: str) -> Dataset:
     known = [entry.example for entry in CATALOGUE.values()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
     raise InputError(f"unknown data set {name!r}; did you mean {', '.join(near)}? `mithridate datasets` lists all")
-
-
-def read_rows(path: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a file, features (n, m) as the victim sees them and labels (n,) by number.
-
-    An npz file with arrays `x` (n, m), in the data set's own units, and `y` (n,), the places of its classes.
-    """
-    (x, y), m, k = read_arrays(Path(path), ("x", "y")), len(split.offset), len(split.classes)
-    if x.ndim != 2 or x.shape[1] != m or y.shape != x.shape[:1] or not set(y) <= set(range(k)):
-        raise DataError(
-            f"{path}: arrays x (n, {m}) and y (n,) with labels 0 … {k - 1} are needed; got {x.shape} and {y.shape}"
-        )
-    return split.encode(x), y

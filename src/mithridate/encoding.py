@@ -126,7 +126,7 @@ class Encoder:
         seen = np.where(np.isnan(raw).all(axis=0), 0.0, raw)
         low, high = np.nanmin(seen, axis=0), np.nanmax(seen, axis=0)
         for place, column in enumerate(schema.columns):
-            ends = low[place], high[place]
+            ends = (0.0, 1.0) if column.kind == "boolean" else (low[place], high[place])
             low[place], high[place] = (
                 end if given is None else given for given, end in zip((column.low, column.high), ends, strict=True)
             )

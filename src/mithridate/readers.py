@@ -80,8 +80,9 @@ def check_memory(name: str, needed: int, what: str) -> None:
     free = psutil.virtual_memory().available
     if needed > free:
         raise DataError(
-            f"{name}: too large to be audited here: {what} need about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB "
-            "are free; give a random sample of the rows, of which an audit trains on a few hundred anyway"
+            f"{name}: too large to be audited here: {what} need about {needed / 2**30:,.1f} GiB, and "
+            f"{free / 2**30:,.1f} GiB are free; give a random sample of the rows, of which an audit trains on a few "
+            "hundred anyway"
         )
 
 
@@ -133,7 +134,7 @@ def _csv(path: Path) -> tuple[pd.DataFrame, Source]:
         head = file.read(2**20)
     if not head.strip():
         raise DataError(f"{path} is empty")
-    first = head.lstrip().split(b"\n", 1)[0].decode(errors="replace")
+    first = head.lstrip().split(b"\n", 1)[0][: csv.field_size_limit()].decode(errors="replace")
     widths = {separator: len(next(csv.reader([first], delimiter=separator))) for separator in SEPARATORS}
     separator = "\t" if path.suffix.lower() == ".tsv" else max(widths, key=lambda separator: widths[separator])
     rows = math.ceil(size * head.count(b"\n") / len(head))

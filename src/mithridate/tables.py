@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mithridate import downloads
 from mithridate.columns import check_size, coded, nearest, read_column, restricted, some, whole
-from mithridate.datasets import Dataset
+from mithridate.datasets import Dataset, Split
 from mithridate.encoding import Column, Schema
 from mithridate.errors import DataError, InputError
 from mithridate.readers import TABLES, Source, check_dense, check_names, check_path, read_arrays, read_table
@@ -146,10 +147,29 @@ def read_labelled(path: str | Path, schema: Schema) -> tuple[np.ndarray, np.ndar
     return raw, labels.astype(np.int64)
 
 
+def read_rows(path: str | Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a file, features (n, m) as the victim of a split sees them and classes (n,) by number.
+
+    For a table a file like it (see `read_labelled`); for a data set of the catalogue an npz file with arrays `x` (n, m),
+    in the data set's own units, and `y` (n,), the places of its classes. Raises `DataError` for any other.
+    """
+    if split.encoder:
+        raw, y = read_labelled(path, split.encoder.schema)
+        return split.encode(raw), y
+    (x, y), m, k = downloads.read_arrays(Path(path), ("x", "y")), len(split.offset), len(split.classes)
+    if x.ndim != 2 or x.shape[1] != m or y.shape != x.shape[:1] or not set(y) <= set(range(k)):
+        raise DataError(
+            f"{path}: arrays x (n, {m}) and y (n,) with labels 0 … {k - 1} are needed; got {x.shape} and {y.shape}"
+        )
+    return split.encode(x), y
+
+
 def _with_target(x: pd.DataFrame, y: Any) -> pd.DataFrame:
     if isinstance(y, str):
         return x
     name = str(y.name) if isinstance(y, pd.Series) and y.name is not None else "label"
+    if name in x.columns:
+        raise InputError(f"the labels are called {name!r}, and so is a column; rename one")
     if np.shape(y) != (len(x),):
         raise InputError(f"labels must be ({len(x)},), one for each row; got {np.shape(y)}")
     return x.assign(**{name: np.asarray(y) if not isinstance(y, pd.Series) else y.array})
@@ -185,7 +205,7 @@ def _of_frame(
         seen = np.unique(raw[:, place][~np.isnan(raw[:, place])])
         if len(seen) < 2:
             fault = "holds a single value" if len(seen) else "is empty in every row"
-            raise DataError(f"{source.name}: column {column!r} {fault}; remove it, or name it under drop")
+            raise DataError(f"{source.name}: column {column!r} {fault}; remove it, or use drop = {column}")
     cells = _Cells([column for column, _ in found], raw, label, labels, tuple(frame.columns))
     return _assembled(name, cells, source, options, n_test)
 

@@ -1,0 +1,140 @@
+"""An audit of a file of one's own, from the file to the rows that were poisoned."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mithridate as mi
+from mithridate.sources import prepared
+from patients import patients, written
+
+QUICK = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
+COLUMNS = ["radius [mm]", "nodes", "born", "diagnosis", "smoker", "ward", "texture"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return written(tmp_path_factory.mktemp("own"), "patients.csv", patients(200, empty=0.03))
+
+
+@pytest.fixture(scope="module")
+def own(file) -> mi.AuditResult:
+    return mi.audit(file, target="diagnosis", missing="impute", policies=("fixed=-8",), **QUICK)
+
+
+def test_an_audit_says_which_file_and_columns_it_was_of(own, file):
+    assert own.config["dataset"] == str(file)
+    assert own.dataset["name"] == "patients"
+    assert own.dataset["classes"] == ["benign", "malignant"]
+    assert (own.dataset["train"], own.dataset["valid"], own.dataset["test"]) == (100, 50, 50)
+    assert [column["name"] for column in own.dataset["columns"]] == COLUMNS
+    assert "ward=north-east" in own.dataset["feature_names"]
+    assert "each column's range" in own.threat_model["may_change"]
+
+
+def test_poisoned_rows_are_rows_of_the_file(own, file):
+    """In its columns, whole numbers whole, categories among those there are, within the training rows' ranges."""
+    before, after = own.rows[0, "fixed=-8"]
+    data, config = prepared(str(file), None, {"target": "diagnosis", "missing": "impute"})
+    split = data.split(100, 50, 0, 0)
+    table = patients(200)
+    for frame in (before, after):
+        assert frame.columns.tolist() == COLUMNS
+        assert set(frame["ward"]) <= set(table["ward"])
+        assert pd.api.types.is_integer_dtype(frame["nodes"])
+        assert pd.api.types.is_bool_dtype(frame["smoker"])
+        for name in ("radius [mm]", "nodes", "born", "texture"):
+            seen = pd.to_numeric(table.loc[split.train_rows, name])
+            assert frame[name].between(seen.min() - 1e-3, seen.max() + 1e-3).all()
+    assert (before["diagnosis"] == after["diagnosis"]).all(), "labels are kept"
+    assert not before.equals(after)
+    assert config.train == 100
+
+
+def test_what_was_measured_is_what_is_written(own, file):
+    """The features that the victim was retrained on are those of the rows in the file's own units."""
+    data, _ = prepared(str(file), None, {"target": "diagnosis", "missing": "impute"})
+    split, arrays = data.split(100, 50, 0, 0), own.poison[0, "fixed=-8"]
+    assert split.encoder is not None
+    for name in ("x_start", "x_poison"):
+        again = split.encoder.transform(split.encoder.raw(arrays[name]))
+        np.testing.assert_allclose(again, arrays[name], atol=2e-6)
+
+
+def test_rows_survive_the_run_directory(own, tmp_path):
+    folder = own.save(tmp_path / "run")
+    again = mi.load_result(folder)
+    for one, two in zip(own.rows[0, "fixed=-8"], again.rows[0, "fixed=-8"], strict=True):
+        pd.testing.assert_frame_equal(one.astype(str), two.astype(str))
+
+
+def test_rows_in_the_file_s_own_form_are_an_objective(file, own, tmp_path):
+    aim = tmp_path / "aim.csv"
+    own.rows[0, "fixed=-8"][0][:2].to_csv(aim, index=False)
+    found = mi.audit(
+        file, target="diagnosis", missing="impute", policies=("fixed=-8",), objective=f"rows {aim}", **QUICK
+    )
+    assert set(found.frame["attack_success"]) <= {0.0, 0.5, 1.0}
+    aim.write_text("radius [mm]\n1.0\n")
+    with pytest.raises(mi.DataError, match="no column"):
+        mi.audit(file, target="diagnosis", missing="impute", objective=f"rows {aim}", **QUICK)
+
+
+def test_ranges_can_be_set_in_the_file_s_own_units(file):
+    options = {"target": "diagnosis", "missing": "impute", "policies": ("fixed=-8",), **QUICK}
+    found = mi.audit(file, feasible=("nodes=0:2", "born=1950:", "ward=east|west"), **options)
+    _, after = found.rows[0, "fixed=-8"]
+    assert after["nodes"].between(0, 2).all()
+    assert (after["born"] >= 1950).all()
+    assert set(after["ward"]) <= {"east", "west"}
+    assert "nodes=0:2" in found.threat_model["may_change"]
+
+
+def test_frames_and_files_give_the_same_numbers(file, own):
+    frame = pd.read_csv(file)
+    data = mi.dataset_of(frame, "diagnosis", name="patients", missing="impute")
+    again = mi.audit(data, policies=("fixed=-8",), **QUICK)
+    same = ["test_error", "valid_loss", "baseline_valid_loss"]
+    pd.testing.assert_frame_equal(own.frame[same], again.frame[same], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "target"),
+        ({"target": "diagnosis"}, "empty in column"),
+        ({"target": "diagnose"}, "did you mean 'diagnosis'"),
+        ({"target": "diagnosis", "missing": "impute", "feasible": ("nods=1:2",)}, "did you mean 'nodes'"),
+        ({"target": "diagnosis", "missing": "impute", "objective": "target-class sick"}, "classes benign, malignant"),
+        ({"target": "diagnosis", "missing": "guess"}, "missing = 'guess'"),
+    ],
+)
+def test_options_that_do_not_suit_the_file_are_refused(file, options, message):
+    with pytest.raises(mi.MithridateError, match=message):
+        mi.audit(file, **options)
+
+
+def test_options_of_files_are_refused_for_the_catalogue():
+    with pytest.raises(
+        mi.InputError, match="target = 'y': only for a file of your own; digits-0v8 is in the catalogue"
+    ):
+        mi.audit("digits-0v8", target="y")
+
+
+def test_the_command_line_takes_files(mithridate, file, tmp_path):
+    flags = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", value)]
+    done = mithridate(
+        "audit", file, "--target", "diagnosis", "--missing", "drop", "--drop", "ward", "--feasible", "nodes=0:3",
+        "--feasible", "born=1940:1970", "--policy", "fixed=-8", *flags, "--out", "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "on patients (benign v malignant)" in done.stdout
+    rows = pd.read_csv(tmp_path / "run" / "poison" / "split0-fixed_-8.csv")
+    assert "ward" not in rows
+    assert rows["nodes"].between(0, 3).all()
+    bad = mithridate("audit", file, "--target", "diagnosis")
+    assert bad.returncode == 2
+    assert bad.stderr.count("\n") == 1
+    assert "line" in bad.stderr
