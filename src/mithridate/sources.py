@@ -55,6 +55,6 @@ def _sizes(data: Dataset, options: dict[str, Any]) -> dict[str, int]:
         return {}
     train, valid = data.sizes
     model, rows = options.get("model", "logistic"), options.get("train", train)
-    usual = setting(data.name, model if isinstance(model, str) else "own")
+    usual = setting(options["dataset"], model if isinstance(model, str) else "own")
     epochs = math.ceil(usual.epochs * usual.train / rows) if isinstance(rows, int) and rows > 0 else usual.epochs
     return {"train": train, "valid": valid, "epochs": epochs}

@@ -150,8 +150,8 @@ def read_labelled(path: str | Path, schema: Schema) -> tuple[np.ndarray, np.ndar
 def read_rows(path: str | Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of a file, features (n, m) as the victim of a split sees them and classes (n,) by number.
 
-    For a table a file like it (see `read_labelled`); for a data set of the catalogue an npz file with arrays `x` (n, m),
-    in the data set's own units, and `y` (n,), the places of its classes. Raises `DataError` for any other.
+    For a table a file like it (see `read_labelled`); for a data set of the catalogue an npz file with arrays `x` (n, m)
+    in the data set's own units and `y` (n,), the places of its classes. Raises `DataError` for any other.
     """
     if split.encoder:
         raw, y = read_labelled(path, split.encoder.schema)
