@@ -149,12 +149,13 @@ def audit(
 ) -> None:
     """Audit a data set: how bad can it get, for which defender?"""
     from mithridate.auditing import audit as run
-    from mithridate.mlflow import check_installed, log_run
     from mithridate.printing import print_audit
     from mithridate.results import check_free
     from mithridate.verdict import gate_failures, parse_gate
 
     if mlflow:
+        from mithridate.mlflow import check_installed, log_run
+
         check_installed()
     data, asked = _asked(config, given)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
@@ -194,7 +195,8 @@ def report(
     from mithridate.results import load_result
 
     results = [load_result(directory) for directory in directories]
-    titles = [directory.resolve().name for directory in directories]
+    names = [directory.resolve().name for directory in directories]
+    titles = names if len(set(names)) == len(names) else [str(directory) for directory in directories]
     target = out or (directories[0] if len(directories) == 1 else Path()) / "report.html"
     console.print(f"Report: {write_report(target, results, titles)}", soft_wrap=True, highlight=False)
 

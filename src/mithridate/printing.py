@@ -1,16 +1,15 @@
 """What the command line prints: tables and sentences from results."""
 
 import math
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mithridate.checking import FAILING, PASSING, CheckResult
+from mithridate.report.wording import cell, strengths
 from mithridate.results import AuditResult
 from mithridate.verdict import METRICS, curves, measure
 
@@ -38,12 +37,13 @@ def print_audit(console: Console, result: AuditResult) -> None:
     end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
-        error.add_row(policy, *(_cell(curve["attack_success"], i) for i in shown))
+        error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
         tolerance = result.verdict.tolerance[policy]
         sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
-        strengths = _strengths(result.frame[result.frame["policy"] == policy])
-        end.add_row(policy, f"{sign}{tolerance:.1%}", _cell(curve["baseline_attack_success"], -1), strengths, norm)
+        tuned = strengths(result.frame[result.frame["policy"] == policy])
+        flips = cell(curve["baseline_attack_success"], -1, share=True)
+        end.add_row(policy, f"{sign}{tolerance:.1%}", flips, tuned, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
@@ -60,24 +60,6 @@ def print_audit(console: Console, result: AuditResult) -> None:
         f"{threat['controls']}; may change {threat['may_change']}. Validation rows: {threat['validation_set']}.",
         highlight=False,
     )
-
-
-def _strengths(rows: pd.DataFrame) -> str:
-    """Return a policy's λ, clean and at the most poison, means over splits; group by group where they differ."""
-    ends = []
-    for points in (rows["n_poison"].min(), rows["n_poison"].max()):
-        ends.append(np.mean(np.stack(rows.loc[rows["n_poison"] == points, "log_strengths"].to_list()), axis=0))
-    alike = all((end == end[0]).all() for end in ends)
-    return " → ".join(
-        ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in (end[:1] if alike else end)) for end in ends
-    )
-
-
-def _cell(curve: dict[str, Any], i: int) -> str:
-    mean, low = curve["mean"][i], curve["low"][i]
-    if mean is None:
-        return "unknown"
-    return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
 
 
 def print_check(console: Console, result: CheckResult) -> None:

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from mithridate.errors import StorageError
 from mithridate.figures import draw_all
 from mithridate.records import LISTS, file_name
+from mithridate.report import write_report
 from mithridate.verdict import Verdict, curves
 
 FORMAT = 2
@@ -96,6 +97,7 @@ class AuditResult:
         for name, figure in self.plot().items():
             for kind in ("png", "svg"):
                 figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
+        write_report(directory / "report.html", [self])
 
 
 def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:

@@ -65,7 +65,7 @@ def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
     return stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
 
 
-def _worst(rows: pd.DataFrame) -> pd.Series:
+def worst_by_ratio(rows: pd.DataFrame) -> pd.Series:
     """Return per ratio the mean success of the attack or of its baseline, whichever is higher; NaN if a split is."""
     worst = rows[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False)
     return worst.groupby(rows["ratio"]).agg(lambda errors: errors.mean(skipna=False))
@@ -84,7 +84,7 @@ def verdict(frame: pd.DataFrame) -> Verdict:
     """Return the verdict on the records `frame`."""
     summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
     for name, rows in frame.groupby("policy", sort=False):
-        worst, policy = _worst(rows), str(name)
+        worst, policy = worst_by_ratio(rows), str(name)
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
         most = "at least " if within.all() else ""
@@ -158,7 +158,7 @@ def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
     """
     found, named = [], measure(frame["objective"].iloc[0])
     for policy, rows in frame.groupby("policy", sort=False):
-        worst = _worst(rows)
+        worst = worst_by_ratio(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
         if up_to.isna().any():
             found.append(f"{policy}: {named} unknown at {up_to.index[up_to.isna()][0]:.1%} poison, training diverged")
