@@ -9,7 +9,7 @@ audit: .venv/installed
 	$(BIN)/mithridate audit digits-0v8 --out $(OUT)
 
 test: .venv/developing
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/developing
 	$(BIN)/pytest -m slow

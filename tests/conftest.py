@@ -1,15 +1,32 @@
-"""Strict JAX, checked shapes, printed seeds, and the data directory."""
+"""Strict JAX, checked shapes, printed seeds, the data directory, and what is computed once for all workers."""
 
+import fcntl
+import importlib.metadata
 import os
+import pickle
+import shutil
 import sys
+import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # The tests' time goes into compiling small programs, not into running them; `make test-slow` compiles as users do.
 if "slow" not in sys.argv:
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    quick += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# What one worker has compiled, the others and the command lines in processes of their own need not.
+if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    CACHE = None
+else:
+    CACHE = tempfile.mkdtemp(prefix="mithridate-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Shape annotations of the package are checked in every test; this has to precede its first import.
 from jaxtyping import install_import_hook
@@ -18,14 +35,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     install_import_hook("mithridate", "beartype.beartype")
 
-import jax
-import numpy as np
 import pytest
 
-import mithridate as mi
-from mithridate.auditing import Progress
+# The process that only hands the tests out imports neither JAX nor the package.
+if TYPE_CHECKING:
+    import numpy as np
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+    import mithridate as mi
+    from mithridate.auditing import Progress
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if SHARED.is_dir():
@@ -35,22 +52,38 @@ SEED = int(os.environ.get("MITHRIDATE_TEST_SEED", "20260101"))
 
 
 def pytest_report_header() -> str:
-    return f"MITHRIDATE_TEST_SEED={SEED} jax={jax.__version__} python={sys.version.split()[0]}"
+    return f"MITHRIDATE_TEST_SEED={SEED} jax={importlib.metadata.version('jax')} python={sys.version.split()[0]}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # An entry that another worker is still writing: compiled anew.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+
+
+def pytest_unconfigure() -> None:
+    if CACHE:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
+def rng() -> "np.random.Generator":
+    import numpy as np
+
     return np.random.default_rng(SEED)
 
 
 @pytest.fixture(scope="session")
-def digits() -> mi.Split:
+def digits() -> "mi.Split":
     """Sixty training and sixty validation rows of digits 0 and 8."""
+    import mithridate as mi
+
     return mi.load_dataset("digits-0v8").split(train=60, valid=60)
 
 
 @pytest.fixture(scope="session")
-def learner() -> mi.Learner:
+def learner() -> "mi.Learner":
+    import mithridate as mi
+
     return mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.4, 250))
 
 
@@ -61,15 +94,72 @@ POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
 
 
 @pytest.fixture(scope="session")
-def steps_seen() -> list[Progress]:
-    return []
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """Have one worker make something, given a folder that all of them see; the others read what it returned."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        file = folder / f"{name}.pickle"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                file.write_bytes(pickle.dumps(make(folder)))
+            return pickle.loads(file.read_bytes())  # noqa: S301 (written above)
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def result(steps_seen) -> mi.AuditResult:
-    return mi.audit("digits-0v8", policies=POLICIES, on_progress=steps_seen.append, **SMALL)
+def audited_in_steps(once) -> "tuple[mi.AuditResult, list[Progress]]":
+    def make(_: Path) -> Any:
+        import mithridate as mi
+
+        steps: list[Progress] = []
+        return mi.audit("digits-0v8", policies=POLICIES, on_progress=steps.append, **SMALL), steps
+
+    return once("result", make)
 
 
 @pytest.fixture(scope="session")
-def run(result, tmp_path_factory) -> Path:
-    return result.save(tmp_path_factory.mktemp("runs") / "run")
+def result(audited_in_steps) -> "mi.AuditResult":
+    return audited_in_steps[0]
+
+
+@pytest.fixture(scope="session")
+def steps_seen(audited_in_steps) -> "list[Progress]":
+    return audited_in_steps[1]
+
+
+@pytest.fixture(scope="session")
+def run(result, once) -> Path:
+    """A run directory that all workers read; who changes it works on a copy."""
+    return once("run", lambda folder: result.save(folder / "run"))
+
+
+class Told(NamedTuple):
+    """What a command line said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def mithridate(monkeypatch, capsys, tmp_path) -> Callable[..., Told]:
+    """The command line, called in this process from `tmp_path`; the process is left as it was."""
+
+    def call(*arguments: object) -> Told:
+        from mithridate import cli
+
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(sys, "argv", ["mithridate", *map(str, arguments)])
+            patch.setenv("COLUMNS", "100")
+            with pytest.raises(SystemExit) as left:
+                cli.main()
+        return Told(int(left.value.code or 0), *capsys.readouterr())
+
+    return call

@@ -1,71 +1,60 @@
-"""The command line, each call in a process of its own: output, exit codes, and nothing lost or left behind."""
+"""The command line: output, exit codes, and nothing lost or left behind.
+
+In a process of its own where the process is the subject: a poor terminal, a broken pipe, a full disk.
+"""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 import mithridate as mi
 
-
-class CommandLine(NamedTuple):
-    """The command line in its own process; what one process compiles the next one need not."""
-
-    cache: Path
-
-    def __call__(self, *arguments: object, cwd: Path, limit: int | None = None, **env: str):
-        """Run it; no file larger than `limit` kB can be written, the cache of compilations included."""
-        command = [sys.executable, "-c", "from mithridate.cli import main; main()", *map(str, arguments)]
-        own = {"COLUMNS": "100"} | ({} if limit else self.variables)
-        return subprocess.run(
-            ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-", *command] if limit else command,
-            cwd=cwd,
-            env=os.environ | own | env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+COMMAND = [sys.executable, "-c", "from mithridate.cli import main; main()"]
 
 
-@pytest.fixture(scope="module")
-def mithridate(tmp_path_factory) -> CommandLine:
-    return CommandLine(tmp_path_factory.mktemp("cache"))
+def in_bash(script: str, cwd: Path, **env: str) -> Any:
+    """The smallest of audits, as `"$@"` of a script."""
+    command = ["bash", "-c", script, "-", *COMMAND, "audit", *map(str, LEAST), "--out", "run"]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | {"COLUMNS": "100"} | env, capture_output=True, encoding="utf-8", check=False
+    )
 
 
-LEAST = ("synthetic", "--splits", 1, "--points", 1, "--hyperiterations", 1, "--policy", "fixed=3")
-QUICK = ("synthetic", "--splits", 2, "--points", 1, "--joint-hyperiterations", 3, "--policy", "learned")
+SHORT = ("--inner-steps", 50, "--epochs", 5)
+LEAST = ("synthetic", "--splits", 1, "--points", 1, "--hyperiterations", 1, "--policy", "fixed=3", *SHORT)
+QUICK = ("synthetic", "--splits", 2, "--points", 1, "--joint-hyperiterations", 3, "--policy", "learned", *SHORT)
 
 
 def test_the_command_line_from_start_to_end(mithridate, tmp_path):
-    done = mithridate("audit", *QUICK, "--out", "run", "--fail-above", "99%@3%", cwd=tmp_path)
+    done = mithridate("audit", *QUICK, "--out", "run", "--fail-above", "99%@3%")
     assert done.returncode == 0, done.stderr
     for word in ("Test error by share of poison", "learned", "Verdict", "Threat model", "run"):
         assert word in done.stdout
     assert mi.load_result(tmp_path / "run").frame["split"].nunique() == 2
     file = tmp_path / "audit.toml"
-    file.write_text('dataset = "synthetic"\nsplits = 3\npoints = 1\njoint_hyperiterations = 3\n')
-    said = mithridate("audit", "--config", file, "--splits", 2, "--policy", "learned", "--json", cwd=tmp_path)
+    options = ("splits = 3", "points = 1", "joint_hyperiterations = 3", "inner_steps = 50", "epochs = 5")
+    file.write_text("\n".join(['dataset = "synthetic"', *options]))
+    said = mithridate("audit", "--config", file, "--splits", 2, "--policy", "learned", "--json")
     assert said.returncode == 0, said.stderr
     again = json.loads(said.stdout)
     assert again["config"]["splits"] == 2, "flags go before the file"
     assert again["policies"] == json.loads((tmp_path / "run" / "audit.json").read_text())["policies"]
-    failed = mithridate("audit", *QUICK, "--out", "gate", "--fail-above", "0%@3%", "--quiet", cwd=tmp_path)
+    failed = mithridate("audit", *QUICK, "--out", "gate", "--fail-above", "0%@3%", "--quiet")
     assert failed.returncode == 1
     assert failed.stdout == ""
     assert "above 0.0%" in failed.stderr
     assert (tmp_path / "gate" / "audit.json").exists()
 
 
-def test_the_list_of_data_sets(mithridate, tmp_path):
-    listed = mithridate("datasets", cwd=tmp_path, MITHRIDATE_DATA_DIR=str(tmp_path))
+def test_the_list_of_data_sets(mithridate, tmp_path, monkeypatch):
+    monkeypatch.setenv("MITHRIDATE_DATA_DIR", str(tmp_path))
+    listed = mithridate("datasets")
     assert listed.returncode == 0
     for word in ("digits-AvB", "bundled", "mnist-AvB", "to download", "dogfish", "missing", str(tmp_path)):
         assert word in listed.stdout.replace("\n", "")
@@ -92,7 +81,7 @@ BAD = {
 
 @pytest.mark.parametrize("fault", BAD)
 def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(mithridate, fault, tmp_path):
-    failed = mithridate("audit", *BAD[fault], "--out", tmp_path / "run", cwd=tmp_path)
+    failed = mithridate("audit", *BAD[fault], "--out", tmp_path / "run")
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
     assert failed.stdout == ""
@@ -103,7 +92,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(mithridate, f
 
 
 @pytest.mark.parametrize("there", ["a run", "a file", "something else"])
-def test_what_exists_is_never_overwritten(mithridate, there, tmp_path, run):
+def test_what_exists_is_never_overwritten(mithridate, there, tmp_path):
     out = tmp_path / "out"
     if there == "a file":
         out.write_text("mine")
@@ -111,24 +100,33 @@ def test_what_exists_is_never_overwritten(mithridate, there, tmp_path, run):
         out.mkdir()
         (out / ("audit.json" if there == "a run" else "notes.txt")).write_text("mine")
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    failed = mithridate("audit", *QUICK, "--out", out, cwd=tmp_path)
+    failed = mithridate("audit", *QUICK, "--out", out)
     assert failed.returncode == 2
     assert ("already holds a run" if there == "a run" else "exists and is not") in failed.stderr
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_computing(mithridate, tmp_path):
-    failed = mithridate("audit", *QUICK, "--out", "/proc/run", cwd=tmp_path)
+    failed = mithridate("audit", *QUICK, "--out", "/proc/run")
     assert failed.returncode == 2
     assert "/proc cannot be written" in failed.stderr
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(mithridate, tmp_path):
+@pytest.mark.parametrize(("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), ({}, "| true")])
+def test_a_terminal_that_cannot_show_it_all_loses_nothing(env, tail, tmp_path):
+    done = in_bash(f'set -o pipefail; "$@" {tail}', cwd=tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "audit.json").exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
     """Every write beyond 20 kB fails, also in the place of rescue; the answer has been printed by then."""
-    failed = mithridate("audit", *LEAST, "--out", "run", cwd=tmp_path, limit=20, TMPDIR=str(tmp_path))
+    # What others have compiled is read, and nothing that might be cut off added to it.
+    env = {"TMPDIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
+    failed = in_bash('ulimit -f 20; exec "$@"', cwd=tmp_path, **env)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
-    assert "run: File too large" in failed.stderr
+    assert re.search("/run: .*File too large", failed.stderr)
     assert "Verdict" in failed.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -139,22 +137,8 @@ def test_a_run_whose_place_is_gone_is_rescued(tmp_path, result, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(mi.AuditResult, "plot", lambda self: {})
     with pytest.raises(mi.StorageError, match="the run was saved to"):
         _save(result, blocked / "run")
     (rescued,) = tmp_path.glob("mithridate-rescued-*/run")
     assert len(mi.load_result(rescued).frame) == len(result.frame)
-
-
-@pytest.mark.parametrize(("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), ({}, "| true")])
-def test_a_terminal_that_cannot_show_it_all_loses_nothing(mithridate, env, tail, tmp_path):
-    quick = " ".join(map(str, LEAST))
-    command = f'set -o pipefail; {sys.executable} -c "from mithridate.cli import main; main()" audit {quick} --out run'
-    done = subprocess.run(
-        ["bash", "-c", f"{command} {tail}"],
-        cwd=tmp_path,
-        env=os.environ | mithridate.variables | env,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "audit.json").exists()

@@ -67,8 +67,8 @@ class FunctionModel(eqx.Module):
     def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
         """Return apply(w, x), as (n,) where it is (n, 1)."""
         out, n = self._apply(params, x), len(x)
-        columns = getattr(out, "shape", ())[1:]
-        _check_logits(out, (n,), (n, 1), (n, *(columns if len(columns) == 1 else (2,))))
+        columns = getattr(out, "shape", (0, 0, 0))[1:]
+        _check_logits(out, f"({n},), ({n}, 1) or ({n}, K)", *((n, *own) for own in ((), columns) if len(own) < 2))
         return jnp.reshape(out, n) if columns in ((), (1,)) else out
 
     def weights(self, params: Any) -> PyTree[Array]:
@@ -173,7 +173,8 @@ def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> N
     if not jax.tree.leaves(weights):
         raise InputError(f"{at}: there are no weights to penalise; say with weights= which parameters they are")
     out = _tried(at, f"applying it to rows of {m} features", jax.eval_shape, model.logits, params, rows)
-    _tried(at, "applying it", _check_logits, out, *([(n,)] if n_classes == 2 else []), (n, n_classes))
+    shapes = [(n,), (n, 2)] if n_classes == 2 else [(n, n_classes)]
+    _tried(at, "applying it", _check_logits, out, " or ".join(map(str, shapes)), *shapes)
 
     def total(params: Any, x: Array, along: Array) -> Array:
         return jnp.vdot(along, model.logits(params, x))
@@ -216,12 +217,12 @@ def _check_params(params: Any) -> None:
         raise InputError("the model has no parameters; init must return at least one array")
 
 
-def _check_logits(out: Any, *allowed: tuple[int, ...]) -> None:
-    """Raise `InputError` unless the output is one array of floating logits in an allowed shape."""
+def _check_logits(out: Any, expected: str, *allowed: tuple[int, ...]) -> None:
+    """Raise `InputError` unless the output is one array of floating logits in an allowed shape, in words `expected`."""
     shape = getattr(out, "shape", None)
     if shape not in allowed:
         came = f"shape {shape}" if shape is not None else f"the type {type(out).__name__}"
-        raise InputError(f"the model's logits have {came}; expected {' or '.join(map(str, allowed))}")
+        raise InputError(f"the model's logits have {came}; expected {expected}")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise InputError(f"the model's logits are {out.dtype}; expected floating numbers")
 

@@ -72,8 +72,8 @@ def _raw(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _pictures(arrays: Mapping[str, np.ndarray], labels: list[str], picked: list[int], shape: Any) -> list[Picture]:
     before, after = (np.nan_to_num(points).reshape(-1, *shape) for points in _raw(arrays))
-    low, top = min(0.0, before.min(), after.min()), max(before.max(), after.max())
-    change = np.abs(after - before).max() or 1.0
+    low, top = min(0.0, float(before.min()), float(after.min())), float(max(before.max(), after.max()))
+    change = float(np.abs(after - before).max()) or 1.0
     return [
         Picture(
             point + 1,
