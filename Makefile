@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-0v8-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: audit test test-slow lint bench
+.PHONY: audit test test-slow lint docs bench
 
 audit: .venv/installed
 	$(BIN)/mithridate audit digits-0v8 --out $(OUT)
@@ -19,6 +19,9 @@ lint: .venv/developing
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: .venv/developing
+	$(BIN)/mkdocs build --strict
 
 bench: .venv/developing
 	$(BIN)/pip install -q torch==2.13.0
