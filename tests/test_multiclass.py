@@ -1,6 +1,7 @@
 """More than two classes, and objectives other than errors of any kind: the ladder, and what an attack reaches."""
 
 from dataclasses import replace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,7 +29,7 @@ def three(rng) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(30, M)) + np.eye(K, M)[y], y
 
 
-def problem_of(model, rows, *, rule=DESCENT, space="plain", specific=False) -> mi.Bilevel:
+def problem_of(model, rows, *, rule: Any = DESCENT, space: Any = "plain", specific=False) -> mi.Bilevel:
     x, y = rows
     learner = mi.Learner(model, rule, space=space)
     return mi.Bilevel(
@@ -259,8 +260,10 @@ def test_an_audit_tells_rates_of_every_class_and_success(audited):
 def test_rows_of_a_file_are_a_target(tmp_path):
     data = mi.load_dataset("wine")
     np.savez(tmp_path / "aim.npz", x=data.x[:2], y=np.array([2, 2]))
-    small = dict(policies=("fixed=-8",), splits=1, points=6, batch=6, train=45, valid=45, hyperiterations=10)  # noqa: C408
-    found = mi.audit(data, objective=f"rows {tmp_path / 'aim.npz'}", inner_steps=200, epochs=200, **small)
+    small: dict[str, Any] = {"policies": ("fixed=-8",), "splits": 1, "points": 6, "batch": 6, "hyperiterations": 10}
+        policies=("fixed=-8",), splits=1, points=6, batch=6, train=45, valid=45, hyperiterations=10
+    )  # noqa: C408
+    found = mi.audit(data, objective=f"rows {tmp_path / 'aim.npz'}", train=45, valid=45, inner_steps=200, epochs=200, **small)
     assert set(found.frame["attack_success"]) <= {0.0, 0.5, 1.0}
     assert found.frame["attack_loss"].iloc[-1] > found.frame["attack_loss"].iloc[0]
     np.savez(tmp_path / "aim.npz", x=data.x[:2, 1:], y=np.array([2, 2]))

@@ -1,6 +1,7 @@
 """An audit of a file of one's own, from the file to the rows that were poisoned."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import mithridate as mi
 from mithridate.sources import prepared
 from patients import patients, written
 
-QUICK = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
+QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
 COLUMNS = ["radius [mm]", "nodes", "born", "diagnosis", "smoker", "ward", "texture"]
 
 

@@ -154,7 +154,7 @@ def audit(
     from mithridate.verdict import gate_failures, parse_gate
 
     if mlflow:
-        from mithridate.mlflow import check_installed, log_run
+        from mithridate.mlflow import check_installed
 
         check_installed()
     data, asked = _asked(config, given)
@@ -175,6 +175,8 @@ def audit(
     if not (quiet or as_json):
         console.print(f"\nReport, records, poison and pictures: {written}", soft_wrap=True, highlight=False)
     if mlflow:
+        from mithridate.mlflow import log_run
+
         log_run(written, tracking_uri=mlflow)
     if failures := gate_failures(result.frame, *gate) if gate else []:
         for failure in failures:

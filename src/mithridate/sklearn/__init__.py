@@ -1,0 +1,8 @@
+"""How much poison an estimator of scikit-learn takes, the way scikit-learn asks how much data it needs."""
+
+from mithridate.sklearn.curves import PoisoningCurve, poisoning_curve
+from mithridate.sklearn.display import PoisoningCurveDisplay
+from mithridate.sklearn.tables import Poison
+from mithridate.sklearn.tuned import tuned_hyperparameters
+
+__all__ = ["Poison", "PoisoningCurve", "PoisoningCurveDisplay", "poisoning_curve", "tuned_hyperparameters"]

@@ -1,0 +1,127 @@
+"""What scikit-learn takes as X (arrays, data frames, sparse matrices), as a table's raw numbers and back."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import vstack
+from sklearn.utils.multiclass import type_of_target
+
+from mithridate.columns import check_size, read_column, whole
+from mithridate.encoding import Column, Kind, Schema
+from mithridate.errors import InputError
+from mithridate.readers import Source, check_dense, check_names
+
+Bounds = tuple[Any, Any]
+
+
+class Poison(NamedTuple):
+    """The points of one split, in the form of the user's X and y; the first k of them are the poison of k points.
+
+    `X` (k, …) as crafted, `X_start` as they started (label flipping, the baseline), `y` (k,) their labels; `rows` (k,),
+    the rows of the user's X that they take the place of, or None where they are added.
+    """
+
+    X: Any
+    X_start: Any
+    y: np.ndarray
+    rows: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """X as raw numbers (n, columns), with what its columns hold.
+
+    `cells` are the user's own rows: a data frame, an array, or a CSR matrix.
+    """
+
+    cells: Any
+    raw: np.ndarray
+    schema: Schema
+
+    @classmethod
+    def of(cls, X: Any, feasible: Bounds | None) -> "Table":
+        """Read X; `feasible`, where given, bounds its numbers, in its own units.
+
+        Raises `InputError` and `DataError` for what cannot be read.
+        """
+        if isinstance(X, pd.DataFrame):
+            cells, frame = X, X.set_axis([str(name) for name in X.columns], axis="columns").reset_index(drop=True)
+            check_names(list(frame.columns), "X")
+            parts = [read_column(frame.iloc[:, place], Source("X")) for place in range(frame.shape[1])]
+            columns, raw = [column for column, _ in parts], np.stack([values for _, values in parts], axis=1)
+        elif hasattr(X, "tocsr"):
+            check_dense(X.shape, "X")
+            cells = X.tocsr()
+            columns, raw = _of_array(cells.toarray())
+        else:
+            cells = np.asarray(X)
+            columns, raw = _of_array(cells)
+        bounded = tuple(columns if feasible is None else _bounded(columns, feasible))
+        return cls(cells, raw, Schema(bounded, Column("y", "category"), tuple(column.name for column in columns)))
+
+    def written(self, raw: np.ndarray) -> Any:
+        """Return raw rows as rows of X."""
+        if isinstance(self.cells, pd.DataFrame):
+            series = [column.written(raw[:, place]) for place, column in enumerate(self.schema.columns)]
+            return pd.concat(series, axis="columns").set_axis(self.cells.columns, axis="columns")
+        rows = raw.astype(self.cells.dtype)
+        return rows if isinstance(self.cells, np.ndarray) else type(self.cells)(rows)
+
+
+def _of_array(x: np.ndarray) -> tuple[list[Column], np.ndarray]:
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "biuf":
+        raise InputError(f"X must be rows of numbers (n, m), or a data frame; got {x.dtype} of shape {x.shape}")
+    raw, names = x.astype(np.float64), [f"x{place}" for place in range(x.shape[1])]
+    check_size(raw, names, Source("X"))
+    if x.dtype == bool:
+        return [Column(name, "boolean", "bool", (False, True)) for name in names], raw
+    kinds: list[Kind] = ["integer" if whole(raw[:, place]) else "number" for place in range(x.shape[1])]
+    return [Column(name, kind, x.dtype) for name, kind in zip(names, kinds, strict=True)], raw
+
+
+def _bounded(columns: list[Column], feasible: Bounds) -> list[Column]:
+    try:
+        low, high = (np.broadcast_to(np.asarray(end, dtype=float), len(columns)) for end in feasible)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"feasible = {feasible!r}: give (low, high), each a number or one for each of {len(columns)} columns"
+        ) from error
+    if not (low <= high).all():
+        raise InputError(
+            f"feasible: low must not lie above high, as in column {columns[int((low > high).argmax())].name}"
+        )
+    return [
+        replace(column, low=float(low[place]), high=float(high[place]))
+        if column.kind in ("number", "integer")
+        else column
+        for place, column in enumerate(columns)
+    ]
+
+
+def classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes, and each row's number among them. Raises `InputError` for what are not classes."""
+    labels = np.asarray(y)
+    if labels.shape != (n,):
+        raise InputError(f"y must be ({n},), one label for each row of X; got {labels.shape}")
+    kind = type_of_target(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if kind not in ("binary", "multiclass") or len(classes) < 2:
+        raise InputError(f"y must hold the labels of two or more classes; got {kind} with {len(classes)} value(s)")
+    return classes, numbers
+
+
+def take(cells: Any, rows: np.ndarray) -> Any:
+    """Return these rows of a data frame, an array or a sparse matrix."""
+    return cells.iloc[rows] if isinstance(cells, pd.DataFrame) else cells[rows]
+
+
+def with_points(cells: Any, points: Any, order: np.ndarray) -> Any:
+    """Return rows and points, numbered on from the rows, in this order; a data frame keeps its types."""
+    if isinstance(cells, pd.DataFrame):
+        both = pd.concat([cells, points], ignore_index=True).astype(cells.dtypes.to_dict())
+        return both.iloc[order].reset_index(drop=True)
+    if isinstance(cells, np.ndarray):
+        return np.concatenate([cells, points])[order]
+    return vstack([cells, points], format="csr")[order]

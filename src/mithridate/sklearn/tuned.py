@@ -1,0 +1,51 @@
+"""The hyperparameters that an estimator of scikit-learn has tuned in `fit`, wherever in it they are.
+
+scikit-learn has two ways to say them: a search has `best_params_`; an estimator that cross-validates by itself has an
+attribute for each hyperparameter it was given several candidates for, as `C_` for `Cs` and `alpha_` for `alphas`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+INSIDE = ("best_estimator_", "estimator_", "final_estimator_")
+"""Where a fitted meta-estimator keeps the fitted one that decides."""
+
+
+def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
+    """Return what `fitted` has tuned, by scikit-learn's names (`step__C` for C of a pipeline's step).
+
+    Numbers are floats; a list of one for each class is a number where they agree, else a tuple. A search within a
+    search goes by the name it has in the inner one.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.linear_model import RidgeClassifierCV
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> X, y = load_iris(return_X_y=True)
+        >>> tuned_hyperparameters(make_pipeline(StandardScaler(), RidgeClassifierCV()).fit(X, y))
+        {'ridgeclassifiercv__alpha': 1.0}
+    """
+    found = {name: _plain(value) for name, value in getattr(fitted, "best_params_", {}).items()}
+    for name, candidates in fitted.get_params(deep=False).items() if hasattr(fitted, "get_params") else ():
+        own = name.removesuffix("s")
+        several = len(candidates) > 1 if hasattr(candidates, "__len__") else isinstance(candidates, int)
+        if own != name and several and getattr(fitted, f"{own}_", None) is not None:
+            found[own] = _plain(getattr(fitted, f"{own}_"))
+    if hasattr(fitted, "best_threshold_"):
+        found["threshold"] = _plain(fitted.best_threshold_)
+    for name in INSIDE:
+        if hasattr(fitted, name):
+            found |= tuned_hyperparameters(getattr(fitted, name))
+    for name, step in getattr(fitted, "steps", ()):
+        found |= {f"{name}__{own}": value for own, value in tuned_hyperparameters(step).items()}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | list | tuple):
+        parts = [_plain(part) for part in np.ravel(value)]
+        return parts[0] if parts and all(part == parts[0] for part in parts) else tuple(parts)
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return float(value) if number else value

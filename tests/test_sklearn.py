@@ -1,0 +1,320 @@
+"""Poisoning curves of scikit-learn's estimators."""
+
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array, csr_matrix
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_iris, make_blobs
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold, TunedThresholdClassifierCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+
+import mithridate as mi
+from mithridate.sklearn import PoisoningCurveDisplay, poisoning_curve, tuned_hyperparameters
+from mithridate.sklearn.crafting import counts_of
+
+matplotlib.use("agg")
+
+QUICK = {"shares": (0.0, 0.1, 0.2), "steps": 10, "cv": 3, "random_state": 0}
+
+
+def surrogate(m: int, classes: int = 2) -> mi.Learner:
+    """Return one that compiles quickly."""
+    return mi.Learner(mi.LogisticRegression(m, classes), mi.GradientDescent(0.3, 40))
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Ninety rows of two classes that only the first of twelve features tells apart."""
+    centers = np.zeros((2, 12))
+    centers[:, 0] = -1.5, 1.5
+    return make_blobs(90, centers=centers, random_state=1)  # pyright: ignore[reportReturnType]
+
+
+@pytest.fixture(scope="module")
+def options() -> dict:
+    return QUICK | {"surrogate": surrogate(12), "policy": mi.Fixed(-4.0)}
+
+
+@pytest.fixture(scope="module")
+def curve(blobs, options):
+    return poisoning_curve(GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}), *blobs, **options)
+
+
+class Spy(DummyClassifier):
+    """Keep what every fit was given."""
+
+    seen: list = []  # noqa: RUF012 (clones share it)
+
+    def fit(self, X, y, sample_weight=None):
+        Spy.seen.append((X, y))
+        return super().fit(X, y)
+
+
+@pytest.fixture
+def spy() -> Spy:
+    Spy.seen.clear()
+    return Spy()
+
+
+def test_a_curve_has_the_shapes_of_a_learning_curve(curve):
+    assert curve.test_scores.shape == curve.baseline_scores.shape == curve.fit_times.shape == (3, 3)
+    assert curve.shares == pytest.approx([0.0, 0.1, 0.2])
+    assert curve.counts.tolist() == [0, 6, 12]
+    assert (curve.worst_scores == np.minimum(curve.test_scores, curve.baseline_scores)).all()
+    assert (curve.test_scores[0] == curve.baseline_scores[0]).all()
+    assert set(curve.hyperparameters) == set(curve.baseline_hyperparameters) == {"C"}
+    assert np.isin(curve.hyperparameters["C"], [0.01, 1.0, 100.0]).all()
+
+
+def test_optimised_poison_harms_more_than_flipped_labels(curve):
+    assert curve.test_scores[-1].mean() < curve.baseline_scores[-1].mean() - 0.05
+    assert curve.test_scores[-1].mean() < curve.test_scores[0].mean() - 0.05
+
+
+@pytest.mark.parametrize("budget", ["replaced", "added"])
+def test_the_estimator_sees_nested_poison_and_the_fold_otherwise_untouched(blobs, options, spy, budget):
+    X, y = blobs
+    names = np.array(["low", "high"])[y]
+    found = poisoning_curve(spy, X, names, **options | {"budget": budget})
+    splits = [train for train, _ in StratifiedKFold(3).split(X, names)]
+    fits = iter(Spy.seen)
+    for train, poison in zip(splits, found.poison, strict=True):
+        fold, low, high = X[train], X[train].min(axis=0), X[train].max(axis=0)
+        for _ in range(2):
+            next(fits)  # the attacker's own, to choose between two scalings
+        stages = [(count, start) for count in found.counts for start in ((False, True) if count else (False,))]
+        for count, start in stages:
+            rows, labels = next(fits)
+            points = (poison.X_start if start else poison.X)[:count]
+            if poison.rows is not None:
+                own = np.isin(train, poison.rows[:count])
+                assert (rows[~own] == fold[~own]).all()
+                assert (labels[~own] == names[train][~own]).all()
+                places = [int(np.flatnonzero(train == row)[0]) for row in poison.rows[:count]]
+                assert (rows[places] == points).all()
+                assert (labels[places] == poison.y[:count]).all()
+            else:
+                assert len(rows) == len(fold) + count
+                there = (rows[:, None] == points[None]).all(axis=2).any(axis=1)
+                assert (rows[~there] == fold).all()
+                assert sorted(labels[there]) == sorted(poison.y[:count])
+            assert ((rows >= low) & (rows <= high)).all()
+    assert next(fits, None) is None
+    assert (found.poison[0].rows is None) == (budget == "added")
+
+
+def test_the_test_fold_plays_no_part_in_the_attack(blobs, options):
+    X, y = blobs
+    (train, test) = next(StratifiedKFold(3).split(X, y))
+    changed = X.copy()
+    changed[test] += 100.0
+    one, other = (poisoning_curve(DummyClassifier(), x, y, **options | {"cv": [(train, test)]}) for x in (X, changed))
+    assert (one.poison[0].X == other.poison[0].X).all()
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_n_jobs(blobs, options, curve):
+    again = poisoning_curve(
+        GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}), *blobs, **options | {"n_jobs": 2}
+    )
+    assert (again.test_scores == curve.test_scores).all()
+    assert all((a.X == b.X).all() for a, b in zip(again.poison, curve.poison, strict=True))
+
+
+@pytest.mark.parametrize("make", [csr_array, csr_matrix])
+def test_sparse_rows_stay_sparse(blobs, options, spy, make):
+    X, y = blobs
+    dense = poisoning_curve(DummyClassifier(), X, y, **options)
+    found = poisoning_curve(spy, make(X), y, **options)
+    assert isinstance(found.poison[0].X, make)
+    assert all(isinstance(rows, make) for rows, _ in Spy.seen)
+    assert found.poison[0].X.toarray() == pytest.approx(dense.poison[0].X)
+
+
+def test_a_frame_is_poisoned_in_its_own_columns(rng):
+    n = 90
+    frame = pd.DataFrame(
+        {
+            "age": rng.integers(20, 80, n),
+            "pressure": rng.normal(120, 15, n),
+            "smoker": rng.random(n) < 0.4,
+            "town": rng.choice(["north", "south", "east"], n),
+        },
+        index=np.arange(n) + 100,
+    )
+    ill = (frame["age"] - 50) / 10 + (frame["pressure"] - 120) / 20 + frame["smoker"] > 0
+    columns = make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough")
+    estimator = make_pipeline(columns, StandardScaler(), KNeighborsClassifier())
+    own = QUICK | {"surrogate": surrogate(6), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 5}
+    found = poisoning_curve(estimator, frame, ill.map({True: "ill", False: "well"}), **own)
+    for poison in found.poison:
+        assert (poison.X.dtypes == frame.dtypes).all()
+        assert poison.X["age"].between(20, 79).all()
+        assert set(poison.X["town"]) <= {"north", "south", "east"}
+        assert set(poison.y) <= {"ill", "well"}
+        assert not poison.X.equals(poison.X_start)
+
+
+def test_the_same_random_state_gives_the_same_poison_and_another_does_not(blobs, options, curve):
+    for state, same in ((0, True), (np.random.RandomState(5), False)):
+        other = poisoning_curve(DummyClassifier(), *blobs, **options | {"random_state": state})
+        assert np.allclose(other.poison[0].X_start, curve.poison[0].X_start, atol=1e-5) == same
+
+
+def test_whole_numbers_stay_whole_and_bounds_are_kept(blobs, options):
+    X = np.rint(10 * blobs[0]).astype(np.int16)
+    found = poisoning_curve(DummyClassifier(), X, blobs[1], **options | {"feasible": ([-5] + 11 * [-50], 12)})
+    points = found.poison[0].X
+    assert points.dtype == np.int16
+    assert points[:, 0].min() >= -5
+    assert points.max() <= 12
+
+
+def test_three_classes_with_labels_of_any_kind():
+    X, y = load_iris(return_X_y=True)
+    own = QUICK | {"surrogate": surrogate(4, 3), "policy": mi.Fixed(-4.0), "shares": (0.2,)}
+    found = poisoning_curve(LogisticRegression(max_iter=500), X, 10.0 * y, **own)
+    assert set(found.poison[0].y) == {0.0, 10.0, 20.0}
+    assert found.test_scores.mean() < 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["logistic", "mlp"])
+def test_surrogates_by_name(blobs, kind):
+    own = QUICK | {"surrogate": kind, "shares": (0.0, 0.2), "cv": 2, "policy": mi.Fixed(-1.0)}
+    found = poisoning_curve(LogisticRegression(), *blobs, **own)
+    assert found.test_scores[-1].mean() < found.test_scores[0].mean() - 0.05
+
+
+SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "best_params_": (GridSearchCV(SVC(), {"C": [1], "kernel": ["rbf"]}), {"C": 1.0, "kernel": "rbf"}),
+    "random": (RandomizedSearchCV(SVC(), {"C": [2]}, n_iter=1), {"C": 2.0}),
+    "inside a pipeline": (
+        make_pipeline(StandardScaler(), RidgeClassifierCV([3.0, 3.0])),
+        {"ridgeclassifiercv__alpha": 3.0},
+    ),
+    "around a pipeline": (
+        GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [4]}),
+        {"svc__C": 4.0},
+    ),
+    "a search in a search": (
+        GridSearchCV(
+            make_pipeline(StandardScaler(with_std=False), RidgeClassifierCV([5.0, 5.0])),
+            {"standardscaler__with_mean": [True]},
+        ),
+        {"standardscaler__with_mean": True, "ridgeclassifiercv__alpha": 5.0},
+    ),
+    "one for each class": (
+        LogisticRegressionCV().set_params(
+            Cs=[6.0, 6.0], l1_ratios=(0.0,), use_legacy_attributes=True, scoring="accuracy"
+        ),
+        {"C": 6.0},
+    ),
+    "a threshold": (
+        TunedThresholdClassifierCV(LogisticRegression()).set_params(thresholds=[0.4, 0.6]),
+        {"threshold": 0.4},
+    ),
+    "nothing tuned": (SVC(), {}),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_hyperparameters_are_found_wherever_they_are(blobs, name):
+    estimator, expected = SEARCHES[name]
+    assert tuned_hyperparameters(estimator.fit(*blobs)) == expected
+
+
+def test_shares_are_rounded_up_to_points_and_batches():
+    for n, shares in itertools.product((101, 356), ((0.0, 0.05, 0.1, 0.166), (0.01, 0.3), (0.2,))):
+        for budget in ("replaced", "added"):
+            counts, batch = counts_of(shares, n, budget, n)
+            for share, count in zip(shares, counts, strict=True):
+                wanted = n * share / (1 if budget == "replaced" else 1 - share)
+                assert wanted - 1e-6 <= count < 1.05 * (wanted + 1)
+                assert count % batch == 0 or count == counts[-1]
+
+
+MISTAKES = {
+    "shares = .*rise": {"shares": (0.1, 0.05)},
+    "shares = .*below 0.5": {"shares": (0.5,)},
+    "not be 0 alone": {"shares": (0.0,)},
+    "give numbers": {"shares": "many"},
+    "half of the rows": {"shares": (0.49,)},
+    "surrogate = 'forest'": {"surrogate": "forest"},
+    "budget = 'stolen'": {"budget": "stolen"},
+    "one for each of 12 columns": {"feasible": ([0, 0, 0], 1)},
+    "low must not lie above high": {"feasible": (1, 0)},
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_is_named(blobs, options, said):
+    with pytest.raises(mi.InputError, match=said):
+        poisoning_curve(DummyClassifier(), *blobs, **options | MISTAKES[said])
+
+
+def test_labels_and_rows_that_cannot_be_used(blobs, options):
+    X, y = blobs
+    for labels, said in ((y + 0.5 * (X[:, 0] > 0), "continuous"), (0 * y, "two or more"), (y[:-1], "one label for")):
+        with pytest.raises(mi.InputError, match=said):
+            poisoning_curve(DummyClassifier(), X, labels, **options)
+    with pytest.raises(mi.InputError, match="rows of numbers"):
+        poisoning_curve(DummyClassifier(), [["a"]] * 4, [0, 1] * 2, **options)
+    rare = np.where(np.arange(90) == 0, 2, y)
+    with pytest.raises(mi.InputError, match="use fewer folds"), pytest.warns(UserWarning, match="least populated"):
+        poisoning_curve(DummyClassifier(), X, rare, **options)
+
+
+@pytest.mark.parametrize("style", ["fill_between", "errorbar", None])
+def test_the_display_draws_what_it_stores(curve, style):
+    display = PoisoningCurveDisplay(
+        shares=curve.shares, test_scores=curve.test_scores, baseline_scores=curve.baseline_scores
+    )
+    assert display.plot(std_display_style=style) is display
+    drawn = display.errorbar_ if style == "errorbar" else display.lines_
+    assert drawn is not None
+    lines = [line[0] if style == "errorbar" else line for line in drawn]
+    for line, scores in zip(lines, (curve.worst_scores, curve.test_scores, curve.baseline_scores), strict=True):
+        assert line.get_ydata() == pytest.approx(scores.mean(axis=1))
+        assert line.get_xdata() == pytest.approx(100 * curve.shares)
+    assert (display.fill_between_ is None) == (style != "fill_between")
+    assert display.figure_ is display.ax_.figure
+    with pytest.raises(mi.InputError, match="std_display_style"):
+        display.plot(std_display_style="bars")
+
+
+def test_from_estimator_names_the_score_and_draws_the_hyperparameters(blobs, options):
+    estimator = GridSearchCV(SVC(), {"C": [0.01, 1.0, 100.0], "kernel": ["linear", "rbf"]})
+    display = PoisoningCurveDisplay.from_estimator(estimator, *blobs, scoring="balanced_accuracy", **options)
+    assert display.ax_.get_ylabel() == "Balanced accuracy"
+    assert [len(drawn or ()) for drawn in (display.lines_, display.fill_between_)] == [3, 3]
+    display.plot_hyperparameters()
+    assert [axis.get_ylabel() for axis in display.axes_] == ["C", "kernel"]
+    assert {text.get_text() for text in display.axes_[1].get_yticklabels()} <= {"linear", "rbf"}
+    with pytest.raises(mi.InputError, match="axes: 1 for 2"):
+        display.plot_hyperparameters([display.ax_])
+
+
+def test_without_tuning_there_is_nothing_to_draw(curve):
+    display = PoisoningCurveDisplay(
+        shares=curve.shares, test_scores=curve.test_scores, baseline_scores=curve.baseline_scores
+    )
+    with pytest.raises(mi.InputError, match="tunes none"):
+        display.plot_hyperparameters()
+
+
+def test_the_package_itself_imports_none_of_its_faces_to_other_libraries():
+    found = "{'mithridate.sklearn', 'mithridate.art', 'mithridate.mlflow', 'art', 'mlflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"import mithridate, sys; sys.exit(bool({found}))"], check=True)
