@@ -261,9 +261,8 @@ def test_rows_of_a_file_are_a_target(tmp_path):
     data = mi.load_dataset("wine")
     np.savez(tmp_path / "aim.npz", x=data.x[:2], y=np.array([2, 2]))
     small: dict[str, Any] = {"policies": ("fixed=-8",), "splits": 1, "points": 6, "batch": 6, "hyperiterations": 10}
-        policies=("fixed=-8",), splits=1, points=6, batch=6, train=45, valid=45, hyperiterations=10
-    )  # noqa: C408
-    found = mi.audit(data, objective=f"rows {tmp_path / 'aim.npz'}", train=45, valid=45, inner_steps=200, epochs=200, **small)
+    small |= {"train": 45, "valid": 45, "inner_steps": 200, "epochs": 200}
+    found = mi.audit(data, objective=f"rows {tmp_path / 'aim.npz'}", **small)
     assert set(found.frame["attack_success"]) <= {0.0, 0.5, 1.0}
     assert found.frame["attack_loss"].iloc[-1] > found.frame["attack_loss"].iloc[0]
     np.savez(tmp_path / "aim.npz", x=data.x[:2, 1:], y=np.array([2, 2]))
