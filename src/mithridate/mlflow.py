@@ -47,12 +47,14 @@ def log_run(
     refuses; a run that could not be logged whole is marked as failed.
 
     Example:
-        >>> import tempfile
+        >>> import contextlib, tempfile
         >>> import mithridate as mi
         >>> from mithridate.mlflow import log_run
         >>> result = mi.audit("synthetic", splits=2, points=2, hyperiterations=5, policies=("fixed=-8",))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run_id = log_run(result, tracking_uri=f"sqlite:///{folder}/store.db")  # doctest: +SKIP
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        ...     run_id = log_run(result, tracking_uri="sqlite:///store.db")
+        >>> len(run_id)
+        32
     """
     check_installed()
     import mlflow
