@@ -142,3 +142,22 @@ def test_a_run_whose_place_is_gone_is_rescued(tmp_path, result, monkeypatch):
         _save(result, blocked / "run")
     (rescued,) = tmp_path.glob("mithridate-rescued-*/run")
     assert len(mi.load_result(rescued).frame) == len(result.frame)
+
+
+def test_reports_of_runs_side_by_side(mithridate, run, tmp_path):
+    done = mithridate("report", run, run, "--out", "both.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "both.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    missing = mithridate("report", tmp_path / "nowhere")
+    assert missing.returncode == 2
+    assert missing.stderr.count("\n") == 1
+    assert "does not hold a readable run" in missing.stderr
+
+
+def test_a_run_is_logged_where_it_is_asked_for(mithridate, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr("mithridate.mlflow.check_installed", lambda: None)
+    monkeypatch.setattr("mithridate.mlflow.log_run", lambda run, tracking_uri: logged.append((run.name, tracking_uri)))
+    done = mithridate("audit", *LEAST, "--out", "run", "--mlflow", "sqlite:///store.db")
+    assert done.returncode == 0, done.stderr
+    assert logged == [("run", "sqlite:///store.db")]
