@@ -75,7 +75,9 @@ def test_another_seed_gives_other_numbers(result):
 def test_the_run_directory_holds_what_is_promised(run):
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     figures = {"error", "regularisation", "rates", *(f"poison-{p.replace('=', '_')}" for p in POLICIES)}
-    expected = {"records.parquet", "audit.json", "report.html"} | {f"figures/{f}.{k}" for f in figures for k in ("png", "svg")}
+    expected = {"records.parquet", "audit.json", "report.html"} | {
+        f"figures/{f}.{k}" for f in figures for k in ("png", "svg")
+    }
     expected |= {f"poison/split{s}-{p.replace('=', '_')}.npz" for s in (0, 1) for p in POLICIES}
     assert found == expected
     for path in run.rglob("*.npz"):
