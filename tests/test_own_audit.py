@@ -93,6 +93,14 @@ def test_ranges_can_be_set_in_the_file_s_own_units(file):
     assert "nodes=0:2" in found.threat_model["may_change"]
 
 
+def test_options_are_judged_by_the_rows_that_there_are(tmp_path):
+    large = written(tmp_path, "large.csv", pd.concat([patients(200)] * 3))
+    _, config = prepared(large, None, {"target": "diagnosis", "points": 140})
+    assert (config.train, config.valid, config.points) == (300, 150, 140)
+    with pytest.raises(mi.InputError, match="points = 200: more than the 150 validation rows"):
+        prepared(large, None, {"target": "diagnosis", "points": 200})
+
+
 def test_frames_and_files_give_the_same_numbers(file, own):
     frame = pd.read_csv(file)
     data = mi.dataset_of(frame, "diagnosis", name="patients", missing="impute")

@@ -11,6 +11,9 @@ from mithridate.presets import setting
 from mithridate.readers import ARRAYS, TABLES
 from mithridate.tables import read_dataset
 
+PLENTY = 2**30
+"""Rows enough for every option that is right for some file."""
+
 
 def names_file(dataset: str) -> bool:
     """Return whether a data set's name is that of a file: by its ending, or because it is there."""
@@ -33,9 +36,10 @@ def prepared(
         if name not in (config.dataset, Path(config.dataset).stem):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return dataset if isinstance(dataset, Dataset) else _load(name, config), config
-    # Options of the wrong type are refused before a large file is read.
     options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
-    data = dataset if isinstance(dataset, Dataset) else _load(name, AuditConfig.of(**options))
+    # Wrong options are refused before a large file is read; how many rows there are is not known yet.
+    asked = AuditConfig.of(**({"train": PLENTY, "valid": PLENTY} if names_file(name) else {}) | options)
+    data = dataset if isinstance(dataset, Dataset) else _load(name, asked)
     return data, AuditConfig.of(**_sizes(data, options) | options)
 
 
