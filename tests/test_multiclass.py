@@ -221,6 +221,8 @@ def test_a_second_backward_pass_is_taken_only_where_goals_differ(targeted, wine)
     found = quick.poison(wine.x_train, wine.y_train)
     assert found.y_poison.tolist() == [2.0] * 18, "more points than rows to clone: each in turn"
     assert calls == [False, True], "A's derivative in X_p, then the defender's loss in λ"
+    unset = replace(quick, points=3, start=None).poison(wine.x_train, wine.y_train)
+    assert unset.y_poison.tolist() == [2.0] * 3, "by default points have the labels that are wanted"
     calls.clear()
     own = (wine.x_valid, wine.y_valid)
     replace(quick, points=3, target=own, valid=None, specific=False, start=None).poison(wine.x_train, wine.y_train)

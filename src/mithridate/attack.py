@@ -110,15 +110,16 @@ class Attack:
     measured; `valid`, D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3); `specific`,
     whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the error-specific and
     error-generic attacks of Muñoz-González et al. (2017); `start` = (x, y), the rows that the points begin as clones
-    of, each in turn, with the labels that they keep (default: D_target's, labels flipped as `flip` says, see
-    `flipped`); `feasible`, Φ(X_p), and where it can `settle` points (see `Settling`) they are settled before they are
-    measured; `policy`, the defender; `points` ≥ 1 in all, in batches of `batch` (default: one batch); `budget`, whether
-    they replace training rows or are added; `steps` hyperiterations a batch, in `rounds`; `ascent`, the outer step rule
-    for X_p; `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim solved to optimality);
-    `select`, to keep the best round's points or the last's; `alternate` as in `OuterStep`; `initial`, the w0 of inner
-    training: one for a whole batch of points ("fixed"), a new one at every backward pass ("fresh", as the paper trains
-    its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see `Averaged`); A of a round's end is
-    always from the same w0; `seed`, which with nothing else decides the starting points and the rows replaced.
+    of, each in turn, with the labels that they keep (default: D_target's, labels flipped as `flip` says unless they are
+    the ones wanted, see `flipped`); `feasible`, Φ(X_p), and where it can `settle` points (see `Settling`) they are
+    settled before they are measured; `policy`, the defender; `points` ≥ 1 in all, in batches of `batch` (default: one
+    batch); `budget`, whether they replace training rows or are added; `steps` hyperiterations a batch, in `rounds`;
+    `ascent`, the outer step rule for X_p; `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim
+    solved to optimality); `select`, to keep the best round's points or the last's; `alternate` as in `OuterStep`;
+    `initial`, the w0 of inner training: one for a whole batch of points ("fixed"), a new one at every backward pass
+    ("fresh", as the paper trains its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see
+    `Averaged`); A of a round's end is always from the same w0; `seed`, which with nothing else decides the starting
+    points and the rows replaced.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 
@@ -206,7 +207,7 @@ class Attack:
         # points of weight 0: all ratios have the same shapes, and one compilation serves them.
         places = draw.permutation(len(y))[: self.points] if replacing else len(y) + np.arange(self.points)
         labels = pool_y[clones]
-        if self.start is None:
+        if self.start is None and not self.specific:
             labels = flipped(labels, self.flip, draw, x, y, self.learner.n_classes(x.shape[1]))
         settled = _settled(self.feasible, self.feasible.project(jnp.asarray(pool_x[clones], dtype=float)))
         return settled, labels.astype(np.float64), places
