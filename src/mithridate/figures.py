@@ -48,7 +48,6 @@ class CurveDisplay:
         figure, panels = _axes(len(self.panels), axes)
         extra = tuple((self.baseline or {}).values())
         found, factor = curves(self.frame, (*self.panels, *extra)), 100 if self.percent else 1
-        splits = self.frame["split"].nunique()
         for axis, (metric, label) in zip(panels, self.panels.items(), strict=True):
             for i, (policy, curve) in enumerate(found.items()):
                 x, colour = 100 * np.array(curve["ratio"]), COLOURS[i % 7]
@@ -71,8 +70,7 @@ class CurveDisplay:
             if self.percent:
                 axis.set_ylim(bottom=0)
         panels[0].legend(fontsize=8, loc="best")
-        spread = f"mean over {splits} splits, band: 95 % interval of the mean" if splits > 1 else "one split, no spread"
-        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {spread}", fontsize=10)
+        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {_spread(self.frame, 'band')}", fontsize=10)
         return figure
 
 
@@ -94,18 +92,27 @@ class ClassDisplay:
         figure, panels = _axes(len(found), axes)
         for axis, (policy, curve) in zip(panels, found.items(), strict=True):
             for i, (at, name) in enumerate(((0, "clean"), (-1, f"{curve['ratio'][-1]:.1%} poison"))):
-                mean, high = (
-                    100 * np.array([curve[column][part][at] for column in columns], float) for part in ("mean", "high")
+                mean, low, high = (
+                    100 * np.array([curve[column][part][at] for column in columns], float)
+                    for part in ("mean", "low", "high")
                 )
+                ends = np.nan_to_num([mean - low.clip(min=0), high.clip(max=100) - mean])
                 place = np.arange(len(columns)) + 0.4 * i - 0.2
                 axis.bar(place, mean, 0.4, label=name, color=COLOURS[i], hatch=("", "//")[i], edgecolor="white")
-                axis.errorbar(place, mean, np.nan_to_num(high - mean), fmt="none", ecolor="0.25", lw=1, capsize=2)
+                axis.errorbar(place, mean, ends, fmt="none", ecolor="0.25", lw=1, capsize=2)
             axis.set(title=policy, xlabel="class", ylabel="test rows of the class missed [%]")
             axis.set_xticks(np.arange(len(columns)), self.classes, rotation=30 * (len(max(self.classes, key=len)) > 4))
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 100)
             axis.grid(axis="y", alpha=0.25)
         panels[0].legend(fontsize=8)
+        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {_spread(self.frame, 'whiskers')}", fontsize=10)
         return figure
+
+
+def _spread(frame: pd.DataFrame, drawn: str) -> str:
+    """Return how the spread over splits is drawn, for a figure's title."""
+    splits = frame["split"].nunique()
+    return f"mean over {splits} splits, {drawn}: 95 % interval of the mean" if splits > 1 else "one split, no spread"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ FAULTS = {
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
-    "weak": "the attack does no more harm than its own starting points with flipped labels: raise its steps",
+    "weak": "the attack does no more harm, in loss or in errors, than its own starting points with flipped labels: the "
+    "worse of the two counts; raise its steps",
 }
 
 
