@@ -161,3 +161,17 @@ def test_a_run_is_logged_where_it_is_asked_for(mithridate, tmp_path, monkeypatch
     done = mithridate("audit", *LEAST, "--out", "run", "--mlflow", "sqlite:///store.db")
     assert done.returncode == 0, done.stderr
     assert logged == [("run", "sqlite:///store.db")]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_cut_short_by_a_kill_is_compiled_anew(tmp_path):
+    cache = tmp_path / "compiled"
+    first = in_bash('"$@" --quiet', tmp_path, JAX_COMPILATION_CACHE_DIR=str(cache))
+    assert first.returncode == 0, first.stderr
+    entries = list(cache.glob("*-cache"))
+    assert entries
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:40])
+    again = in_bash('"$@" --quiet --out again', tmp_path, JAX_COMPILATION_CACHE_DIR=str(cache))
+    assert again.returncode == 0, again.stderr
+    assert "UserWarning" not in again.stderr

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -378,6 +379,8 @@ def main() -> None:
     sys.path.append(os.getcwd())  # where a model named with --model may be
     # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
+    # An entry whose writer was killed: compiled anew.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     try:
         app()
