@@ -11,6 +11,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
 import mithridate as mi
+from mithridate.assembly import threat_model
 from mithridate.hypergradients import number
 from mithridate.losses import cross_entropy
 from mithridate.objectives import flipped, objective_of, parse_objective
@@ -132,6 +133,16 @@ def test_objectives_are_read(text, found):
 def test_objectives_that_are_none_are_refused(text, message):
     with pytest.raises(mi.InputError, match=message):
         parse_objective(text, CLASSES)
+
+
+def test_the_threat_model_names_classes_as_they_are_called():
+    def goal(objective: str) -> str:
+        config = mi.AuditConfig.of(dataset="wine", objective=objective)
+        return threat_model(config, ("a=1", "b-as-c", "b"))["goal"]
+
+    assert goal("misclassify b-as-c-as-b").startswith("class b-as-c taken for b (error-specific)")
+    assert goal("target-class a=1").startswith("errors on class a=1 (error-generic)")
+    assert goal("rows my=file.npz").startswith("the rows of my=file.npz given")
 
 
 def test_d_target_is_what_the_objective_says(rng):

@@ -1,6 +1,7 @@
 """From a configuration to the objects it names: victim, defenders, attack, and the threat model in words."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 
@@ -13,7 +14,7 @@ from mithridate.feasible import Box
 from mithridate.hypergradients import METHODS
 from mithridate.learner import Learner
 from mithridate.models import MLP, LogisticRegression, Model
-from mithridate.objectives import Objective, flipped, objective_of
+from mithridate.objectives import Objective, flipped, objective_of, parse_objective
 from mithridate.penalties import L2
 from mithridate.policies import Policy, parse_policy
 from mithridate.rows import Rows
@@ -147,21 +148,27 @@ def mismatch(config: AuditConfig) -> str:
     )
 
 
-def goal_of(config: AuditConfig) -> str:
-    """Return what the attacker wants, in plain words."""
-    kind, _, what = config.objective.replace("=", " ", 1).partition(" ")
-    first, _, second = what.partition("-as-")
-    return {
-        "indiscriminate": "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)",
-        "target-class": f"errors on class {what} (error-generic): the largest loss on its validation rows (Eq. 2)",
-        "misclassify": f"class {first} taken for {second} (error-specific): the least loss on the validation rows of "
-        f"{first} labelled {second} (Eq. 2)",
-        "rows": f"the rows of {what} given the labels that they have there (error-specific): the least loss on them "
-        "(Eq. 2)",
-    }[kind]
+def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
+    """Return what the attacker wants and what his points start as, in plain words."""
+    kind, what = parse_objective(config.objective, classes)
+    if kind == "indiscriminate":
+        goal = "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)"
+        return goal, "a validation row, drawn at random, with another class's label"
+    if isinstance(what, str):
+        goal = (
+            f"the rows of {what} given the labels that they have there (error-specific): the least loss on them (Eq. 2)"
+        )
+        return goal, "one of those rows with the label wanted"
+    names = [classes[number] for number in what]
+    if kind == "target-class":
+        goal = f"errors on class {names[0]} (error-generic): the largest loss on its validation rows (Eq. 2)"
+        return goal, "a validation row of that class with another class's label"
+    first, second = names
+    goal = f"class {first} taken for {second} (error-specific): the least loss on the validation rows of {first} "
+    return goal + f"labelled {second} (Eq. 2)", "a validation row of the first class with the second's label"
 
 
-def threat_model(config: AuditConfig) -> dict[str, str]:
+def threat_model(config: AuditConfig, classes: Sequence[str]) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words."""
     replaced = config.budget == "replaced"
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
@@ -170,16 +177,11 @@ def threat_model(config: AuditConfig) -> dict[str, str]:
         within = "within each column's range in the training rows, whole numbers and categories kept as such" + (
             f", except {'; '.join(config.feasible)}" if config.feasible else ""
         )
-    cloned = {
-        "indiscriminate": "a validation row, drawn at random, with another class's label",
-        "target-class": "a validation row of that class with another class's label",
-        "misclassify": "a validation row of the first class with the second's label",
-        "rows": "one of those rows with the label wanted",
-    }[config.objective.replace("=", " ", 1).partition(" ")[0]]
+    goal, cloned = aim_of(config, classes)
     cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
     return {
         "model": model_name(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
-        "goal": goal_of(config),
+        "goal": goal,
         "knows": "everything: training and validation rows, model, loss, training, and how the defender sets λ "
         "(perfect knowledge, the worst case)",
         "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "

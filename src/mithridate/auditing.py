@@ -140,7 +140,7 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=threat_model(config),
+        threat_model=threat_model(config, data.classes),
         config=config.model_dump(mode="json"),
         versions=versions(),
         frame=frame,
@@ -180,14 +180,11 @@ def _record(
     cell_key, tuning_key = key(attack.seed, "retrain", len(poisoning.y_poison)), attack.key(len(poisoning.y_poison))
     victim = attack.learner.with_rule(evaluation_rule(config))
     valid, test = (split.x_valid, split.y_valid), (split.x_test, split.y_test)
-    on, specific = (
-        Measured(*(Rows.of(*rows) for rows in (valid, test, attack.target, goal))),
-        jnp.array(attack.specific),
-    )
+    on = Measured(*(Rows.of(*rows) for rows in (valid, test, attack.target, goal)))
 
     def measured(train: Rows, log_strength: Strength) -> Retrained:
         strength = jnp.asarray(log_strength, dtype=float)
-        return jax.device_get(retrain_and_measure(victim, train, on, specific, strength, cell_key))
+        return jax.device_get(retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, cell_key))
 
     nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
     train = attack.rows(*poisoning.apply(split.x_train, split.y_train))

@@ -13,7 +13,7 @@ from mithridate.errors import InputError
 from mithridate.feasible import Mixed
 from mithridate.learner import Learner
 from mithridate.models import MLP, LogisticRegression, Model
-from mithridate.policies import Learned, Policy
+from mithridate.policies import Policy
 from mithridate.rows import Rows
 from mithridate.steps import poison_rule
 from mithridate.training import Exact, GradientDescent
@@ -141,11 +141,6 @@ def _stretched(feasible: Mixed, factor: np.ndarray) -> Mixed:
         scale=feasible.scale / factor,
         groups=[group[group < m].tolist() for group in feasible.groups],
     )
-
-
-def default_policy() -> Policy:
-    """Return the defender that the attacker reckons with: one who tunes λ on the rows that stay clean."""
-    return Learned()
 
 
 def _learner(plan: Plan, x: np.ndarray, labels: np.ndarray) -> Learner:

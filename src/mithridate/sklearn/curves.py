@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from mithridate.errors import InputError
-from mithridate.policies import Policy
+from mithridate.policies import Learned, Policy
 from mithridate.sklearn.crafting import (
     Plan,
     Points,
@@ -21,7 +21,6 @@ from mithridate.sklearn.crafting import (
     check_surrogate,
     counts_of,
     craft,
-    default_policy,
 )
 from mithridate.sklearn.tables import Bounds, Poison, Table, classes_of, take, with_points
 from mithridate.sklearn.tuned import tuned_hyperparameters
@@ -128,7 +127,7 @@ def poisoning_curve(
     sizes = np.array([len(train) for train, _ in splits])
     half = int(sizes.min()) // 2
     counts, batch = counts_of(wanted, int(sizes.max()), budget, half)
-    policy = default_policy() if policy is None else policy
+    policy = Learned() if policy is None else policy
     plan = Plan(table.schema, len(classes), half, counts, batch, surrogate, policy, budget, steps, bool(wide))
     scorer = check_scoring(estimator, scoring)
     seeds = check_random_state(random_state).randint(2**31 - 1, size=len(splits))
