@@ -11,7 +11,7 @@ g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +27,7 @@ from mithridate.feasible import FeasibleSet, Settling
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.learner import Learner
 from mithridate.objectives import Flip, flipped
-from mithridate.outer import Info, OuterStep, begin, take_steps
+from mithridate.outer import OuterStep, begin, take_steps
 from mithridate.policies import Policy, Strength
 from mithridate.rows import Rows, check_rows
 from mithridate.seeds import generator, key
@@ -46,6 +46,46 @@ def _settled(feasible: FeasibleSet, x: Array) -> np.ndarray:
     return np.asarray(feasible.settle(x) if isinstance(feasible, Settling) else x)
 
 
+class Answered(NamedTuple):
+    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, and A."""
+
+    x_poison: np.ndarray
+    log_strength: Strength
+    descended: Strength
+    value: float
+
+
+class Batch(NamedTuple):
+    """One batch of points as crafted: what the next batch depends on, and what `Poisoning` says of this one.
+
+    `x_poison` (b, m) has as many rows as any batch, those past the batch's end without meaning.
+    """
+
+    x_poison: np.ndarray
+    log_strength: Strength
+    descended: Strength
+    value_start: float
+    value: float
+    stability: float
+    history: np.ndarray
+    statuses: np.ndarray
+
+
+class Midway(NamedTuple):
+    """A batch between two rounds: all that the rest of it depends on.
+
+    `taken`, the steps so far; `start` and `best`, the round's ends that count; `state`, the leaves of the outer step's
+    `State`, the rules' memory included; `history` and `statuses` of the steps so far. The keys follow from `taken`.
+    """
+
+    taken: int
+    start: Answered
+    best: Answered
+    state: tuple[np.ndarray, ...]
+    history: np.ndarray
+    statuses: np.ndarray
+
+
 @dataclass(frozen=True)
 class Poisoning:
     """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
@@ -56,7 +96,8 @@ class Poisoning:
     descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
     far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
     starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
-    this set: above 2 gradient descent diverges, and the points exploit that rather than the data.
+    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `batches`: each
+    batch so far, from which `Attack.stages` can go on.
     """
 
     x_poison: np.ndarray
@@ -72,6 +113,7 @@ class Poisoning:
     stability: float
     history: np.ndarray = field(repr=False)
     statuses: np.ndarray = field(repr=False)
+    batches: tuple[Batch, ...] = field(repr=False)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.x_poison, self.y_poison))
@@ -93,13 +135,6 @@ def _place(
     x, y = x.astype(np.result_type(x, points)), y.astype(np.result_type(y, labels))
     x[places], y[places] = points, labels
     return x, y
-
-
-class _Crafted(NamedTuple):
-    x_poison: np.ndarray
-    log_strength: Strength
-    descended: Strength
-    value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +214,22 @@ class Attack:
         `rows`, where another attack on the same set has them already, is the set on the device (see `rows`). The inputs
         are checked at once, the batches are computed as they are asked for.
         """
+        stages = self.stages(x, y, rows)
+        return (stage for stage in stages if isinstance(stage, Poisoning))
+
+    def stages(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        rows: Rows | None = None,
+        done: Sequence[Batch] = (),
+        midway: Midway | None = None,
+    ) -> Iterator[Poisoning | Midway]:
+        """Yield as `run` does, and between two rounds of a batch a `Midway`; all can be stored, and gone on from.
+
+        Given the batches `done`, and where the next one stood `midway`, an attack goes on to the same numbers, to the
+        bit. The batches done are yielded again first.
+        """
         n_classes = self.learner.n_classes(np.shape(self.target[0])[-1])
         x, y = check_rows("training rows", x, y, n_classes)
         given = {"target rows": self.target, "validation rows": self.valid, "starting rows": self.start}
@@ -194,7 +245,7 @@ class Attack:
             )
         if self.budget == "replaced" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
-        return self._batches(x, y, rows or self.rows(x, y))
+        return self._batches(x, y, rows or self.rows(x, y), done, midway)
 
     def _clones(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where the points start, their labels, and the rows of the training set they take the place of."""
@@ -212,44 +263,49 @@ class Attack:
         settled = _settled(self.feasible, self.feasible.project(jnp.asarray(pool_x[clones], dtype=float)))
         return settled, labels.astype(np.float64), places
 
-    def _batches(self, x: np.ndarray, y: np.ndarray, rows: Rows) -> Iterator[Poisoning]:
+    def _batches(
+        self, x: np.ndarray, y: np.ndarray, rows: Rows, done: Sequence[Batch], midway: Midway | None
+    ) -> Iterator[Poisoning | Midway]:
         x_start, y_poison, places = self._clones(x, y)
-        x_poison, replacing = x_start.copy(), self.budget == "replaced"
+        replacing, step, batches = self.budget == "replaced", self.batch or self.points, []
         target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
         policy = self.policy
         strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
-        history, statuses = np.empty(0), np.empty(0, dtype=str)
 
-        step = self.batch or self.points
         firsts = range(0, self.points, step)
         for first, end in ((0, 0), *((first, min(first + step, self.points)) for first in firsts)):
             new, spare = slice(first, end), (0, step - (end - first))
-            batch = Rows.of(x_start[new], y_poison[new], step)
+            begun = Rows.of(x_start[new], y_poison[new], step)
             where = jnp.asarray(np.pad(places[new], spare, constant_values=len(rows.y)))
-            rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
-            problem = Bilevel(self.learner, rest, batch.y, target, batch.weight, valid, self.specific)
-            start, best, infos = self._craft(problem, policy, batch.x, strength, self.key(end))
-            rows = _with_poison(rows, where, batch._replace(x=jnp.asarray(best.x_poison)))
-            x_poison[new], strength = best.x_poison[: end - first], best.log_strength
+            if len(batches) < len(done):
+                batch = done[len(batches)]
+                rows = _with_poison(rows, where, begun._replace(x=jnp.asarray(batch.x_poison)))
+            else:
+                rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
+                problem = Bilevel(self.learner, rest, begun.y, target, begun.weight, valid, self.specific)
+                batch = yield from self._craft(problem, policy, begun.x, strength, self.key(end), midway)
+                midway = None
+                rows = _with_poison(rows, where, begun._replace(x=jnp.asarray(batch.x_poison)))
+                batch = batch._replace(stability=self.learner.stability(rows, batch.log_strength))
+            batches.append(batch)
+            strength = batch.log_strength
             if not end:
                 policy = policy.after_clean(strength)
-            for info in infos:
-                history = np.append(history, info.value)
-                statuses = np.append(statuses, np.array(STATUSES)[np.asarray(info.status)])
             yield Poisoning(
-                x_poison=x_poison[:end].copy(),
+                x_poison=np.concatenate([b.x_poison for b in batches[1:]] or [x_start])[:end],
                 y_poison=y_poison[:end],
                 x_start=x_start[:end],
                 replaced=places[:end] if replacing else None,
                 ratio=end / (len(y) if replacing else len(y) + end),
                 policy=policy,
                 log_strength=strength,
-                descended=best.descended,
-                value_start=start.value,
-                value=best.value,
-                stability=self.learner.stability(rows, strength),
-                history=history,
-                statuses=statuses,
+                descended=batch.descended,
+                value_start=batch.value_start,
+                value=batch.value,
+                stability=batch.stability,
+                history=np.concatenate([b.history for b in batches]),
+                statuses=np.concatenate([b.statuses for b in batches]),
+                batches=tuple(batches),
             )
 
     def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
@@ -267,9 +323,15 @@ class Attack:
         return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing, valid, self.specific)
 
     def _craft(
-        self, problem: Bilevel, policy: Policy, x_start: Array, log_strength: Strength, key: Array
-    ) -> tuple[_Crafted, _Crafted, list[Info]]:
-        """Return one batch's start, its best end, and what its steps had to say."""
+        self,
+        problem: Bilevel,
+        policy: Policy,
+        x_start: Array,
+        log_strength: Strength,
+        key: Array,
+        midway: Midway | None,
+    ) -> Generator[Midway, None, Batch]:
+        """Return one batch, its stability not yet known; yield between two rounds, and go on from `midway`."""
         rules, fresh = (policy.strengths, self.ascent, policy.descent), self.initial != "fixed"
         method = self.hypergradient
         assert method is not None  # see __post_init__
@@ -277,26 +339,37 @@ class Attack:
             method = Averaged(method, self.initial)
         outer = OuterStep(method, self.feasible, *rules, self.alternate, fresh)
 
-        def answered(x_poison: Array, descended: Strength) -> _Crafted:
+        def answered(x_poison: Array, descended: Strength) -> Answered:
             strength = np.asarray(policy.respond(problem, x_poison, descended, key), dtype=float)
             value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
-            return _Crafted(np.array(x_poison), strength, descended, value)
+            return Answered(np.array(x_poison), strength, descended, value)
 
-        start = best = answered(x_start, log_strength)
-        if problem.poison_weight is not None and not problem.poison_weight.any():
-            return start, best, []
-        state, infos = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key), []
-        length = math.ceil(self.steps / self.rounds)
-        for first in range(0, self.steps, length):
-            step_key = jax.random.fold_in(key, first) if fresh else key
-            state, info = take_steps((outer, problem, step_key), state, min(length, self.steps - first))
-            infos.append(info)
+        if midway:
+            taken, start, best, leaves, history, statuses = midway
+        else:
+            taken, leaves, history, statuses = 0, (), np.empty(0), np.empty(0, dtype=str)
+            start = best = answered(x_start, log_strength)
+        empty = problem.poison_weight is not None and not problem.poison_weight.any()
+        state = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key)
+        if leaves:
+            state = jax.tree.unflatten(jax.tree.structure(state), map(jnp.asarray, leaves))
+        length, steps = math.ceil(self.steps / self.rounds), 0 if empty else self.steps
+        while taken < steps:
+            step_key = jax.random.fold_in(key, taken) if fresh else key
+            state, info = take_steps((outer, problem, step_key), state, min(length, steps - taken))
+            history = np.append(history, info.value)
+            statuses = np.append(statuses, np.array(STATUSES)[np.asarray(info.status)])
             x_end = jnp.asarray(_settled(self.feasible, state.x_poison))
             end = answered(x_end, np.asarray(state.log_strength, dtype=float))
             if self.select == "last" or end.value > best.value:
                 best = end
             state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))
-        return start, best, infos
+            taken += length
+            if taken < steps:
+                # Copies: the next round takes over the state's buffers.
+                yield Midway(taken, start, best, tuple(map(np.array, jax.tree.leaves(state))), history, statuses)
+        ends = best.log_strength, best.descended, start.value, best.value
+        return Batch(best.x_poison, *ends, math.nan, history, statuses)
 
 
 @shared
