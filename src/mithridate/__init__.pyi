@@ -4,6 +4,7 @@ from .adapters import from_equinox as from_equinox
 from .attack import Attack as Attack
 from .attack import Poisoning as Poisoning
 from .auditing import audit as audit
+from .auditing import resume as resume
 from .checking import CheckResult as CheckResult
 from .checking import check as check
 from .config import AuditConfig as AuditConfig
@@ -12,6 +13,7 @@ from .datasets import Split as Split
 from .datasets import load_dataset as load_dataset
 from .errors import DataError as DataError
 from .errors import InputError as InputError
+from .errors import Interrupted as Interrupted
 from .errors import MithridateError as MithridateError
 from .errors import StorageError as StorageError
 from .feasible import Box as Box
@@ -72,6 +74,7 @@ __all__ = [
     "HypergradientMethod",
     "Implicit",
     "InputError",
+    "Interrupted",
     "Learned",
     "Learner",
     "LogisticRegression",
@@ -93,5 +96,6 @@ __all__ = [
     "load_dataset",
     "load_result",
     "read_dataset",
+    "resume",
     "write_report",
 ]

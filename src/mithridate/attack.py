@@ -247,8 +247,11 @@ class Attack:
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
         return self._batches(x, y, rows or self.rows(x, y), done, midway)
 
-    def _clones(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return where the points start, their labels, and the rows of the training set they take the place of."""
+    def starting_points(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where the points start (k, m), their labels (k,), and the rows of x (n, m), y (n,) that they replace.
+
+        Points that are added take the numbers from n on.
+        """
         draw = generator(self.seed, "points")
         pool_x, pool_y = map(np.asarray, self.start or self.target)
         order = draw.permutation(len(pool_x))
@@ -266,7 +269,7 @@ class Attack:
     def _batches(
         self, x: np.ndarray, y: np.ndarray, rows: Rows, done: Sequence[Batch], midway: Midway | None
     ) -> Iterator[Poisoning | Midway]:
-        x_start, y_poison, places = self._clones(x, y)
+        x_start, y_poison, places = self.starting_points(x, y)
         replacing, step, batches = self.budget == "replaced", self.batch or self.points, []
         target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
         policy = self.policy

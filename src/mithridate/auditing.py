@@ -1,53 +1,34 @@
-"""The audit: splits × policies × poison ratios → records.
+"""The audit: splits × policies × poison ratios → records, and a run directory that outlasts whatever stops it.
 
-Each split and policy is one chain of nested poison sets (App. B). In each cell the victim is retrained from
-scratch, by minibatch SGD (Table 3), on the poisoned rows and on the baseline: the same starting points with
-flipped labels and nothing optimised.
+The chains (see `sweep`) are executed in this process or in others (see `workers`); what they yield is stored as it
+comes (see `store`), so that an audit goes on from there, to the same bits.
 """
 
-import functools
-import math
 import platform
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mithridate import execution
-from mithridate.assembly import (
-    attack_of,
-    evaluation_rule,
-    mismatch,
-    model_of,
-    objective_on,
-    policies_of,
-    threat_model,
-)
-from mithridate.attack import Attack, Poisoning
-from mithridate.config import AuditConfig, model_name
+from mithridate.assembly import mismatch, threat_model
+from mithridate.attack import Attack
+from mithridate.cells import Begun, Cell, Paused, restored
+from mithridate.config import BUILT_IN, AuditConfig
 from mithridate.datasets import Dataset, Split
-from mithridate.errors import InputError
-from mithridate.evaluation import Measured, Retrained, retrain_and_measure
-from mithridate.objectives import Labelled
-from mithridate.policies import Learned, Strength
-from mithridate.records import Record, to_frame
-from mithridate.results import AuditResult
-from mithridate.rows import Rows
-from mithridate.seeds import key
-from mithridate.sources import prepared
-from mithridate.tuning import best_response, validation_losses
+from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
+from mithridate.records import to_frame
+from mithridate.results import AuditResult, load_result
+from mithridate.sources import loaded, names_file, prepared
+from mithridate.store import CELLS, MANIFEST, Manifest, Store, opened
+from mithridate.sweep import Chain, Sweep
 from mithridate.verdict import verdict
+from mithridate.workers import stream
 
-RESPONSE_TOLERANCE = 0.1
 PACKAGES = ("mithridate", "jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn", "pandas", "pyarrow")
 
 
@@ -63,14 +44,18 @@ def audit(
     dataset: str | Path | Dataset,
     config: AuditConfig | None = None,
     *,
+    out: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> AuditResult:
     """Find out how much poison a pipeline takes: run every split, policy and ratio.
 
-    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options`; `on_progress`,
-    called before every cell and at the end. Everything is checked before anything is computed: raises
-    `InputError` or `DataError`.
+    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options`; `out`, a run
+    directory: each finished cell is on the disk there before `on_progress` hears of it, and if there are some of the
+    same audit already, it goes on from them; `on_progress`, called before every cell and at the end; `stop`, asked
+    between the steps: once it returns True, what there is is saved and `Interrupted` raised. Everything is checked
+    before anything is computed: raises `InputError`, `DataError` or `StorageError`.
 
     Example:
         >>> import mithridate as mi
@@ -80,63 +65,163 @@ def audit(
     """
     data, config = prepared(dataset, config, options)
     with jax.enable_x64(config.precision == "float64"):
-        return _audit(data, config, on_progress)
+        if out is None:
+            return _computed(Sweep(data, config), None, on_progress, stop)
+        place = str(Path(config.dataset).resolve()) if names_file(config.dataset) else config.dataset
+        return _kept(data, config, place, Path(out), on_progress, stop)
 
 
-def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress], None]) -> AuditResult:
-    policies, how = policies_of(config), execution.chosen(config.execution)
-    if how == "batched" and "exact" in (config.victim, config.inner) and jax.default_backend() == "cpu":
-        # LAPACK's batched routines can wait for each other for ever on a CPU.
-        raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
-    splits = [data.split(config.train, config.valid, config.seed, index) for index in range(config.splits)]
-    model = model_of(config, splits[0])
-    seeds = [f"{config.seed}/{data.name}/{index}" for index in range(config.splits)]
-    aims = [objective_on(config, *cell) for cell in zip(splits, seeds, strict=True)]
-    attacks = [
-        [attack_of(config, split, policy, seed, model, aim) for policy in policies]
-        for split, seed, aim in zip(splits, seeds, aims, strict=True)
+def resume(
+    directory: str | Path,
+    *,
+    model: str | None = None,
+    execution: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> AuditResult:
+    """Go on with the audit of a run directory, and return its result; failed cells are tried again.
+
+    Arguments: `model`, the model's name again where it is the user's own code, which is not run because a directory
+    says so; `execution`, if it is to be another one; the others as of `audit`. Raises `StorageError` when the directory
+    holds no such run, is in use or belongs to other data or versions, and as `audit` does.
+    """
+    folder = Path(directory)
+    if (folder / "audit.json").exists() and not (folder / CELLS).exists():
+        return load_result(folder)
+    found = Manifest.read(folder)
+    again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to go on"
+    named = str(found.config.get("model"))
+    if named not in BUILT_IN and named != model:
+        raise InputError(
+            f"{folder}: its model is {named}, code that would be run; if you trust it, add --model {named} ({again})"
+        )
+    try:
+        config = AuditConfig.of(**found.config | ({"execution": execution} if execution else {}))
+        data = loaded(found.place, config)
+    except MithridateError as error:
+        raise StorageError(f"{folder}: its data and model cannot be had again: {error}; {again}") from None
+    with jax.enable_x64(config.precision == "float64"):
+        return _kept(data, config, found.place, folder, on_progress, stop)
+
+
+def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) -> Path | None:
+    """Return the last directory, by name, that holds a run of this audit which is not finished; None without one."""
+    digest: str | None = None
+    for directory in sorted(directories, reverse=True):
+        if (directory / CELLS).is_dir() and (directory / MANIFEST).is_file():
+            with jax.enable_x64(config.precision == "float64"):
+                digest = digest or Sweep(data, config).digest()
+            own = Manifest.of(config.model_dump(mode="json"), digest, "", versions())
+            try:
+                own.check(Manifest.read(directory), directory)
+            except StorageError:
+                continue
+            return directory
+    return None
+
+
+def _kept(
+    data: Dataset,
+    config: AuditConfig,
+    place: str,
+    directory: Path,
+    on_progress: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> AuditResult:
+    """Return the result computed in a run directory, and written there; or as it stands there if it is complete."""
+    sweep = Sweep(data, config)
+    sweep.check()
+    manifest = Manifest.of(config.model_dump(mode="json"), sweep.digest(), place, versions())
+    with opened(directory, manifest) as store:
+        if store.complete:
+            return load_result(directory)
+        result = _computed(sweep, store, on_progress, stop)
+        result.save_into(directory)
+        if result.status != "failed":
+            store.clear()
+    return result
+
+
+def _computed(
+    sweep: Sweep, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> AuditResult:
+    config, splits, policies = sweep.config, sweep.config.splits, [policy.name for policy in sweep.policies]
+    sweep.check()
+    cells, paused = _read(store)
+    chains = [
+        Chain(
+            split,
+            policy,
+            {ratio: cells[split, policy, ratio] for ratio in range(sweep.ratios) if (split, policy, ratio) in cells},
+            paused.get((split, policy)),
+        )
+        for split in range(splits)
+        for policy in range(len(policies))
     ]
-    # What the policies of a split share is put on the device once, its Gram matrix included.
-    rows = [own[0].rows(split.x_train, split.y_train) for own, split in zip(attacks, splits, strict=True)]
-    ratios = 1 + math.ceil(config.points / config.batch)
-    counter = _Counter(len(splits) * len(policies) * ratios, on_progress)
+    done, total = sum(not cell.failed for cell in cells.values()), len(chains) * sweep.ratios
+    for outcome in stream(sweep, [chain for chain in chains if sweep.unfinished(chain)], config.execution, stop):
+        match outcome:
+            case Begun(split, policy, ratio):
+                at = f"split {split + 1}/{splits} · {policies[policy]} · ratio {ratio + 1}/{sweep.ratios}"
+                on_progress(Progress(done, total, at))
+            case Paused() if store:
+                store.write(outcome.name, outcome.arrays())
+            case Cell(split, policy, ratio):
+                if store:
+                    store.write(outcome.name, outcome.arrays())
+                    store.remove(Paused.name_of(split, policy))
+                cells[split, policy, ratio] = outcome
+                done += 1
+    if len(cells) < total or (stop() and any(cell.failed for cell in cells.values())):
+        remedy = f"; `mithridate resume {store.directory}` goes on" if store else ""
+        raise Interrupted(f"stopped with {done} of {total} cells done{remedy}")
+    on_progress(Progress(total, total, "done"))
+    return _assembled(sweep, cells)
 
-    def chain(index: int, attack: Attack) -> tuple[list[Record], dict[str, np.ndarray]]:
-        split, records, stages, weights = splits[index], [], [], []
-        found = attack.run(split.x_train, split.y_train, rows[index])
-        for ratio in range(ratios):
-            counter.begin(f"split {index + 1}/{len(splits)} · {attack.policy.name} · ratio {ratio + 1}/{ratios}")
-            started = time.perf_counter()
-            stages.append(next(found))
-            record, own = _record(config, index, attack, stages[-1], split, aims[index].goal, started)
-            records.append(record)
-            weights.append(own)
-            counter.done += 1
-        kept = _weight_arrays(weights) if not index else {}
-        return records, _poison_arrays(stages, split) | kept
 
-    cells = [(index, attack) for index, own in enumerate(attacks) for attack in own]
-    chains = [functools.partial(chain, *cell) for cell in cells]
-    outcomes = execution.run(chains, how)
-    counter.begin("done")
-    frame = to_frame(record for records, _ in outcomes for record in records)
+def _read(store: Store | None) -> tuple[dict[tuple[int, int, int], Cell], dict[tuple[int, int], Paused]]:
+    cells, paused = {}, {}
+    if store is None:
+        return cells, paused
+    for name, arrays in store.read().items():
+        try:
+            found = restored(name, arrays)
+        except ValueError as error:
+            where = store.directory / CELLS / f"{name}.npz"
+            raise StorageError(f"{where} cannot be used: {error}; remove it to have it computed again") from None
+        if isinstance(found, Cell):
+            cells[found[:3]] = found
+        elif found:
+            paused[found[:2]] = found
+    return cells, paused
+
+
+def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
+    """Return the result that all cells come to."""
+    data, config = sweep.data, sweep.config
+    frame = to_frame(cells[key].record for key in sorted(cells))
     found = verdict(frame)
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
-    keys = [(index, attack.policy.name) for index, attack in cells]
-    poison = dict(zip(keys, (arrays for _, arrays in outcomes), strict=True))
-    as_rows = {cell: _rows_of(arrays, splits[cell[0]]) for cell, arrays in poison.items()} if data.schema else {}
+    poison = {}
+    for index in range(config.splits):
+        split, attacks = sweep.ready(index)[:2]
+        for number, attack in enumerate(attacks):
+            own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
+            if own[0].batch:
+                poison[index, attack.policy.name] = _poison_arrays(own, attack, split)
+    split = sweep.ready(0).split
     return AuditResult(
         dataset={
             "name": data.name,
             "classes": list(data.classes),
-            "features": splits[0].x_train.shape[1],
-            "feature_names": list(splits[0].feature_names),
+            "features": split.x_train.shape[1],
+            "feature_names": list(split.feature_names),
             "columns": _columns(data),
             "image_shape": data.image_shape,
             "train": config.train,
             "valid": config.valid,
-            "test": len(splits[0].y_test),
+            "test": len(split.y_test),
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
@@ -146,7 +231,7 @@ def _audit(data: Dataset, config: AuditConfig, on_progress: Callable[[Progress],
         frame=frame,
         verdict=found,
         poison=poison,
-        rows=as_rows,
+        rows={at: _rows_of(arrays, sweep.ready(at[0]).split) for at, arrays in poison.items()} if data.schema else {},
     )
 
 
@@ -154,95 +239,6 @@ def versions() -> dict[str, str]:
     """Return what numbers depend on besides the configuration: packages, Python, device."""
     device = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
     return {package: version(package) for package in PACKAGES} | device
-
-
-class _Counter:
-    """Cells done of all, told to the caller one at a time whichever thread they are done in."""
-
-    def __init__(self, total: int, tell: Callable[[Progress], None]):
-        self.done, self.total, self.tell, self.lock = 0, total, tell, threading.Lock()
-
-    def begin(self, what: str) -> None:
-        with self.lock:
-            self.tell(Progress(self.done, self.total, what))
-
-
-def _record(
-    config: AuditConfig,
-    index: int,
-    attack: Attack,
-    poisoning: Poisoning,
-    split: Split,
-    goal: Labelled,
-    started: float,
-) -> tuple[Record, Any]:
-    """Return the record of one cell, the victim retrained on the poison and on the baseline, and its weights."""
-    cell_key, tuning_key = key(attack.seed, "retrain", len(poisoning.y_poison)), attack.key(len(poisoning.y_poison))
-    victim = attack.learner.with_rule(evaluation_rule(config))
-    valid, test = (split.x_valid, split.y_valid), (split.x_test, split.y_test)
-    on = Measured(*(Rows.of(*rows) for rows in (valid, test, attack.target, goal)))
-
-    def measured(train: Rows, log_strength: Strength) -> Retrained:
-        strength = jnp.asarray(log_strength, dtype=float)
-        return jax.device_get(retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, cell_key))
-
-    nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
-    train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
-    weights, found = measured(train, poisoning.log_strength)
-    baseline, strength = found, poisoning.log_strength
-    if len(poisoning.y_poison):
-        flipped = attack.rows(*poisoning.apply_start(split.x_train, split.y_train))
-        strength = np.asarray(poisoning.policy.respond(attack.settled(flipped), nothing, strength, tuning_key))
-        _, baseline = measured(flipped, strength)
-    best = np.full_like(poisoning.log_strength, math.nan)
-    if isinstance(poisoning.policy, Learned):
-        problem = attack.settled(train)
-        best = best_response(
-            lambda grid: validation_losses(problem, nothing, grid, tuning_key),
-            poisoning.policy.strengths,
-            poisoning.log_strength,
-        )
-    statuses = Counter(poisoning.statuses.tolist())
-    faults = {
-        "non-finite": "non_finite" in statuses or not math.isfinite(found.valid_loss),
-        "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
-        "unstable": poisoning.stability > 2,
-        "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
-        "weak": bool(len(poisoning.y_poison))
-        and (found.attack_loss <= baseline.attack_loss or found.attack_success < baseline.attack_success),
-    }
-    measured_values = {name: value.tolist() for name, value in found._asdict().items()}
-    record = Record(
-        dataset=config.dataset,
-        model=model_name(config.model),
-        split=index,
-        policy=attack.policy.name,
-        objective=config.objective,
-        budget=attack.budget,
-        n_train=int(train.size),
-        n_poison=len(poisoning.y_poison),
-        ratio=poisoning.ratio,
-        **measured_values,
-        valid_loss_before=poisoning.value_start,
-        valid_loss_after=poisoning.value,
-        log_strength=float(np.mean(poisoning.log_strength)),
-        log_strengths=np.atleast_1d(poisoning.log_strength).tolist(),
-        descended_log_strength=float(np.mean(poisoning.descended)),
-        best_log_strength=float(np.mean(best)),
-        best_log_strengths=np.atleast_1d(best).tolist(),
-        baseline_test_error=float(baseline.test_error),
-        baseline_attack_success=float(baseline.attack_success),
-        baseline_valid_loss=float(baseline.valid_loss),
-        baseline_attack_loss=float(baseline.attack_loss),
-        baseline_log_strength=float(np.mean(strength)),
-        inner_steps=getattr(attack.learner.rule, "steps", 0),
-        space=attack.learner.chosen_space((train,)),
-        hypergradients=" ".join(f"{status}:{count}" for status, count in statuses.items()),
-        stability=poisoning.stability,
-        status="+".join(fault for fault, present in faults.items() if present) or "ok",
-        seconds=time.perf_counter() - started,
-    )
-    return record, weights
 
 
 def _columns(data: Dataset) -> list[dict[str, str]]:
@@ -259,35 +255,29 @@ def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame,
     return before, after
 
 
-def _weight_arrays(chain: list[Any]) -> dict[str, np.ndarray]:
-    """Return the victim's weights, layer by layer, retrained on clean data and at the most poison."""
-    ends = {"clean": chain[0], "poisoned": chain[-1]}
-    return {
-        f"weights_{name}_{layer}": np.asarray(leaf, np.float32).ravel()
-        for name, weights in ends.items()
-        for layer, leaf in enumerate(jax.tree.leaves(weights))
-    }
-
-
-def _poison_arrays(chain: list[Poisoning], split: Split) -> dict[str, np.ndarray]:
+def _poison_arrays(cells: list[Cell], attack: Attack, split: Split) -> dict[str, np.ndarray]:
     """Return what it takes to retrain on the poisoned sets of one chain without this program.
 
     The first `counts[i]` points are the poison at ratio i; raw features are x·scale + offset.
     """
-    last = chain[-1]
-    added = last.replaced is None
+    batches = [cell.batch for cell in cells if cell.batch]
+    x_start, y_poison, places = attack.starting_points(split.x_train, split.y_train)
+    counts = [cell.record.n_poison for cell in cells if cell.batch]
+    most, added = counts[-1], attack.budget == "added"
+    ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
+    weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
     return {
-        "x_poison": last.x_poison.astype(np.float32),
-        "y_poison": last.y_poison.astype(np.int8),
-        "x_start": last.x_start.astype(np.float32),
-        "replaced": np.empty(0, np.int64) if added else np.asarray(last.replaced),
-        "replaced_rows": np.empty(0, np.int64) if added else split.train_rows[last.replaced],
-        "counts": np.array([len(p.y_poison) for p in chain]),
-        "log_strength": np.array([p.log_strength for p in chain]),
-        "history": last.history.astype(np.float32),
+        "x_poison": np.concatenate([b.x_poison for b in batches[1:]] or [x_start])[:most].astype(np.float32),
+        "y_poison": y_poison[:most].astype(np.int8),
+        "x_start": x_start[:most].astype(np.float32),
+        "replaced": np.empty(0, np.int64) if added else places[:most],
+        "replaced_rows": np.empty(0, np.int64) if added else split.train_rows[places[:most]],
+        "counts": np.array(counts),
+        "log_strength": np.array([batch.log_strength for batch in batches]),
+        "history": np.concatenate([batch.history for batch in batches]).astype(np.float32),
         "train_rows": split.train_rows,
         "valid_rows": split.valid_rows,
         "test_rows": split.test_rows,
         "offset": split.offset,
         "scale": split.scale,
-    }
+    } | (weights if all(ends.values()) else {})

@@ -1,8 +1,8 @@
-"""The command line: `mithridate audit DATASET`, `report`, `check DATASET`, `reproduce FIGURE|TABLE` and `datasets`.
+"""The command line: `mithridate audit DATASET`, `resume DIR`, `report`, `check`, `reproduce` and `datasets`.
 
 The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
 0 done, 1 the gate of `--fail-above` was exceeded, a check failed or `reproduce all` had to leave something out, 2 bad
-input or nowhere to write.
+input or nowhere to write, 3 some cells of an audit could not be computed, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 import functools
@@ -10,8 +10,10 @@ import inspect
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from rich.table import Table
 
 from mithridate._version import __version__
 from mithridate.config import AuditConfig
-from mithridate.errors import InputError, MithridateError, StorageError
+from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 
 if TYPE_CHECKING:
     from mithridate.auditing import Progress as Standing
@@ -52,6 +54,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+INTERRUPTED = 130
 console, errors = _Console(), _Console(stderr=True)
 
 
@@ -132,57 +135,103 @@ def _asked(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", AuditCo
     return prepared(str(options.pop("dataset")), None, options)
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")]
+MLflow = Annotated[
+    str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
+]
+Gate = Annotated[str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")]
+
+
 @app.command()
 @_with_flags
 def audit(
     *,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags override it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; must not hold a run")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")] = False,
-    mlflow: Annotated[
-        str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
+    out: Annotated[
+        Path | None, typer.Option(help="run directory; goes on with the same audit's if it is not finished there")
     ] = None,
-    fail_above: Annotated[
-        str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")] = False,
+    as_json: AsJson = False,
+    mlflow: MLflow = None,
+    fail_above: Gate = None,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
-    """Audit a data set: how bad can it get, for which defender?"""
+    """Audit a data set: how bad can it get, for which defender?
+
+    The same command again goes on with a run that was stopped, as `mithridate resume` does.
+    """
     from mithridate.auditing import audit as run
+    from mithridate.auditing import unfinished
+    from mithridate.verdict import parse_gate
+
+    data, asked = _asked(config, given)
+    gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
+    named = f"mithridate-{data.name}-"
+    target = out or unfinished(data, asked, Path().glob(f"{named}*")) or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
+    run = functools.partial(run, data, asked, out=target)
+    _finished(run, target, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="run directory", show_default=False)],
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="the run's model again, if it is your own: module:attribute, code to be run")
+    ] = None,
+    execution: Annotated[str | None, typer.Option(help="another execution than before, see audit")] = None,
+    as_json: AsJson = False,
+    mlflow: MLflow = None,
+    fail_above: Gate = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
+    from mithridate.auditing import resume as run
+    from mithridate.verdict import parse_gate
+
+    gate = parse_gate(fail_above, 1.0) if fail_above else None
+    run = functools.partial(run, directory, model=model, execution=execution)
+    _finished(run, directory, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
+
+
+def _finished(
+    run: Callable[..., "AuditResult"],
+    target: Path,
+    gate: tuple[float, float] | None,
+    *,
+    as_json: bool,
+    mlflow: str | None,
+    quiet: bool,
+) -> None:
+    """Run an audit into its directory, tell what it found, and leave with the exit code that says how it went."""
     from mithridate.printing import print_audit
-    from mithridate.results import check_free
-    from mithridate.verdict import gate_failures, parse_gate
+    from mithridate.verdict import gate_failures
 
     if mlflow:
         from mithridate.mlflow import check_installed
 
         check_installed()
-    data, asked = _asked(config, given)
-    gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
-    target = out or Path(f"mithridate-{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    check_free(target)
-    with _progress(hidden=quiet or as_json) as show:
-        result = run(data, asked, on_progress=show)
-    try:
-        written = _save(result, target)
-    finally:  # whatever happens to the files, the answer is told
-        for warning in result.verdict.warnings if quiet or as_json else ():
-            errors.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
-        if as_json:
-            console.out(json.dumps(result.summary(), indent=2, ensure_ascii=False), highlight=False)
-        elif not quiet:
-            print_audit(console, result)
-    if not (quiet or as_json):
-        console.print(f"\nReport, records, poison and pictures: {written}", soft_wrap=True, highlight=False)
+    with _progress(hidden=quiet or as_json) as show, _stopping() as stop:
+        result = run(on_progress=show, stop=stop)
+    for warning in result.verdict.warnings if quiet or as_json else ():
+        errors.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
+    if as_json:
+        console.out(json.dumps(result.summary(), indent=2, ensure_ascii=False), highlight=False)
+    elif not quiet:
+        print_audit(console, result)
+        console.print(f"\nReport, records, poison and pictures: {target.absolute()}", soft_wrap=True, highlight=False)
     if mlflow:
         from mithridate.mlflow import log_run
 
-        log_run(written, tracking_uri=mlflow)
-    if failures := gate_failures(result.frame, *gate) if gate else []:
-        for failure in failures:
-            errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
-        raise typer.Exit(1)
+        log_run(target, tracking_uri=mlflow)
+    for failure in (failures := gate_failures(result.frame, *gate) if gate else []):
+        errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
+    if result.status == "failed":
+        again = f"some cells failed; `mithridate resume {target}` tries them again"
+        errors.print(again, style="bold red", soft_wrap=True, highlight=False)
+    if failures or result.status == "failed":
+        raise typer.Exit(1 if failures else 3)
 
 
 @app.command()
@@ -357,8 +406,29 @@ def _progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
             bar.stop()
 
 
-def _save(result: "AuditResult | Reproduction", target: Path) -> Path:
-    """Write the run, elsewhere if `target` fails by now: hours of computing are not lost to a full disk."""
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Yield whether Ctrl-C or SIGTERM has asked to stop; asked a second time the process ends at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        # Not by the console, which may be in the middle of a line; and what is saved is safe, however it ends.
+        if asked.is_set():
+            os.write(2, b"\nmithridate: stopped at once; what was saved before is safe\n")
+            os._exit(INTERRUPTED)
+        asked.set()
+        os.write(2, b"\nmithridate: finishing the current step to save it; once more to stop at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _save(result: "Reproduction", target: Path) -> Path:
+    """Write the figure, elsewhere if `target` fails by now: hours of computing are not lost to a full disk."""
     try:
         return result.save(target)
     except StorageError as error:
@@ -384,6 +454,9 @@ def main() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     try:
         app()
+    except Interrupted as error:
+        errors.print(f"mithridate: {error}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+        raise SystemExit(INTERRUPTED) from None
     except MithridateError as error:
         errors.print(f"mithridate: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """Data sets and their splits (paper, Table 1 and App. D)."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,6 +122,15 @@ class Dataset:
                     f"data set {self.name}: {part} hold {len(where)} NaN or infinite feature value(s), the first in "
                     f"row {where[0, 0]}, column {where[0, 1]}; drop or impute them first"
                 )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that splits are made of."""
+        told = (self.name, self.classes, self.bounds, self.divisor, self.standardise, self.balanced, self.schema)
+        found = hashlib.sha256(repr(told).encode())
+        for array in (self.x, self.y, self.rows, *(self.test or ())):
+            found.update(f"{array.shape} {array.dtype}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -13,5 +13,9 @@ class DataError(MithridateError):
     """A data file that is missing, corrupt or unreadable; names the file and the remedy."""
 
 
+class Interrupted(MithridateError):
+    """An audit that was asked to stop, and has saved what there is; the command line exits with 130."""
+
+
 class StorageError(MithridateError):
     """A run directory that cannot be written or read."""

@@ -23,7 +23,7 @@ class Record:
     ratio with the starting points, labels flipped and nothing optimised, as the policy answers it. `inner_steps`: T of
     the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in; `hypergradients`:
     how many of the attack's had which status, as "ok:700"; `stability`: η·curvature. `status`: "ok", or the faults
-    joined by "+" (see `FAULTS`). `seconds`: what the cell took; the one column that differs between equal runs.
+    joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what the cell took; the one column that differs between equal runs.
     """
 
     dataset: str
@@ -62,6 +62,7 @@ class Record:
     hypergradients: str
     stability: float
     status: str
+    reason: str
     seconds: float
 
 
@@ -69,6 +70,8 @@ LISTS = ("fprs", "fnrs", "log_strengths", "best_log_strengths", "weight_norms")
 """The columns whose entries are lists: one number for each class, group of layers or layer."""
 
 FAULTS = {
+    "failed": "they could not be computed or trained (column reason); `mithridate resume` on the run directory tries "
+    "them again",
     "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",
     "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
     "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",

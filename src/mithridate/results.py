@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mithridate.durable import PART, flush
 from mithridate.errors import StorageError
 from mithridate.figures import draw_all
 from mithridate.records import LISTS, file_name
@@ -55,7 +56,9 @@ class AuditResult:
 
     @property
     def status(self) -> str:
-        """Say "ok", or "warnings" when the verdict has some."""
+        """Say "ok", "failed" when some cell could not be computed, or else "warnings" when the verdict has some."""
+        if self.frame["status"].str.contains("failed").any():
+            return "failed"
         return "warnings" if self.verdict.warnings else "ok"
 
     def summary(self) -> dict[str, Any]:
@@ -82,6 +85,28 @@ class AuditResult:
         Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
         """
         return written_whole(Path(directory), self._write)
+
+    def save_into(self, directory: Path) -> None:
+        """Write the same files into the directory in which the audit ran; audit.json is the last to be there.
+
+        Raises `StorageError`; what was there before is gone or whole then, and this can be done again.
+        """
+        try:
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".result-", suffix=PART) as work:
+                self._write(Path(work))
+                flush(Path(work))
+                (directory / "audit.json").unlink(missing_ok=True)
+                for new in sorted(Path(work).iterdir(), key=lambda path: path.name == "audit.json"):
+                    old = directory / new.name
+                    if old.is_dir() and not old.is_symlink():
+                        shutil.rmtree(old)
+                    new.replace(old)
+            flush(directory, below=False)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {directory}: {error.strerror or error}; all cells are safe: mend this, then "
+                f"`mithridate resume {directory}` writes the result"
+            ) from error
 
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / "records.parquet", index=False)
@@ -113,21 +138,26 @@ def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
             staged = Path(work) / target.name
             staged.mkdir()
             write(staged)
+            flush(staged)
             # An empty directory may stand in the way of the rename; a run may not (checked above).
             if target.exists():
                 target.rmdir()
             staged.rename(target)
+            flush(target.parent, below=False)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
     return target
 
 
-def check_free(target: Path, needed: int = 64 * 2**20) -> None:
+def check_free(target: Path, needed: int = 64 * 2**20, hidden: bool = False) -> None:
     """Raise `StorageError` unless a run can be written at `target`; nothing is left behind.
 
-    Checked: it does not exist or is an empty directory, the folder it goes to can be written, `needed` bytes are free.
+    Checked: it does not exist or is an empty directory, but for `hidden` files if there may be some; the folder it goes
+    to can be written, `needed` bytes are free.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if target.exists() and not (
+        target.is_dir() and all(hidden and path.name.startswith(".") for path in target.iterdir())
+    ):
         what = "already holds a run" if (target / "audit.json").exists() else "exists and is not an empty directory"
         raise StorageError(f"{target} {what}; give another directory or remove it first")
     target = target.absolute()

@@ -35,15 +35,16 @@ def prepared(
             raise InputError(f"give a config or options, not both: {', '.join(options)}")
         if name not in (config.dataset, Path(config.dataset).stem):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
-        return dataset if isinstance(dataset, Dataset) else _load(name, config), config
+        return dataset if isinstance(dataset, Dataset) else loaded(name, config), config
     options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
     # Wrong options are refused before a large file is read; how many rows there are is not known yet.
     asked = AuditConfig.of(**({"train": PLENTY, "valid": PLENTY} if names_file(name) else {}) | options)
-    data = dataset if isinstance(dataset, Dataset) else _load(name, asked)
+    data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
     return data, AuditConfig.of(**_sizes(data, options) | options)
 
 
-def _load(name: str, config: AuditConfig) -> Dataset:
+def loaded(name: str, config: AuditConfig) -> Dataset:
+    """Return the data set of this name, or in this file, read as the configuration says; raises as `prepared`."""
     own = {option: getattr(config, option) for option in FILE_OPTIONS}
     if names_file(name):
         return read_dataset(Path(name), **own)
