@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
 
 
 def test_a_run_whose_place_is_gone_is_rescued(tmp_path, result, monkeypatch):
-    from mithridate.cli import _save
+    from mithridate.cli.reproducing import _save
 
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")

@@ -128,10 +128,11 @@ class Store:
     def clear(self) -> None:
         """Forget all: the run is finished. Raises `StorageError`."""
         with self._told():
-            for path in (self.directory / CELLS).iterdir():
-                path.unlink()
-            (self.directory / CELLS).rmdir()
+            # All at once: cells of which some are missing would be computed again.
+            gone = self.directory / f".{CELLS}{PART}"
+            (self.directory / CELLS).rename(gone)
             flush(self.directory, below=False)
+            shutil.rmtree(gone)
 
     def _path(self, name: str) -> Path:
         return self.directory / CELLS / f"{name}.npz"
@@ -177,10 +178,10 @@ def opened(directory: Path, manifest: Manifest) -> Iterator[Store]:
             content = manifest.model_dump_json(indent=2).encode() + b"\n"
             with store._told():
                 write_whole(directory / MANIFEST, lambda file: file.write(content))
-        if not store.complete:
-            with store._told():
+        with store._told():
+            if not store.complete:
                 (directory / CELLS).mkdir(exist_ok=True)
-                for path in (*directory.glob(f".*{PART}"), *(directory / CELLS).glob(f".*{PART}")):
+            for path in (*directory.glob(f".*{PART}"), *(directory / CELLS).glob(f".*{PART}")):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield store
     finally:

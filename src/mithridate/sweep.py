@@ -18,7 +18,7 @@ import numpy as np
 
 from mithridate import execution
 from mithridate.assembly import attack_of, model_of, objective_on, policies_of
-from mithridate.attack import Attack, Midway
+from mithridate.attack import Attack, Batch, Midway
 from mithridate.cells import Begun, Cell, Paused
 from mithridate.config import BUILT_IN, AuditConfig
 from mithridate.datasets import Dataset, Split
@@ -115,7 +115,9 @@ class Sweep:
         """
         split, attacks, rows, goal = self.ready(chain.split)
         attack, at, ratio = attacks[chain.policy], (chain.split, chain.policy), 0
-        done = [cell.batch for cell in chain.cells.values() if cell.batch]
+        done: list[Batch] = []
+        while (cell := chain.cells.get(len(done))) and cell.batch:
+            done.append(cell.batch)
         paused = chain.paused if chain.paused and chain.paused.ratio == len(done) else None
         earlier, started = paused.seconds if paused else 0.0, time.perf_counter()
 

@@ -192,7 +192,7 @@ def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
     ordered = frame.iloc[np.argsort(frame["status"].eq("ok").to_numpy(), kind="stable")]
     return [
         {
-            "status": row["status"],
+            "status": ": ".join(filter(None, (row["status"], row["reason"]))),
             "split": str(row["split"] + 1),
             "defender": row["policy"],
             "poison": wording.percent(row["ratio"]),

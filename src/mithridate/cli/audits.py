@@ -1,0 +1,161 @@
+"""The commands around an audit: `audit`, `resume`, `report` and `check`."""
+
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import AsJson, Gate, MLflow, Quiet, asked_for, with_flags
+from mithridate.cli.terminal import console, errors, progress, stopping
+
+if TYPE_CHECKING:
+    from mithridate.results import AuditResult
+
+
+@with_flags
+def audit(
+    *,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags override it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="run directory; goes on with the same audit's if it is not finished there")
+    ] = None,
+    as_json: AsJson = False,
+    mlflow: MLflow = None,
+    fail_above: Gate = None,
+    quiet: Quiet = False,
+    **given: Any,
+) -> None:
+    """Audit a data set: how bad can it get, for which defender?
+
+    The same command again goes on with a run that was stopped, as `mithridate resume` does.
+    """
+    from mithridate.auditing import audit as run
+    from mithridate.auditing import unfinished
+    from mithridate.verdict import parse_gate
+
+    data, asked = asked_for(config, given)
+    gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
+    named = f"mithridate-{data.name}-"
+    target = out or unfinished(data, asked, Path().glob(f"{named}*")) or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
+    run = functools.partial(run, data, asked, out=target)
+    _finished(run, target, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
+
+
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="run directory", show_default=False)],
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="the run's model again, if it is your own: module:attribute, code to be run")
+    ] = None,
+    execution: Annotated[str | None, typer.Option(help="another execution than before, see audit")] = None,
+    as_json: AsJson = False,
+    mlflow: MLflow = None,
+    fail_above: Gate = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
+    from mithridate.auditing import resume as run
+    from mithridate.verdict import parse_gate
+
+    gate = parse_gate(fail_above, 1.0) if fail_above else None
+    run = functools.partial(run, directory, model=model, execution=execution)
+    _finished(run, directory, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
+
+
+def _finished(
+    run: Callable[..., "AuditResult"],
+    target: Path,
+    gate: tuple[float, float] | None,
+    *,
+    as_json: bool,
+    mlflow: str | None,
+    quiet: bool,
+) -> None:
+    """Run an audit into its directory, tell what it found, and leave with the exit code that says how it went."""
+    from mithridate.printing import print_audit
+    from mithridate.verdict import gate_failures
+
+    if mlflow:
+        from mithridate.mlflow import check_installed
+
+        check_installed()
+    with progress(hidden=quiet or as_json) as show, stopping() as stop:
+        result = run(on_progress=show, stop=stop)
+    for warning in result.verdict.warnings if quiet or as_json else ():
+        errors.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
+    if as_json:
+        console.out(json.dumps(result.summary(), indent=2, ensure_ascii=False), highlight=False)
+    elif not quiet:
+        print_audit(console, result)
+        console.print(f"\nReport, records, poison and pictures: {target.absolute()}", soft_wrap=True, highlight=False)
+    if mlflow:
+        from mithridate.mlflow import log_run
+
+        log_run(target, tracking_uri=mlflow)
+    for failure in (failures := gate_failures(result.frame, *gate) if gate else []):
+        errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
+    if result.status == "failed":
+        again = f"some cells failed; `mithridate resume {target}` tries them again"
+        errors.print(again, style="bold red", soft_wrap=True, highlight=False)
+    if failures or result.status == "failed":
+        raise typer.Exit(1 if failures else 3)
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="run directories", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the file to write [default: report.html in the one directory, or here]", show_default=False),
+    ] = None,
+) -> None:
+    """Write the report of a run again, or of several side by side, as one HTML file."""
+    from mithridate.report import write_report
+    from mithridate.results import load_result
+
+    results = [load_result(directory) for directory in directories]
+    names = [directory.resolve().name for directory in directories]
+    titles = names if len(set(names)) == len(names) else [str(directory) for directory in directories]
+    target = out or (directories[0] if len(directories) == 1 else Path()) / "report.html"
+    console.print(f"Report: {write_report(target, results, titles)}", soft_wrap=True, highlight=False)
+
+
+CHECKED = (
+    *("dataset", "target", "positive", "missing", "drop", "feasible", "objective", "model", "hidden", "inner", "train"),
+    *("valid", "points", "poison", "batch", "budget", "seed"),
+    *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "stabilise", "bounds", "strength_bounds"),
+)
+"""The options that matter to a check; it takes any of an audit's, so that one file serves both."""
+
+
+@functools.partial(with_flags, shown=CHECKED)
+def check(
+    *,
+    config: Annotated[Path | None, typer.Option(help="TOML file, as of an audit; flags override it.")] = None,
+    log_strength: Annotated[
+        float | None, typer.Option(help="λ at which to check; by default the middle of strength-bounds")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of the table")] = False,
+    **given: Any,
+) -> None:
+    """Check the hypergradients of an audit, on its own data, against central differences and one another.
+
+    Exit code 1 when a method is wrong without saying so.
+    """
+    from mithridate.checking import check as run
+    from mithridate.printing import print_check
+
+    data, asked = asked_for(config, given)
+    with errors.status("") as status:
+        if as_json:
+            status.stop()
+        result = run(data, asked, log_strength=log_strength, on_progress=status.update)
+    if as_json:
+        console.out(json.dumps(result.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+    else:
+        print_check(console, result)
+    if not result.ok:
+        raise typer.Exit(1)

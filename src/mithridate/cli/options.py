@@ -1,0 +1,64 @@
+"""Flags made from `AuditConfig`, so that flags, file and Python cannot differ; and those that several commands have."""
+
+import inspect
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.config import AuditConfig
+from mithridate.errors import InputError
+
+if TYPE_CHECKING:
+    from mithridate.datasets import Dataset
+
+AsJson = Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")]
+MLflow = Annotated[
+    str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
+]
+Gate = Annotated[str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")]
+
+
+def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfig.model_fields) -> Callable[..., None]:
+    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`; its help has those that are shown."""
+    signature = inspect.signature(command)
+    fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    made = []
+    for name, info in AuditConfig.model_fields.items():
+        kind, flag = info.annotation, f"--{name.replace('_', '-')}"
+        if name == "policies":
+            kind, flag = list[str], "--policy"
+        elif name in ("feasible", "drop"):
+            kind = list[str]
+        elif name in ("model", "hidden", "initial"):
+            kind = str
+        elif kind is bool:
+            flag = f"{flag}/--no-{flag[2:]}"
+        default = f" [default: {info.default}]" if info.default and not info.is_required() else ""
+        text = f"{info.description}{default}"
+        option = typer.Option(flag, help=text, show_default=False, hidden=name not in shown)
+        if name == "dataset":
+            text = "A data set, see `mithridate datasets`, or a file: CSV, Parquet, NPZ or svmlight."
+            option = typer.Argument(help=text, show_default=False)
+        annotation = Annotated[kind | None, option]
+        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    command.__signature__ = signature.replace(parameters=[*fixed, *made])
+    command.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
+    return command
+
+
+def asked_for(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", AuditConfig]:
+    """Return the data and the configuration that a file and flags, which override it, ask for."""
+    from mithridate.sources import prepared
+
+    options = AuditConfig.read(file) if file else {}
+    flags = {name: value for name, value in given.items() if value is not None}
+    for one, other in (("points", "poison"), ("poison", "points")):
+        if one in flags:
+            options.pop(other, None)
+    options |= flags
+    if "dataset" not in options:
+        raise InputError("no data set named; `mithridate datasets` lists them")
+    return prepared(str(options.pop("dataset")), None, options)

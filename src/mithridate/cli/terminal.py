@@ -1,0 +1,69 @@
+"""The terminal: what is printed where, progress, and being asked to stop."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from mithridate.auditing import Progress as Standing
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM."""
+
+
+class _Console(Console):
+    """A console whose reader may leave early, as in `mithridate audit … | head`, without changing the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console, errors = _Console(), _Console(stderr=True)
+
+
+@contextmanager
+def progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
+    """Yield a callback that shows what is done, what is running and the time left, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+    times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    bar = Progress(*columns, *times, console=errors, disable=hidden)
+    task = bar.add_task("", total=None)
+
+    def show(at: "Standing") -> None:
+        bar.start()
+        bar.update(task, completed=at.done, total=at.total, description=at.running)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Yield whether Ctrl-C or SIGTERM has asked to stop; asked a second time the process ends at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        # Not by the console, which may be in the middle of a line; and what is saved is safe, however it ends.
+        if asked.is_set():
+            os.write(2, b"\nmithridate: stopped at once; what was saved before is safe\n")
+            os._exit(INTERRUPTED)
+        asked.set()
+        os.write(2, b"\nmithridate: finishing the current step to save it; once more to stop at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,442 @@
+"""Whatever stops an audit, it goes on to the same bits; and a run directory belongs to one audit and one process."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mithridate as mi
+from conftest import SEED
+from mithridate import durable, measuring, store, workers
+from mithridate.records import LISTS
+
+TINY: dict[str, Any] = dict(train=24, valid=24, points=5, batch=3, splits=2, inner_steps=30, epochs=5)  # noqa: C408
+TINY |= {"hyperiterations": 10, "joint_hyperiterations": 10, "policies": ("cv-clean", "learned"), "folds": 2}
+CELLS = 2 * 2 * 3
+DATA = "digits-0v8"
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if name != "policies"] + [
+    f"--policy={policy}" for policy in TINY["policies"]
+]
+
+
+@pytest.fixture(scope="module")
+def whole() -> mi.AuditResult:
+    """The audit that nothing interrupted."""
+    return mi.audit(DATA, **TINY)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Save unfinished cells at every round; write no pictures, which take long and have tests of their own."""
+    monkeypatch.setattr(workers, "EVERY", 0.0)
+    monkeypatch.setattr(mi.AuditResult, "plot", lambda self: {})
+    monkeypatch.setattr("mithridate.results.write_report", lambda path, results: path.write_text("report"))
+
+
+def assert_same(one: mi.AuditResult, two: mi.AuditResult):
+    numbers = [name for name in one.frame if name not in (*LISTS, "seconds")]
+    pd.testing.assert_frame_equal(one.frame[numbers], two.frame[numbers], check_exact=True)
+    for name in LISTS:
+        np.testing.assert_array_equal(one.frame[name].to_list(), two.frame[name].to_list())
+    assert one.poison.keys() == two.poison.keys()
+    for cell, arrays in one.poison.items():
+        assert arrays.keys() == two.poison[cell].keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, two.poison[cell][name])
+    for said in (ours := one.summary(), theirs := two.summary()):
+        said["config"] = said["config"] | {"execution": "any"}
+    assert json.dumps(ours) == json.dumps(theirs)
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """Something that says stop from the nth time on that it is asked."""
+    left = iter(range(calls))
+    return lambda: next(left, None) is None
+
+
+def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
+    stops, found = 0, None
+    while found is None:
+        try:
+            found = mi.audit(DATA, out=tmp_path / "run", stop=after(7), **TINY)
+        except mi.Interrupted as interrupted:
+            stops, said = stops + 1, str(interrupted)
+            assert not (tmp_path / "run" / "audit.json").exists()
+    assert stops > 5, "within cells as well"
+    assert f"`mithridate resume {tmp_path / 'run'}` goes on" in said
+    assert_same(found, whole)
+    assert_same(mi.load_result(tmp_path / "run"), whole)
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."} == {
+        *("manifest.json", "audit.json", "records.parquet", "report.html", "poison", "figures")
+    }
+
+
+def test_an_unfinished_cell_goes_on_from_the_middle(tmp_path, whole, monkeypatch):
+    """By the number of steps taken: none is taken twice."""
+    import mithridate.attack
+
+    taken, take = [], mithridate.attack.take_steps
+    monkeypatch.setattr("mithridate.attack.take_steps", lambda *given: taken.append(given[2]) or take(*given))
+    calls = 12
+    while True:
+        try:
+            mi.audit(DATA, out=tmp_path / "run", stop=after(calls), **TINY)
+            break
+        except mi.Interrupted:
+            calls += 1
+    assert sum(taken) == 2 * 2 * 2 * 10
+
+
+def test_what_is_reported_is_on_the_disk(tmp_path):
+    """Each cell, before progress counts it; with the optimiser's memory, λ and the keys' origin between two rounds."""
+    seen = []
+
+    def look(at: Any) -> None:
+        cells = list((tmp_path / "run" / "cells").glob("*-ratio*.npz"))
+        assert len(cells) >= at.done
+        seen.append(at.done)
+
+    mi.audit(DATA, out=tmp_path / "run", on_progress=look, **TINY)
+    assert seen[-1] == CELLS
+
+
+class Killed(BaseException):
+    """What a process feels that is killed: nothing of it runs any more."""
+
+
+WRITES = ("mkstemp", "fsync", "replace", "unlink", "mkdir", "rmdir", "rename")
+
+
+class Fault:
+    """The file system's calls, counted; the nth fails, and if it is death all that come after it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, error: BaseException):
+        self.at, self.error, self.count, self.struck = at, error, 0, ""
+        for module, name in ((durable.tempfile, "mkstemp"), *((os, name) for name in WRITES[1:])):
+            patch.setattr(module, name, self._counted(getattr(module, name), name))
+
+    def _counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            if not any("run" in str(value) or isinstance(value, int) for value in (*given, *named.values())):
+                return call(*given, **named)
+            self.count += 1
+            if self.count == self.at or (self.count > self.at and isinstance(self.error, Killed)):
+                self.struck = self.struck or name
+                raise self.error
+            return call(*given, **named)
+
+        return counted
+
+
+def struck(tmp_path: Path, error: BaseException, options: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """Audit with a fault at the first write, the second and so on, until all are through; each goes on once more."""
+    for at in range(1, 1000):
+        out = tmp_path / f"run{at}"
+        with pytest.MonkeyPatch.context() as patch:
+            fault = Fault(patch, at, error)
+            said = None if isinstance(error, Killed) else "No space left"
+            try:
+                with pytest.raises((Killed, mi.StorageError), match=said):
+                    mi.audit(DATA, out=out, **options)
+            except pytest.fail.Exception:
+                if fault.struck:
+                    raise
+                return
+        yield at, fault.struck
+
+
+LEAST = TINY | {"splits": 1, "policies": ("learned",), "points": 3, "joint_hyperiterations": 4}
+
+
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["killed", "full"])
+def test_a_fault_at_any_write_loses_nothing(tmp_path, error):
+    expected, kinds, count = mi.audit(DATA, **LEAST), set(), 0
+    for at, kind in struck(tmp_path, error, LEAST):
+        kinds.add(kind)
+        count += 1
+        out = tmp_path / f"run{at}"
+        assert_same(mi.audit(DATA, out=out, **LEAST), expected)
+        assert_same(mi.load_result(out), expected)
+        left = [path for path in out.rglob("*") if durable.PART in path.name or path.name == "cells"]
+        assert left == [], "what was being written is cleared away"
+    assert count > 40
+    assert kinds >= {"mkstemp", "fsync", "replace", "rename", "mkdir"}
+
+
+def begun(tmp_path: Path, *arguments: str, every: float = 0.0) -> "subprocess.Popen[str]":
+    """The command line in a process of its own, which saves at every round."""
+    program = f"from mithridate import workers; workers.EVERY = {every}; from mithridate.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=os.environ | {"COLUMNS": "100"},
+    )
+
+
+def wait_for(path: Path, pattern: str, process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + 120
+    while not list(path.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_says_how_to_go_on_and_leaves_with_130(tmp_path, whole, mithridate, number):
+    """And while it runs, another process is refused its directory."""
+    first = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run")
+    wait_for(tmp_path / "run", "cells/*", first)
+    second = mithridate("audit", DATA, *FLAGS, "--out", "run")
+    assert second.returncode == 2
+    assert "run is in use: another process computes there" in second.stderr
+    first.send_signal(number)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    assert "finishing the current step to save it" in said
+    assert "`mithridate resume run` goes on" in said
+    assert "Traceback" not in said
+    done = mithridate("resume", "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert_same(mi.load_result(tmp_path / "run"), whole)
+
+
+def kill_and_resume(tmp_path: Path, moments: list[float], wholly: mi.AuditResult) -> int:
+    """Kill the audit at these moments of its run, one after the other, and have the last go on."""
+    killed = 0
+    for moment in moments:
+        process = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run", "--quiet")
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.communicate()
+    last = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run", "--quiet")
+    _, said = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    assert_same(mi.load_result(tmp_path / "run"), wholly)
+    return killed
+
+
+def test_killed_in_the_middle_it_goes_on(tmp_path, whole):
+    first = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run")
+    wait_for(tmp_path / "run", "cells/*-midway.npz", first)
+    first.kill()
+    first.communicate()
+    assert kill_and_resume(tmp_path, [], whole) == 0
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_goes_on(tmp_path, whole):
+    """Ten runs, each killed twice at moments spread over all that it does, start, computing and writing its result."""
+    draw, killed, length = random.Random(SEED), 0, 0.0
+    for number in range(11):
+        place, started = tmp_path / str(number), time.monotonic()
+        place.mkdir()
+        killed += kill_and_resume(place, [draw.uniform(0, length) for _ in range(2 if number else 0)], whole)
+        length = length or time.monotonic() - started
+    assert killed >= 15, "the others were through before"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path, whole):
+    """A small file system of its own: filled while the audit runs, emptied before it goes on."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "none", tmp_path]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("file systems can be mounted by root only")
+    try:
+        first = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run")
+        wait_for(tmp_path / "run", "cells/*-ratio*.npz", first)
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "ballast").write_bytes(bytes(2**27))
+        _, said = first.communicate(timeout=120)
+        assert first.returncode == 2, said
+        assert "No space left on device" in said
+        assert "`mithridate resume run`" in said
+        refused = begun(tmp_path, "audit", DATA, *FLAGS, "--out", "run")
+        _, said = refused.communicate(timeout=120)
+        assert refused.returncode == 2
+        assert "No space left on device" in said
+        (tmp_path / "ballast").unlink()
+        assert kill_and_resume(tmp_path, [], whole) == 0
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, whole, monkeypatch, mithridate):
+    """Also in pictures and report, as they are."""
+    monkeypatch.undo()
+    measured = measuring.measured_cell
+
+    def fails(config: Any, index: int, attack: Any, poisoning: Any, *given: Any) -> Any:
+        if (index, attack.policy.name, len(poisoning.y_poison)) == (1, "learned", 3):
+            raise MemoryError("Unable to allocate 7 TiB")
+        return measured(config, index, attack, poisoning, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mithridate.sweep.measured_cell", fails)
+        patch.setattr(workers, "EVERY", 0.0)
+        done = mithridate("audit", DATA, *FLAGS, "--out", "run")
+    assert done.returncode == 3
+    assert "`mithridate resume run` tries them again" in done.stderr
+    found = mi.load_result(tmp_path / "run")
+    assert found.status == "failed"
+    failed = found.frame[found.frame["status"] == "failed"]
+    assert failed[["split", "policy", "n_poison"]].to_numpy().tolist() == [[1, "learned", 3], [1, "learned", 5]]
+    assert failed["test_error"].isna().all()
+    assert "out of memory (Unable to allocate 7 TiB): use hypergradient = checkpointed" in failed["reason"].iloc[0]
+    assert "ratio 2 failed" in failed["reason"].iloc[1]
+    assert "cells are marked failed" in done.stdout
+    assert "out of memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    again = mithridate("resume", "run", "--quiet")
+    assert again.returncode == 0, again.stderr
+    assert_same(mi.load_result(tmp_path / "run"), whole)
+    assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypatch):
+    import mithridate.sweep
+
+    run = mithridate.sweep.Attack.stages
+
+    def fails(self: Any, *given: Any) -> Any:
+        if self.policy.name == "cv-clean":
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return run(self, *given)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(mithridate.sweep.Attack, "stages", fails)
+    found = mi.audit(DATA, out=tmp_path / "run", **TINY)
+    own = found.frame["policy"] == "learned"
+    pd.testing.assert_series_equal(found.frame[own]["test_error"], whole.frame[own]["test_error"])
+    assert found.frame[~own]["test_error"].isna().all()
+    assert {policy for _, policy in found.poison} == {"learned"}
+    assert len(mi.load_result(tmp_path / "run").frame) == CELLS
+
+
+def spoil(name: str, change: Callable[[Path], Any]) -> Any:
+    return pytest.param(change, id=name)
+
+
+def changed_manifest(**values: Any) -> Callable[[Path], Any]:
+    def change(run: Path) -> None:
+        said = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps(said | values))
+
+    return change
+
+
+def linked(name: str) -> Callable[[Path], Any]:
+    def change(run: Path) -> None:
+        (run / name).rename(run.parent / "elsewhere")
+        (run / name).symlink_to(run.parent / "elsewhere")
+
+    return change
+
+
+def cells_of(run: Path) -> list[Path]:
+    return sorted((run / "cells").glob("*.npz"))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """A run directory in which some cells are done and one is unfinished."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "EVERY", 0.0)
+        with pytest.raises(mi.Interrupted):
+            mi.audit(DATA, out=out, stop=after(20), **TINY)
+    assert list(out.glob("cells/*midway.npz"))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda run: (run / "manifest.json").unlink(), "there is no manifest.json"),
+        (lambda run: (run / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json"),
+        (changed_manifest(format=2), "format 2, expected 1"),
+        (changed_manifest(data="0" * 64), "was changed: its hash is not that of its configuration"),
+        (changed_manifest(versions={}), "another version: mithridate None there"),
+        (changed_manifest(place="mnsit"), "cannot be had again: unknown data set"),
+        (changed_manifest(place="digits-0v1"), "other data"),
+        (linked("manifest.json"), "symbolic link"),
+        (linked("cells"), "symbolic link"),
+        (linked(".lock"), "symbolic link"),
+        (lambda run: cells_of(run)[0].write_bytes(b"PK"), "remove it to have it computed again"),
+        (lambda run: cells_of(run)[0].write_bytes(cells_of(run)[0].read_bytes()[:-90]), "remove it to have it"),
+        (lambda run: np.savez(cells_of(run)[0], record=np.array("{}")), "belongs to another run"),
+    ],
+)
+def test_a_directory_that_is_not_the_runs_own_is_refused(stopped, tmp_path, harm, message):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", stopped, run], check=True)
+    harm(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(mi.StorageError, match=message):
+        mi.resume(run)
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {**kept, **before} == kept, "nothing is lost"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "another configuration: seed = 0 there, 1 here"),
+        ({"policies": ("learned",)}, "another configuration: policies"),
+    ],
+)
+def test_another_audit_is_refused_the_directory(stopped, change, message):
+    with pytest.raises(mi.StorageError, match=message):
+        mi.audit(DATA, out=stopped, **TINY | change)
+
+
+def test_an_audit_goes_on_with_another_execution(stopped, tmp_path, whole):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", stopped, run], check=True)
+    assert_same(mi.resume(run, execution="serial"), whole)
+
+
+def test_code_is_not_run_because_a_directory_says_so(stopped, tmp_path):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", stopped, run], check=True)
+    said = store.Manifest.read(run)
+    made = store.Manifest.of(said.config | {"model": "os:_exit"}, said.data, said.place, said.versions)
+    (run / "manifest.json").write_text(made.model_dump_json())
+    with pytest.raises(mi.InputError, match="code that would be run; if you trust it, add --model os:_exit"):
+        mi.resume(run)
+
+
+def test_the_same_command_again_goes_on_without_naming_the_directory(tmp_path, whole, mithridate, monkeypatch):
+    monkeypatch.setattr("mithridate.cli.audits.stopping", lambda: __import__("contextlib").nullcontext(after(20)))
+    stopped = mithridate("audit", DATA, *FLAGS)
+    assert stopped.returncode == 130
+    assert "goes on" in stopped.stderr
+    monkeypatch.setattr("mithridate.cli.audits.stopping", lambda: __import__("contextlib").nullcontext(lambda: False))
+    done = mithridate("audit", DATA, *FLAGS, "--quiet")
+    assert done.returncode == 0
+    (run,) = tmp_path.glob("mithridate-*")
+    assert_same(mi.load_result(run), whole)
+
+
+def test_a_finished_run_is_shown_again(tmp_path, mithridate, monkeypatch):
+    done = mithridate("audit", DATA, *FLAGS, "--out", "run", "--json")
+    monkeypatch.setattr("mithridate.auditing.stream", None)
+    for again in (mithridate("audit", DATA, *FLAGS, "--out", "run", "--json"), mithridate("resume", "run", "--json")):
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout) == json.loads(done.stdout)
