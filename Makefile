@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-0v8-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: audit test test-slow lint docs bench
+.PHONY: audit test test-slow lint docs bench fuzz lock audit-dependencies
 
 audit: .venv/installed
 	$(BIN)/mithridate audit digits-0v8 --out $(OUT)
@@ -29,6 +29,23 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/hypergradient.py
 	$(BIN)/python benchmarks/growth.py --model logistic network
 	$(BIN)/python benchmarks/memory.py
+
+# Five minutes for every way by which a file gets in; FUZZ="csv npy" EACH=3600 for some, and longer.
+FUZZ ?= csv parquet npz npy svmlight idx toml words run
+EACH ?= 300
+fuzz: .venv/developing
+	$(BIN)/pip install -q "atheris>=3.0"
+	for target in $(FUZZ); do $(BIN)/python fuzz/run.py $$target $(EACH) || exit 1; done
+
+# The versions and hashes with which `pip install --require-hashes -r requirements.lock` installs.
+lock: .venv/developing
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+
+audit-dependencies: .venv/developing
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -84,6 +84,7 @@ def made_up(
             hypergradients="ok:10",
             stability=1.5,
             status="non-finite+weak" if bad else "ok",
+            reason="",
             seconds=1.25,
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -315,6 +316,27 @@ def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, whole, monkeypatch,
     assert not (tmp_path / "run" / "cells").exists()
 
 
+def test_a_victim_whose_training_diverges_has_failed(tmp_path):
+    """Its attack has not: when it is tried again, only the measuring is."""
+    measure = measuring.retrain_and_measure
+
+    def diverged(*given: Any) -> Any:
+        found = measure(*given)
+        return found._replace(metrics=jax.tree.map(lambda value: value * np.nan, found.metrics))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "retrain_and_measure", diverged)
+        found = mi.audit(DATA, out=tmp_path / "run", **LEAST)
+    assert found.frame["status"].str.startswith("failed+non-finite").all()
+    assert found.frame["reason"].str.contains("training the victim diverged").all()
+    assert len(found.poison[0, "learned"]["x_poison"]) == 3
+    assert mi.load_result(tmp_path / "run").status == "failed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mithridate.attack.take_steps", None)
+        again = mi.audit(DATA, out=tmp_path / "run", **LEAST)
+    assert_same(again, mi.audit(DATA, **LEAST))
+
+
 def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypatch):
     import mithridate.sweep
 
@@ -416,6 +438,7 @@ def test_another_audit_is_refused_the_directory(stopped, change, message):
 def test_an_audit_goes_on_with_another_execution(stopped, tmp_path, whole):
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", stopped, run], check=True)
+    assert store.Manifest.read(run).execution == "auto"
     assert_same(mi.resume(run, execution="serial"), whole)
 
 
@@ -423,7 +446,8 @@ def test_code_is_not_run_because_a_directory_says_so(stopped, tmp_path):
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", stopped, run], check=True)
     said = store.Manifest.read(run)
-    made = store.Manifest.of(said.config | {"model": "os:_exit"}, said.data, said.place, said.versions)
+    config = said.config | {"model": "os:_exit", "execution": "auto"}
+    made = store.Manifest.of(config, said.data, said.place, said.versions)
     (run / "manifest.json").write_text(made.model_dump_json())
     with pytest.raises(mi.InputError, match="code that would be run; if you trust it, add --model os:_exit"):
         mi.resume(run)

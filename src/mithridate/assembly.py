@@ -11,7 +11,7 @@ from mithridate.config import BUILT_IN, AuditConfig, model_name
 from mithridate.datasets import Split
 from mithridate.errors import InputError
 from mithridate.feasible import Box
-from mithridate.hypergradients import METHODS
+from mithridate.hypergradients import METHODS, Checkpointed, HypergradientMethod
 from mithridate.learner import Learner
 from mithridate.models import MLP, LogisticRegression, Model
 from mithridate.objectives import Objective, flipped, objective_of, parse_objective
@@ -22,6 +22,9 @@ from mithridate.seeds import generator
 from mithridate.steps import hyper_rule, poison_rule
 from mithridate.tables import read_rows
 from mithridate.training import Exact, GradientDescent, MinibatchSGD
+
+TRIED = 10
+"""Minibatches whose curvature is looked at before inner SGD begins."""
 
 
 def policies_of(config: AuditConfig) -> list[Policy]:
@@ -74,12 +77,27 @@ def learner_of(config: AuditConfig, model: Model, split: Split, policy: Policy) 
     penalty = penalty_of(config, model)
     if config.inner == "exact":
         return Learner(model, Exact(), penalty=penalty, space=config.space)
-    inner = GradientDescent(config.learning_rate, config.inner_steps)
+    if config.inner == "sgd":
+        inner = MinibatchSGD(config.learning_rate, config.inner_batch or config.batch_size, steps=config.inner_steps)
+    else:
+        inner = GradientDescent(config.learning_rate, config.inner_steps)
     learner = Learner(model, inner, penalty=penalty, space=config.space)
     if not config.stabilise:
         return learner
-    curvature = learner.curvature(Rows.of(split.x_train, split.y_train), float(policy.strengths.high))
-    return learner.with_rule(inner.subdivided(curvature))
+    return learner.with_rule(inner.subdivided(_steepest(learner, split, float(policy.strengths.high), config.seed)))
+
+
+def _steepest(learner: Learner, split: Split, log_strength: float, seed: int) -> float:
+    """Return the curvature that a step sees: of all training rows, or the largest of `TRIED` minibatches."""
+    n = len(split.y_train)
+    size = min(getattr(learner.rule, "batch_size", n), n)
+    if size == n:
+        return learner.curvature(Rows.of(split.x_train, split.y_train, divided=True), log_strength)
+    draw = generator(seed, "minibatches")
+    samples = [draw.choice(n, size, replace=False) for _ in range(TRIED)]
+    # A penalty of e^λ/n, however few of the n rows a step sees.
+    own = log_strength + math.log(size / n)
+    return max(learner.curvature(Rows.of(split.x_train[rows], split.y_train[rows]), own) for rows in samples)
 
 
 def objective_on(config: AuditConfig, split: Split, seed: str) -> Objective:
@@ -122,12 +140,20 @@ def attack_of(
         budget=config.budget,
         steps=config.joint_hyperiterations if policy.descent else config.hyperiterations,
         ascent=poison_rule(config.poison_rule, config.poison_step),
-        hypergradient=None if config.hypergradient == "auto" else METHODS[config.hypergradient](),
+        hypergradient=method_of(config),
         select=config.select,
         alternate=config.alternate,
         initial=config.initial,
         seed=seed,
     )
+
+
+def method_of(config: AuditConfig) -> HypergradientMethod | None:
+    """Return the hypergradient's method, or None for the attack's own default."""
+    if config.hypergradient != "auto":
+        return METHODS[config.hypergradient]()
+    # Stored, an epoch of minibatches would be a second copy of the training rows.
+    return Checkpointed() if config.inner == "sgd" else None
 
 
 def evaluation_rule(config: AuditConfig) -> MinibatchSGD | Exact:
@@ -141,10 +167,10 @@ def mismatch(config: AuditConfig) -> str:
     """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
     if (config.inner == "exact") == (config.victim == "exact"):
         return ""
-    attacked, evaluated = ("solved to optimality", "trained by SGD")[:: 1 if config.inner == "exact" else -1]
+    how = {"exact": "solved to optimality", "sgd": "trained by SGD", "gd": "trained by gradient descent"}
     return (
-        f"the attack is crafted on a victim {attacked.replace('SGD', 'gradient descent')} and evaluated on one "
-        f"{evaluated}: the worst case for the latter may be worse (see victim and inner)"
+        f"the attack is crafted on a victim {how[config.inner]} and evaluated on one {how[config.victim]}: the worst "
+        "case for the latter may be worse (see victim and inner)"
     )
 
 
@@ -193,7 +219,8 @@ def threat_model(config: AuditConfig, classes: Sequence[str]) -> dict[str, str]:
         "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
         "inner_training": "solved to optimality"
         if config.inner == "exact"
-        else f"full-batch gradient descent, η = {config.learning_rate:g}, T = {config.inner_steps}"
+        else (f"SGD, minibatches of {config.inner_batch}" if config.inner == "sgd" else "full-batch gradient descent")
+        + f", η = {config.learning_rate:g}, T = {config.inner_steps}"
         + (f"; its steps{cut}" if config.stabilise else "")
         + f"; {w0.get(str(config.initial), f'the mean over {config.initial} w0 drawn anew at every outer step')}",
         "evaluation": "solved to optimality on the poisoned rows"

@@ -245,7 +245,7 @@ class Attack:
             )
         if self.budget == "replaced" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
-        return self._batches(x, y, rows or self.rows(x, y), done, midway)
+        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midway)
 
     def starting_points(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where the points start (k, m), their labels (k,), and the rows of x (n, m), y (n,) that they replace.
@@ -267,7 +267,7 @@ class Attack:
         return settled, labels.astype(np.float64), places
 
     def _batches(
-        self, x: np.ndarray, y: np.ndarray, rows: Rows, done: Sequence[Batch], midway: Midway | None
+        self, x: np.ndarray, y: np.ndarray, rows: Rows, own: bool, done: Sequence[Batch], midway: Midway | None
     ) -> Iterator[Poisoning | Midway]:
         x_start, y_poison, places = self.starting_points(x, y)
         replacing, step, batches = self.budget == "replaced", self.batch or self.points, []
@@ -282,13 +282,13 @@ class Attack:
             where = jnp.asarray(np.pad(places[new], spare, constant_values=len(rows.y)))
             if len(batches) < len(done):
                 batch = done[len(batches)]
-                rows = _with_poison(rows, where, begun._replace(x=jnp.asarray(batch.x_poison)))
+                rows, own = _poisoned(rows, own, where, begun, batch)
             else:
                 rest = rows.with_weight(rows.weight.at[where].set(0.0, mode="drop"))
                 problem = Bilevel(self.learner, rest, begun.y, target, begun.weight, valid, self.specific)
                 batch = yield from self._craft(problem, policy, begun.x, strength, self.key(end), midway)
                 midway = None
-                rows = _with_poison(rows, where, begun._replace(x=jnp.asarray(batch.x_poison)))
+                rows, own = _poisoned(rows, own, where, begun, batch)
                 batch = batch._replace(stability=self.learner.stability(rows, batch.log_strength))
             batches.append(batch)
             strength = batch.log_strength
@@ -313,7 +313,7 @@ class Attack:
 
     def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
         """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
-        rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points)
+        rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points, divided=True)
         return rows.with_gram() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
 
     def key(self, points: int) -> Key[Array, ""]:
@@ -375,6 +375,16 @@ class Attack:
         return Batch(best.x_poison, *ends, math.nan, history, statuses)
 
 
-@shared
-def _with_poison(rows: Rows, places: Array, batch: Rows) -> Rows:
+def _poisoned(rows: Rows, own: bool, places: Array, begun: Rows, batch: Batch) -> tuple[Rows, bool]:
+    """Return the rows with a batch in its places, and whether nobody else has them; only of others' is a copy made."""
+    if not begun.weight.any():
+        return rows, own
+    put = _put_in_place if own else _put
+    return put(rows, places, begun._replace(x=jnp.asarray(batch.x_poison))), True
+
+
+def _replaced(rows: Rows, places: Array, batch: Rows) -> Rows:
     return rows.replaced(places, batch)
+
+
+_put, _put_in_place = shared(_replaced), shared(_replaced, donate="all")

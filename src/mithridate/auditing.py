@@ -4,14 +4,11 @@ The chains (see `sweep`) are executed in this process or in others (see `workers
 comes (see `store`), so that an audit goes on from there, to the same bits.
 """
 
-import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -21,15 +18,15 @@ from mithridate.cells import Begun, Cell, Paused, restored
 from mithridate.config import BUILT_IN, AuditConfig
 from mithridate.datasets import Dataset, Split
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
+from mithridate.execution import surroundings
 from mithridate.records import to_frame
 from mithridate.results import AuditResult, load_result
 from mithridate.sources import loaded, names_file, prepared
 from mithridate.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.sweep import Chain, Sweep
 from mithridate.verdict import verdict
+from mithridate.versions import versions
 from mithridate.workers import stream
-
-PACKAGES = ("mithridate", "jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn", "pandas", "pyarrow")
 
 
 class Progress(NamedTuple):
@@ -64,7 +61,7 @@ def audit(
         [0, 1, 2, 0, 1, 2]
     """
     data, config = prepared(dataset, config, options)
-    with jax.enable_x64(config.precision == "float64"):
+    with surroundings(config.precision, config.execution):
         if out is None:
             return _computed(Sweep(data, config), None, on_progress, stop)
         place = str(Path(config.dataset).resolve()) if names_file(config.dataset) else config.dataset
@@ -96,11 +93,11 @@ def resume(
             f"{folder}: its model is {named}, code that would be run; if you trust it, add --model {named} ({again})"
         )
     try:
-        config = AuditConfig.of(**found.config | ({"execution": execution} if execution else {}))
+        config = AuditConfig.of(**found.config | {"execution": execution or found.execution})
         data = loaded(found.place, config)
     except MithridateError as error:
         raise StorageError(f"{folder}: its data and model cannot be had again: {error}; {again}") from None
-    with jax.enable_x64(config.precision == "float64"):
+    with surroundings(config.precision, config.execution):
         return _kept(data, config, found.place, folder, on_progress, stop)
 
 
@@ -109,7 +106,7 @@ def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) 
     digest: str | None = None
     for directory in sorted(directories, reverse=True):
         if (directory / CELLS).is_dir() and (directory / MANIFEST).is_file():
-            with jax.enable_x64(config.precision == "float64"):
+            with surroundings(config.precision, config.execution):
                 digest = digest or Sweep(data, config).digest()
             own = Manifest.of(config.model_dump(mode="json"), digest, "", versions())
             try:
@@ -233,12 +230,6 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         poison=poison,
         rows={at: _rows_of(arrays, sweep.ready(at[0]).split) for at, arrays in poison.items()} if data.schema else {},
     )
-
-
-def versions() -> dict[str, str]:
-    """Return what numbers depend on besides the configuration: packages, Python, device."""
-    device = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-    return {package: version(package) for package in PACKAGES} | device
 
 
 def _columns(data: Dataset) -> list[dict[str, str]]:

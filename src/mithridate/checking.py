@@ -21,6 +21,7 @@ from mithridate.config import AuditConfig, model_name
 from mithridate.datasets import Dataset, Split
 from mithridate.differences import Place
 from mithridate.errors import InputError
+from mithridate.execution import surroundings
 from mithridate.feasible import Box
 from mithridate.hypergradients import Bilevel, HypergradientMethod
 from mithridate.ladder import TOLERANCE, Rung, Truth, climb, judged, tried, try_parts
@@ -103,7 +104,7 @@ def check(
     if methods is not None and not methods:
         raise InputError("no methods to check; leave methods out for all that apply")
     split = data.split(config.train, config.valid, config.seed, 0)
-    with jax.enable_x64(config.precision == "float64"):
+    with surroundings(config.precision, config.execution):
         policy = Learned(Box(min(low, strength), max(high, strength)))
         attack = attack_of(config, split, policy, f"{config.seed}/{data.name}/0")
         if learner is not None:

@@ -11,12 +11,12 @@ import pandas as pd
 
 from mithridate.encoding import Column
 from mithridate.errors import DataError, InputError
-from mithridate.readers import Source
+from mithridate.readers import Source, check_text
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>")
 """Cells of a CSV file that count as empty."""
 MOST_CATEGORIES = 50
-LARGEST = 1e100
+LARGEST = 1e30
 EXACT = 2.0**53
 
 # A leading zero is a code's, not a number's.
@@ -56,7 +56,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     """Find what the text of a column stands for; numbers and empty cells are looked for in CSV files only."""
     name, typed = str(cells.name), not source.separator
     what = f"{source.name}: column {name!r}"
-    found = cells.astype("str").str.strip()
+    found = _stripped(cells, source)
     empty = found.isna() | (False if typed else found.isin(MISSING))
     present = found[~empty]
     raw = np.full(len(cells), np.nan)
@@ -90,6 +90,13 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     return column, raw
 
 
+def _stripped(cells: pd.Series, source: Source) -> pd.Series:
+    try:
+        return cells.astype("str").str.strip()
+    except UnicodeEncodeError:
+        raise DataError(f"{source.name}: column {str(cells.name)!r} holds text that is not Unicode; mend it") from None
+
+
 def _numbers(name: str, dtype: Any, values: np.ndarray, source: Source) -> tuple[Column, np.ndarray]:
     check_size(values[:, None], (name,), source)
     exact = np.abs(values[~np.isnan(values)]).max(initial=0.0) <= EXACT
@@ -107,7 +114,7 @@ def whole(values: np.ndarray) -> bool:
 
 
 def check_size(values: np.ndarray, names: Sequence[str], source: Source) -> None:
-    """Raise `DataError` where one of the values (n, columns) is infinite, or too large to be squared."""
+    """Raise `DataError` where one of the values (n, columns) is infinite, or too large for results in float32."""
     bad = np.argwhere(np.abs(values) > LARGEST)
     if len(bad):
         row, place = (int(part) for part in bad[0])
@@ -122,6 +129,8 @@ def _crowded(levels: int, rows: int) -> bool:
 
 
 def _check_categories(column: Column, rows: int, what: str, is_target: bool) -> None:
+    for label in column.labels:
+        check_text(label, f"{what}: the text {label[:40]!r}")
     if _crowded(len(column.categories), rows):
         shown = ", ".join(map(repr, column.labels[:3]))
         remedy = "join classes" if is_target else f"if they name the rows, use drop = {column.name}, else join some"
@@ -136,7 +145,7 @@ def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
 
     Raises `DataError` for a cell that is none of its categories, or not a number.
     """
-    text = cells.astype("str").str.strip()
+    text = _stripped(cells, source)
     empty = text.isna() | text.isin(MISSING if source.separator else ())
     numeric = text.str.fullmatch(_NUMBER).fillna(False).astype(bool) & ~empty
     raw = np.full(len(cells), np.nan)

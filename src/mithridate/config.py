@@ -9,10 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from mithridate.errors import InputError
+from mithridate.limits import OPTION, check_plain, read_toml
 from mithridate.objectives import Flip
 from mithridate.presets import MOST_POISON, PRESETS, setting
 
 BUILT_IN = ("logistic", "mlp")
+EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
+WIDEST = 2**16
 FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
 """The options that only the user's own data in a file have."""
 
@@ -59,8 +62,10 @@ class AuditConfig(BaseModel):
     victim: Literal["sgd", "exact"] = Field(
         "sgd", description="the victim that is evaluated: trained by SGD, or solved to optimality (exact)"
     )
-    inner: Literal["gd", "exact"] = Field(
-        "gd", description="the victim that is attacked: gradient descent (gd) or exact; by default as the one evaluated"
+    inner: Literal["gd", "sgd", "exact"] = Field(
+        "gd",
+        description="the victim that is attacked: trained by gradient descent (gd), by minibatches (sgd), or exact; by "
+        "default exact where the one evaluated is, else gd",
     )
     preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
     train: int = Field(ge=2, description="training rows")
@@ -83,7 +88,7 @@ class AuditConfig(BaseModel):
         description="w0 of inner training: fixed; fresh, drawn anew at every outer step; or a number K, the mean "
         "hypergradient of K fresh draws; by default fixed for logistic (whose w0 is 0), else fresh",
     )
-    splits: int = Field(0, ge=1, description="random splits")
+    splits: int = Field(0, ge=1, le=10_000, description="random splits")
     seed: int = Field(0, ge=0, description="seed of everything random")
     policies: tuple[str, ...] = Field(
         min_length=1,
@@ -93,13 +98,17 @@ class AuditConfig(BaseModel):
     hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
     joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
     hypergradient: Literal["auto", "reverse", "checkpointed", "reversible", "forward", "implicit"] = Field(
-        "auto", description="its method; auto: reverse, or implicit where the inner victim is exact"
+        "auto",
+        description="its method; auto: reverse, or checkpointed where the inner victim is sgd, implicit where exact",
     )
     space: Literal["auto", "plain", "gram"] = Field(
         "auto", description="coordinates of training; auto: what costs less"
     )
-    execution: Literal["auto", "serial", "batched"] = Field(
-        "auto", description="splits and policies in turn (serial) or as one batch (batched); auto: batched on a GPU"
+    execution: str = Field(
+        "auto",
+        description="splits and policies in turn (serial), as one batch divided among all devices (batched), in turn "
+        "with the training rows divided (sharded), in N processes (processes:N; without N one for each core), or on a "
+        "Ray cluster (ray:ADDRESS; without one it is started here); auto: batched on a GPU",
     )
     precision: Literal["float32", "float64"] = Field(
         "float32", description="of all numbers; by default float64 where a victim is exact, else float32"
@@ -113,6 +122,9 @@ class AuditConfig(BaseModel):
     alternate: bool = Field(False, description="a second backward pass for λ, as Algorithm 1 is written")
     learning_rate: float = Field(gt=0, description="η of the inner gradient descent")
     inner_steps: int = Field(ge=1, description="T of the inner gradient descent")
+    inner_batch: int | None = Field(
+        None, ge=1, description="rows of a step of inner sgd; by default as many as in the evaluation's (batch_size)"
+    )
     stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
     bounds: tuple[float, float] | None = Field(
         None, description="low and high of every feature of the poison, as the model sees it (standardised or scaled)"
@@ -133,20 +145,29 @@ class AuditConfig(BaseModel):
 
         Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
         """
+        for name, value in options.items():
+            try:
+                check_plain(value, OPTION)
+            except ValueError as error:
+                raise InputError(f"{name[:100]!r} cannot be used: {error}") from None
         try:
-            return cls(**options)
+            found = cls(**options)
+            check_plain(list(found.__dict__.values()), OPTION)
         except ValidationError as error:
             raise InputError(_first(error)) from None
+        except (ValueError, OverflowError):
+            raise InputError("an option is a number of too many digits; at most 100 are read") from None
+        return found
 
     @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
         """Return the options of a TOML file, not yet checked against the schema."""
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"configuration {path} cannot be read: {error}") from None
+            return read_toml(path)
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"configuration {path} is not TOML: {error}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"configuration {path} cannot be read: {error}") from None
 
     @property
     def most_poison(self) -> float:
@@ -169,6 +190,16 @@ class AuditConfig(BaseModel):
     @field_serializer("model", when_used="json")
     def _named(self, value: Any) -> str:
         return model_name(value)
+
+    @field_validator("execution")
+    @classmethod
+    def _executed(cls, value: str) -> str:
+        if not EXECUTION.fullmatch(value):
+            raise ValueError(
+                f"execution = {value!r}: use auto, serial, batched, sharded, processes, processes:N with N from 1 on, "
+                "ray, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
+            )
+        return value
 
     @field_validator("initial", mode="before")
     @classmethod
@@ -208,6 +239,7 @@ class AuditConfig(BaseModel):
             "poison": None,
             "batch": self.batch or math.ceil(points / preset["ratios"]),
             "splits": self.splits or preset["splits"],
+            "inner_batch": self.inner_batch or (self.batch_size if self.inner == "sgd" else None),
         }
         origin = "" if self.points else f" ({share:.1%} poison of train = {self.train})"
         for name, value in derived.items():
@@ -229,10 +261,12 @@ class AuditConfig(BaseModel):
                 "at random with policy search-clean=60 (60 vectors tried), or use strengths = one"
             )
         if self.model == "mlp":
-            if min(self.hidden) < 1:
-                raise ValueError(f"hidden = {self.hidden}: every layer must be at least 1 wide")
+            if not 1 <= min(self.hidden) <= max(self.hidden) <= WIDEST:
+                raise ValueError(f"hidden = {self.hidden}: every layer must be from 1 to {WIDEST:,} wide")
             if "exact" in (self.victim, self.inner):
                 raise ValueError("an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd")
+        if self.inner_batch and self.inner != "sgd":
+            raise ValueError(f"inner_batch = {self.inner_batch}: inner = {self.inner} has no batches; use inner = sgd")
         if self.inner == "exact" and self.hypergradient not in ("auto", "implicit"):
             raise ValueError(
                 f"hypergradient = {self.hypergradient} differentiates training steps, and inner = exact has none; "

@@ -23,6 +23,8 @@ Pick = tuple[int, ...]
 """Some classes of a family, by number; their places here become the labels."""
 MOST_ROWS = 512
 """The training rows, and the validation rows, of own data where nothing else is asked for."""
+WIDTH, CHUNK = 64, 256
+"""Columns and rows that a split looks at together, so that it needs little memory besides its own."""
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -171,37 +173,40 @@ class Dataset:
         of_train = np.concatenate([o[:t] for o, (t, _) in zip(orders, takes, strict=True)])
         of_valid = np.concatenate([o[t : t + v] for o, (t, v) in zip(orders, takes, strict=True)])
         of_rest = np.sort(np.concatenate([o[t + v :] for o, (t, v) in zip(orders, takes, strict=True)]))
-        x_test, y_test, test_rows = self.test or (self.x[of_rest], self.y[of_rest], self.rows[of_rest])
+        pool, y_pool, numbers = self.test or (self.x, self.y, self.rows)
+        of_test = np.arange(len(y_pool)) if self.test else of_rest
 
-        x_train = self.x[of_train].astype(np.float64)
         offset, scale = np.zeros(self.x.shape[1]), np.full(self.x.shape[1], self.divisor)
         if self.standardise:
-            offset, deviation = x_train.mean(axis=0), x_train.std(axis=0)
+            offset, deviation = _moments(self.x, of_train)
             scale = np.where(deviation > 0, deviation, 1.0)
 
-        encoder = Encoder.fit(self.schema, x_train) if self.schema else None
+        encoder = Encoder.fit(self.schema, self.x[of_train].astype(np.float64)) if self.schema else None
         if encoder:
             offset, scale = encoder.offset, encoder.scale
 
-        def scaled(x: np.ndarray) -> np.ndarray:
+        def scaled(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
             if encoder:
-                return encoder.transform(x.astype(np.float64))
-            return ((x - offset) / scale).astype(np.float32)
+                return encoder.transform(x[rows].astype(np.float64))
+            found = np.empty((len(rows), x.shape[1]), np.float32)
+            for first in range(0, len(rows), CHUNK):
+                found[first : first + CHUNK] = (x[rows[first : first + CHUNK]] - offset) / scale
+            return found
 
-        x_train = scaled(x_train)
+        x_train = scaled(self.x, of_train)
         low, high = self.bounds or (x_train.min(axis=0), x_train.max(axis=0))
         if encoder:
             low, high = encoder.feasible.box.low, encoder.feasible.box.high
         return Split(
             x_train=x_train,
             y_train=self.y[of_train],
-            x_valid=scaled(self.x[of_valid]),
+            x_valid=scaled(self.x, of_valid),
             y_valid=self.y[of_valid],
-            x_test=scaled(x_test),
-            y_test=y_test,
+            x_test=scaled(pool, of_test),
+            y_test=y_pool[of_test],
             train_rows=self.rows[of_train],
             valid_rows=self.rows[of_valid],
-            test_rows=test_rows,
+            test_rows=numbers[of_test],
             offset=offset.astype(np.float32),
             scale=scale.astype(np.float32),
             low=np.broadcast_to(np.asarray(low, np.float32), x_train.shape[1:]),
@@ -209,6 +214,17 @@ class Dataset:
             classes=self.classes,
             encoder=encoder,
         )
+
+
+def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the deviation of each column over these rows, in float64, a few columns at a time."""
+    found = []
+    # Parts of nearly the same width: of a column alone NumPy takes the sum in another order.
+    for columns in np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // WIDTH)):
+        part = x[rows, columns[0] : columns[-1] + 1].astype(np.float64)
+        found.append((part.mean(axis=0), part.std(axis=0)))
+    offset, deviation = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return offset, deviation
 
 
 def _shares(total: int, weights: np.ndarray) -> list[int]:

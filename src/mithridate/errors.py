@@ -13,7 +13,7 @@ class DataError(MithridateError):
     """A data file that is missing, corrupt or unreadable; names the file and the remedy."""
 
 
-class Interrupted(MithridateError):
+class Interrupted(MithridateError):  # noqa: N818 (it was asked for)
     """An audit that was asked to stop, and has saved what there is; the command line exits with 130."""
 
 

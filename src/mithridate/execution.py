@@ -1,32 +1,55 @@
-"""How independent chains of work share a device: one after the other, or in step as one batch.
+"""How independent chains of work share the devices: one after the other, in step as one batch, or each on all of them.
 
 On a CPU chains run in turn, since a batch leaves the cache. On an accelerator each chain runs in its own thread; where
-all of them wait in a `shared` function, calls of the same shapes are stacked and run as one vmapped call. The chains
-are written once, as if each were alone, and know nothing of it.
+all of them wait in a `shared` function, calls of the same shapes are stacked and run as one vmapped call, whose batch
+is divided among all devices. For one large problem the chains run in turn and the training rows are divided instead
+(see `placed`). The chains are written once, as if each were alone, and know nothing of it.
 """
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Result = TypeVar("Result")
-Execution = Literal["auto", "serial", "batched"]
+Execution = Literal["serial", "batched", "sharded"]
 
 _present = threading.local()
 
 
-def chosen(execution: Execution) -> Literal["serial", "batched"]:
-    """Return the execution that suits the device, unless one is asked for."""
-    if execution != "auto":
-        return execution
-    return "serial" if jax.default_backend() == "cpu" else "batched"
+def chosen(execution: str) -> Execution:
+    """Return how a process runs its chains: as asked for, in turn if there are other processes, or as suits the device.
+
+    Example:
+        >>> chosen("sharded"), chosen("processes:4")
+        ('sharded', 'serial')
+    """
+    if execution == "auto":
+        return "serial" if jax.default_backend() == "cpu" else "batched"
+    return "serial" if execution.startswith(("processes", "ray")) else cast(Execution, execution)
+
+
+def placed(execution: Execution) -> AbstractContextManager[Any]:
+    """Return the context in which training rows are put on the devices: divided among all of them where `sharded`."""
+    devices = jax.local_devices()
+    if execution != "sharded" or len(devices) == 1:
+        return nullcontext()
+    return jax.set_mesh(jax.make_mesh((len(devices),), ("rows",), (AxisType.Auto,), devices=devices))
+
+
+@contextmanager
+def surroundings(precision: str, execution: str) -> Iterator[None]:
+    """Enter what all of an audit runs in: the precision of its numbers, and where its rows are put."""
+    with jax.enable_x64(precision == "float64"), placed(chosen(execution)):
+        yield
 
 
 def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., Any]:
@@ -35,7 +58,15 @@ def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., 
     Every array among its arguments is its own in every chain; its results have to be arrays.
     """
     alone = eqx.filter_jit(function, donate=donate)
-    together = eqx.filter_jit(eqx.filter_vmap(function))
+
+    @eqx.filter_jit
+    def together(mesh: Mesh | None, arrays: Any, rest: Any) -> Any:
+        each = jax.vmap(lambda own: function(*eqx.combine(own, rest)))
+        if mesh is not None:
+            # Every device works on its own chains: nothing is sent, and no call knows of another's devices.
+            chains = PartitionSpec(mesh.axis_names)
+            each = jax.shard_map(each, mesh=mesh, in_specs=chains, out_specs=chains, check_vma=False)
+        return each(arrays)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
@@ -45,9 +76,28 @@ def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., 
     return call
 
 
-def run(chains: Sequence[Callable[[], Result]], execution: Literal["serial", "batched"]) -> list[Result]:
+def stacked(together: Callable[..., Any], arrays: Sequence[Any], rest: Any) -> list[Any]:
+    """Return the results of k ≥ 1 calls that were made as one; `arrays` are their own arguments, `rest` the others.
+
+    Several devices get equal shares, and no more of them than are needed for shares as small: where k does not divide,
+    the last call is made more than once. The results are back on one device, where the chains' own arrays are.
+    """
+    devices = jax.local_devices()
+    share = -(-len(arrays) // len(devices))
+    mesh = Mesh(np.array(devices[: -(-len(arrays) // share)]), "chains")
+    filled = [*arrays, *[arrays[-1]] * (share * mesh.size - len(arrays))]
+    batch = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *filled)
+    if mesh.size == 1:
+        found = together(None, batch, rest)
+    else:
+        batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("chains")))
+        found = jax.device_put(together(mesh, batch, rest), devices[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(arrays))]
+
+
+def run(chains: Sequence[Callable[[], Result]], execution: Execution) -> list[Result]:
     """Return the results of all chains, in order. The first error of any chain is raised."""
-    if execution == "serial":
+    if execution != "batched":
         return [chain() for chain in chains]
     meeting, wide = _Meeting(len(chains)), jnp.zeros(()).dtype == jnp.float64
 
@@ -106,9 +156,7 @@ class _Meeting:
                 if len(entries) == 1:
                     results = [entries[0][0](*entries[0][2])]
                 else:
-                    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
-                    found = entries[0][1](*eqx.combine(stacked, rests[0]))
-                    results = [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(entries))]
+                    results = stacked(entries[0][1], arrays, rests[0])
             except Exception as error:  # noqa: BLE001 (it is raised again in every chain that waits for the result)
                 results = [error] * len(entries)
             for entry, result in zip(entries, results, strict=True):

@@ -21,6 +21,11 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (8, 2)))
 
 
+def _as_is(text: Any) -> str:
+    """Return text in which a dollar sign begins no formula."""
+    return str(text).replace("$", r"\$")
+
+
 def _axes(n: int, axes: Any) -> tuple[Figure, list[Axes]]:
     """Return n axes side by side in a new figure, or the caller's own with theirs."""
     if axes is None:
@@ -54,7 +59,7 @@ class CurveDisplay:
                 # Policies often coincide: lines drawn later are thinner, so that those below stay visible.
                 width = 3 - 2 * i / max(len(found) - 1, 1)
                 y = factor * np.array(curve[metric]["mean"], dtype=float)
-                (line,) = axis.plot(x, y, color=colour, label=policy)
+                (line,) = axis.plot(x, y, color=colour, label=_as_is(policy))
                 line.set(linestyle=DASHES[i % 7], linewidth=width, marker=MARKERS[i % 7], markersize=3 + 1.5 * width)
                 low, high = (factor * np.array(curve[metric][side], dtype=float) for side in ("low", "high"))
                 if self.percent:
@@ -64,13 +69,13 @@ class CurveDisplay:
                     axis.plot(x, factor * np.array(curve[column]["mean"], dtype=float), ls=":", lw=1, color=colour)
             if self.baseline:
                 axis.plot([], [], ls=":", lw=1, color="0.3", label="labels flipped only, same colour")
-            axis.set(xlabel="poison in the training set [%]", ylabel=label)
+            axis.set(xlabel="poison in the training set [%]", ylabel=_as_is(label))
             axis.grid(alpha=0.25)
             axis.margins(x=0.02)
             if self.percent:
                 axis.set_ylim(bottom=0)
         panels[0].legend(fontsize=8, loc="best")
-        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {_spread(self.frame, 'band')}", fontsize=10)
+        figure.suptitle(f"{_as_is(self.frame['dataset'].iloc[0])}: {_spread(self.frame, 'band')}", fontsize=10)
         return figure
 
 
@@ -100,12 +105,13 @@ class ClassDisplay:
                 place = np.arange(len(columns)) + 0.4 * i - 0.2
                 axis.bar(place, mean, 0.4, label=name, color=COLOURS[i], hatch=("", "//")[i], edgecolor="white")
                 axis.errorbar(place, mean, ends, fmt="none", ecolor="0.25", lw=1, capsize=2)
-            axis.set(title=policy, xlabel="class", ylabel="test rows of the class missed [%]")
-            axis.set_xticks(np.arange(len(columns)), self.classes, rotation=30 * (len(max(self.classes, key=len)) > 4))
+            axis.set(title=_as_is(policy), xlabel="class", ylabel="test rows of the class missed [%]")
+            names = [_as_is(name) for name in self.classes]
+            axis.set_xticks(np.arange(len(columns)), names, rotation=30 * (len(max(self.classes, key=len)) > 4))
             axis.set_ylim(0, 100)
             axis.grid(axis="y", alpha=0.25)
         panels[0].legend(fontsize=8)
-        figure.suptitle(f"{self.frame['dataset'].iloc[0]}: {_spread(self.frame, 'whiskers')}", fontsize=10)
+        figure.suptitle(f"{_as_is(self.frame['dataset'].iloc[0])}: {_spread(self.frame, 'whiskers')}", fontsize=10)
         return figure
 
 
@@ -141,7 +147,7 @@ class PoisonDisplay:
         top, change = max(before.max(), after.max()), np.abs(after - before).max() or 1
         for column, point in enumerate(picked):
             label = self.classes[int(self.arrays["y_poison"][point])]
-            axes[0, column].set_title(f"#{point + 1}\nas “{label}”", fontsize=8)
+            axes[0, column].set_title(f"#{point + 1}\nas “{_as_is(label)}”", fontsize=8)
             axes[0, column].imshow(before[column], cmap="gray", vmin=0, vmax=top)
             axes[1, column].imshow(after[column], cmap="gray", vmin=0, vmax=top)
             shown = axes[2, column].imshow(after[column] - before[column], cmap="PuOr", vmin=-change, vmax=change)
@@ -150,7 +156,7 @@ class PoisonDisplay:
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
         figure.colorbar(shown, ax=axes[2, :], label="change, raw units", shrink=0.9)  # pyright: ignore[reportPossiblyUnboundVariable]
-        figure.suptitle(self.title, fontsize=10)
+        figure.suptitle(_as_is(self.title), fontsize=10)
         return figure
 
 

@@ -26,7 +26,7 @@ from mithridate.losses import cross_entropy, predicted
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
 from mithridate.penalties import L2, Penalty, squared_norm
-from mithridate.rows import Rows, join
+from mithridate.rows import Rows, take
 from mithridate.training import Batch, Exact, MinibatchSGD, TrainingRule
 
 Space = Literal["auto", "plain", "gram"]
@@ -82,7 +82,7 @@ class Plain(eqx.Module):
 
     def gradient(self, at: Any, batch: Batch | None) -> Any:
         """Return ∇L on a batch, or on all rows."""
-        blocks = self.blocks if batch is None else (join(self.blocks).take(*batch),)
+        blocks = self.blocks if batch is None else (take(self.blocks, *batch),)
         return jax.grad(self.learner.objective)(at, blocks, self.log_strength, self.n)
 
     def final(self, at: Any) -> Any:

@@ -44,6 +44,7 @@ OPTION = 4096
 _TABLE = 2**18
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BROKEN = (
+    AttributeError,
     EOFError,
     LookupError,
     MemoryError,
@@ -56,11 +57,11 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What Python's and NumPy's readers raise on damaged files, besides `ValueError` and `OSError`."""
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
+def faults_told() -> Iterator[None]:
+    """Make a `ValueError` of whatever a reader of the standard library, NumPy or pandas raises on damaged files."""
     try:
         yield
     except _BROKEN as error:
@@ -135,7 +136,7 @@ def read_json(path: Path, most: int = TEXT) -> Any:
     Raises `ValueError` when it is not JSON, nests more than 32 deep, holds an integer of over 100 digits or text that
     is not Unicode; `OSError` when it cannot be read.
     """
-    with _faults_told():
+    with faults_told():
         found = json.loads(
             read_bytes(path, most).decode("utf-8"), parse_constant=_number, parse_float=_number, parse_int=_integer
         )
@@ -161,7 +162,7 @@ def read_toml(path: Path, most: int = OPTIONS) -> dict[str, Any]:
     # tomllib's time grows with the square of a dotted key.
     if max(line.count(".") for line in text.split("\n")) > DOTS:
         raise ValueError(f"a line has more than {DOTS:,} dots")
-    with _faults_told():
+    with faults_told():
         found = tomllib.loads(text)
     check_plain(found)
     return found
@@ -191,7 +192,7 @@ def check_plain(value: Any, longest: int = LONGEST) -> None:
 
 def read_gzip(path: Path, most: int) -> bytes:
     """Return what a gzip file unpacks to, at most `most` bytes. Raises `ValueError` or `OSError`."""
-    with _faults_told(), opened(path, most) as file, gzip.GzipFile(fileobj=file) as unpacked:
+    with faults_told(), opened(path, most) as file, gzip.GzipFile(fileobj=file) as unpacked:
         return _at_most(unpacked, most, path)
 
 
@@ -235,7 +236,7 @@ def _check_text(name: str, array: np.ndarray) -> None:
 def _archive(
     path: Path, most: int
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, tuple[zipfile.ZipInfo, tuple[int, ...]]]]]:
-    with _faults_told(), opened(path, most + _TABLE) as file:
+    with faults_told(), opened(path, most + _TABLE) as file:
         _check_table(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -309,10 +310,9 @@ def read_parquet(path: Path, most: int, rows: int = 2**31) -> "pa.Table":
         text = [name for name, kind in types.items() if _is_text(pa, kind)]
         with opened(path, most) as file, ParquetFile(file, read_dictionary=text) as found:
             about = found.metadata
-            chunks = [
-                about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)
-            ]
-            size = sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)
+            # Nothing is asked of a column's own metadata: where they are damaged pyarrow ends the process.
+            groups = [about.row_group(group).total_byte_size for group in range(about.num_row_groups)]
+            size = sum(max(group, 0) for group in groups) + 8 * about.num_rows * about.num_columns
             if about.num_rows > rows or size > most:
                 raise ValueError(f"it has {about.num_rows:,} rows and {size:,} bytes; at most {rows:,} and {most:,}")
             table = found.read(use_threads=False)

@@ -111,7 +111,7 @@ def flipped(
         return (labels + draw.integers(1, n_classes, len(labels))) % n_classes
     means = np.full((n_classes, x.shape[1]), np.nan)
     for k in np.unique(y).astype(int):
-        means[k] = x[y == k].mean(axis=0)
+        means[k] = x[y == k].mean(axis=0, dtype=np.float64)
     distances = np.linalg.norm(means[:, None] - means[None], axis=2)
     np.fill_diagonal(distances, np.nan)
     pick = np.nanargmin if rule == "nearest" else np.nanargmax

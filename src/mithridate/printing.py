@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mithridate.checking import FAILING, PASSING, CheckResult
+from mithridate.planning import Plan, duration, gib
 from mithridate.report.wording import cell, strengths
 from mithridate.results import AuditResult
 from mithridate.verdict import METRICS, curves, measure
@@ -99,6 +100,53 @@ def print_check(console: Console, result: CheckResult) -> None:
     console.print("Verdict", style="bold")
     for sentence, style in sentences(result):
         console.print(f"• {sentence}", style=style, highlight=False, markup=False)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what an audit would compute, and what it would take."""
+    policies, cells = len(plan.chains), plan.cells
+    console.print(
+        f"\n{plan.dataset}: {plan.splits} split(s) × {policies} policies × {plan.ratios} ratios = {cells} cells; "
+        f"{plan.execution}"
+        + (f", workers of {plan.threads} thread(s)" if plan.workers > 1 else "")
+        + f"; {', '.join(sorted({f'{chain.method} ({chain.space})' for chain in plan.chains}))}",
+        highlight=False,
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("\npolicy", no_wrap=True)
+    for name in (
+        "hyper-\ngradients",
+        "inner\nsteps",
+        "trainings\ntuning λ",
+        "checking\nλ",
+        "re-\ntrainings",
+        "a split\ntakes",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for chain, seconds in zip(plan.chains, plan.chain_seconds, strict=True):
+        counts = (
+            chain.hypergradients,
+            chain.inner_steps,
+            chain.trainings + chain.slopes,
+            chain.checks,
+            chain.evaluations,
+        )
+        table.add_row(escape(chain.policy), *(f"{count:,}" if count else "—" for count in counts), duration(seconds))
+    console.print(table)
+    took = f"{duration(plan.seconds)}" + (f", and {duration(plan.compiling)} of compiling" if plan.compiling else "")
+    how = "by a short calibration" if plan.calibrated else "by counted operations, compiling left out"
+    told = (
+        ("time", f"about {took} (within a factor of {plan.sure:g}, {how})"),
+        ("memory", f"{gib(plan.memory)} ({gib(plan.step)} for the largest step, {gib(plan.rows)} for rows); "
+         f"{gib(plan.free)} are free"),
+        ("disk", gib(plan.disk)),
+    )  # fmt: skip
+    for name, text in told:
+        console.print(f"{name:8}{text}", highlight=False, soft_wrap=True)
+    for refusal in plan.refusals:
+        console.print(f"! {refusal}", style="bold red", highlight=False, markup=False)
+    for warning in plan.warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
 
 
 def sentences(result: CheckResult) -> list[tuple[str, str]]:

@@ -9,15 +9,14 @@ import itertools
 import math
 import os
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -25,17 +24,18 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import load_svmlight_file
 
 from mithridate.errors import DataError
+from mithridate.limits import faults_told, npz_shapes, opened, read_npz, read_parquet
+from mithridate.resources import free_memory
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 ARRAYS = (".npz", ".svmlight", ".svm", ".libsvm")
 SEPARATORS = ",;\t"
+LONGEST = 1000
+"""The most characters of a column's name, or of a label."""
+MOST_COLUMNS = 100_000
 COPIES = 4
 """How often every number of a file is held at once: as read, as float64, while it is checked, and in a split."""
 
-_HEADERS: dict[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype]]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 _SVMLIGHT = re.compile(r"\s*[^\s:#]+(\s+qid:\d+)?(\s+\d+:[^\s:#]+)*\s*(#.*)?")
 
 
@@ -69,6 +69,12 @@ def check_path(path: Path) -> None:
         raise DataError(f"{path} is a directory; name a file in it")
     if not path.exists():
         raise DataError(f"{path} does not exist")
+    if not path.is_file():
+        raise DataError(f"{path} is no regular file")
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!r}: the name is not UTF-8; rename it") from None
     if not os.access(path, os.R_OK):
         raise DataError(f"{path} cannot be read: you are not permitted to")
     if path.suffix.lower() not in TABLES + ARRAYS:
@@ -77,7 +83,7 @@ def check_path(path: Path) -> None:
 
 def check_memory(name: str, needed: int, what: str) -> None:
     """Raise `DataError` when `needed` bytes are more than there are free."""
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if needed > free:
         raise DataError(
             f"{name}: too large to be audited here: {what} need about {needed / 2**30:,.1f} GiB, and "
@@ -93,15 +99,27 @@ def check_dense(shape: tuple[int, int], name: str) -> None:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Raise `DataError` for a column without a name, or two of the same."""
+    """Raise `DataError` for a column without a name or with one that cannot be shown, or two of the same."""
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{source}: {len(names):,} columns; at most {MOST_COLUMNS:,} can be audited")
+    for name in names:
+        check_text(name, f"{source}: the name of column {name[:40]!r}")
     if "" in names:
         raise DataError(
             f"{source}: column {names.index('') + 1} of {len(names)} has no name; name it or remove it (pandas writes "
             "row numbers so, unless told index=False)"
         )
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
-    if twice:
-        raise DataError(f"{source}: {names.count(twice[0])} columns are called {twice[0]!r}; rename all but one")
+    twice, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
+        raise DataError(f"{source}: {times} columns are called {twice!r}; rename all but one")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise `DataError` for a name or label that no file or figure could hold."""
+    if len(text) > LONGEST:
+        raise DataError(f"{what} has more than {LONGEST:,} characters; shorten it")
+    if "\0" in text or any("\ud800" <= letter < "\ue000" for letter in text):
+        raise DataError(f"{what} holds a control character or is not Unicode; rename it")
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, Source]:
@@ -134,7 +152,7 @@ def _csv(path: Path) -> tuple[pd.DataFrame, Source]:
         head = file.read(2**20)
     if not head.strip():
         raise DataError(f"{path} is empty")
-    first = head.lstrip().split(b"\n", 1)[0][: csv.field_size_limit()].decode(errors="replace")
+    first = head.lstrip().splitlines()[0][: csv.field_size_limit()].decode(errors="replace")
     widths = {separator: len(next(csv.reader([first], delimiter=separator))) for separator in SEPARATORS}
     separator = "\t" if path.suffix.lower() == ".tsv" else max(widths, key=lambda separator: widths[separator])
     rows = math.ceil(size * head.count(b"\n") / len(head))
@@ -181,14 +199,18 @@ def _check_utf8(path: Path) -> None:
 
 def _parquet(path: Path) -> tuple[pd.DataFrame, Source]:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            found = file.metadata
-            check_names(file.schema_arrow.names, str(path))
-            size = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
+        with opened(path, free_memory()) as content, pyarrow.parquet.ParquetFile(content) as file:
+            found, columns = file.metadata, file.schema_arrow
+            check_names(columns.names, str(path))
+            for column in columns:
+                if pa.types.is_nested(column.type):
+                    raise DataError(f"{path}: column {column.name!r} holds mixed values ({column.type}); remove it")
             what = f"{found.num_rows:,} rows of {found.num_columns} columns"
-            check_memory(str(path), size + 8 * COPIES * found.num_rows * found.num_columns, what)
-            return file.read().to_pandas(), Source(str(path))
-    except (pa.ArrowException, OSError) as error:
+            check_memory(str(path), 8 * COPIES * found.num_rows * found.num_columns, what)
+        table = read_parquet(path, free_memory() // COPIES)
+        with faults_told():
+            return table.to_pandas(), Source(str(path))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
@@ -202,7 +224,8 @@ def read_arrays(path: Path) -> tuple[Arrays, Source]:
 
 def _npz(path: Path) -> Arrays:
     try:
-        shapes = {name.removesuffix(".npy"): shape for name, shape in _npz_headers(path)}
+        free = free_memory()
+        shapes = npz_shapes(path, free)
         names = ("x", "y", "x_test", "y_test") if shapes.keys() & {"x_test", "y_test"} else ("x", "y")
         absent = [name for name in names if name not in shapes]
         if absent:
@@ -219,33 +242,10 @@ def _npz(path: Path) -> Arrays:
                 )
         needed = 8 * COPIES * sum(math.prod(shapes[name]) for name in names)
         check_memory(str(path), needed, f"arrays of {shapes['x'][0]:,} rows and {shapes['x'][1]:,} features")
-        with np.load(path, allow_pickle=False) as archive:
-            x, y, *test = (archive[name] for name in names)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        x, y, *test = read_npz(path, names, free).values()
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as NPZ: {error}") from None
     return Arrays(x, y, (test[0], test[1]) if test else None, tuple(f"x{place}" for place in range(x.shape[1])))
-
-
-def _npz_headers(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the arrays' names and shapes, without reading them; none is a lie or a pickle."""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                if version not in _HEADERS:
-                    raise DataError(f"{path}: array {member.filename!r} has the unknown format {version}")
-                shape, _, dtype = _HEADERS[version](file)
-                header = file.tell()
-            if dtype.hasobject:
-                raise DataError(
-                    f"{path}: {member.filename!r} holds pickled Python objects, which could run code and are not read; "
-                    "save numbers, or text with dtype=str"
-                )
-            if math.prod(shape) * dtype.itemsize != member.file_size - header:
-                raise DataError(
-                    f"{path}: {member.filename!r} says it is {shape} {dtype}, which is not its size; it is damaged"
-                )
-            yield member.filename, shape
 
 
 def _svmlight(path: Path) -> Arrays:
@@ -253,7 +253,7 @@ def _svmlight(path: Path) -> Arrays:
     load: Any = load_svmlight_file
     try:
         found, labels = load(str(path), zero_based=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line, text in enumerate(file, 1):
                 if text.split("#")[0].strip() and not _svmlight_line(text):

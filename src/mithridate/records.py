@@ -23,7 +23,8 @@ class Record:
     ratio with the starting points, labels flipped and nothing optimised, as the policy answers it. `inner_steps`: T of
     the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in; `hypergradients`:
     how many of the attack's had which status, as "ok:700"; `stability`: η·curvature. `status`: "ok", or the faults
-    joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what the cell took; the one column that differs between equal runs.
+    joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what the cell
+    took; the one column that differs between equal runs.
     """
 
     dataset: str
@@ -74,7 +75,7 @@ FAULTS = {
     "them again",
     "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",
     "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
-    "unstable": "the inner gradient descent diverges on the poisoned set: lower the inner learning rate",
+    "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
     "weak": "the attack does no more harm, in loss or in errors, than its own starting points with flipped labels: the "

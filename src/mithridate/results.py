@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -27,11 +26,12 @@ from matplotlib.figure import Figure
 from mithridate.durable import PART, flush
 from mithridate.errors import StorageError
 from mithridate.figures import draw_all
-from mithridate.records import LISTS, file_name
+from mithridate.records import file_name
 from mithridate.report import write_report
+from mithridate.stored import read_run
 from mithridate.verdict import Verdict, curves
 
-FORMAT = 2
+FORMAT = 3
 ROWS = ("-start.csv", ".csv")
 """The files of a chain's points as rows of a table: at their start, and at their end."""
 
@@ -176,34 +176,23 @@ def check_free(target: Path, needed: int = 64 * 2**20, hidden: bool = False) -> 
 def load_result(directory: str | Path) -> AuditResult:
     """Return the result that `AuditResult.save` wrote to `directory`.
 
-    Raises `StorageError` when a file is missing, unreadable or of another format.
+    Raises `StorageError` when a file is missing, unreadable or of another format, or says what cannot be: the directory
+    may be somebody else's. Whatever is returned can be drawn.
     """
     folder = Path(directory)
     try:
-        summary = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-        if summary.get("format") != FORMAT:
-            raise ValueError(f"format {summary.get('format')!r}, expected {FORMAT}")
-        frame = pd.read_parquet(folder / "records.parquet")
-        frame = frame.assign(**{name: frame[name].map(np.ndarray.tolist) for name in LISTS})
-        poison, rows, columns = {}, {}, summary["dataset"]["columns"]
-        text = {column["name"]: str for column in columns if column["kind"] not in ("number", "integer")}
-        for split, policy in frame[["split", "policy"]].drop_duplicates().itertuples(index=False):
-            with (
-                _poison_file(folder, split, policy, ".npz").open("rb") as file,
-                np.load(file, allow_pickle=False) as arrays,
-            ):
-                poison[int(split), str(policy)] = dict(arrays)
-            if columns:
-                files = (_poison_file(folder, split, policy, end) for end in ROWS)
-                before, after = (pd.read_csv(file, dtype=text, keep_default_na=False) for file in files)
-                rows[int(split), str(policy)] = before, after
-        said = summary["verdict"]
-        found = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
-        parts = [summary[name] for name in ("dataset", "threat_model", "config", "versions")]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        found = read_run(folder, FORMAT, lambda *key: f"poison/{_file_of(*key)}", ROWS)
+    except (OSError, ValueError) as error:
         raise StorageError(f"{folder} does not hold a readable run: {error}") from error
-    return AuditResult(*parts, frame=frame, verdict=found, poison=poison, rows=rows)
+    said = found.summary["verdict"]
+    answer = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
+    parts = [found.summary[name] for name in ("dataset", "threat_model", "config", "versions")]
+    return AuditResult(*parts, frame=found.frame, verdict=answer, poison=found.poison, rows=found.rows)
 
 
 def _poison_file(directory: Path, split: int, policy: str, end: str) -> Path:
-    return directory / "poison" / f"split{split}-{file_name(policy)}{end}"
+    return directory / "poison" / _file_of(split, policy, end)
+
+
+def _file_of(split: int, policy: str, end: str) -> str:
+    return f"split{split}-{file_name(policy)}{end}"

@@ -1,12 +1,20 @@
 """Labelled rows: the one form in which training and validation data reach the numerical code."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mithridate.errors import InputError
+
+AXIS = "rows"
+"""The axis of a JAX mesh along which rows are divided among devices."""
+CHUNK = 4096
+"""Rows that are checked, or sent to the device, together, so that many take no memory besides their own."""
 
 
 class Rows(NamedTuple):
@@ -22,15 +30,26 @@ class Rows(NamedTuple):
     gram: Float[Array, "n n"] | None = None
 
     @classmethod
-    def of(cls, x: np.ndarray | Array, y: np.ndarray | Array, capacity: int | None = None) -> "Rows":
+    def of(
+        cls, x: np.ndarray | Array, y: np.ndarray | Array, capacity: int | None = None, divided: bool = False
+    ) -> "Rows":
         """Put rows on the device in the default float type, each with weight 1.
 
-        With a `capacity`, rows of zeros and weight 0 follow up to that number.
+        With a `capacity`, rows of zeros and weight 0 follow up to that number. With `divided`, each device of the JAX
+        mesh in force gets its share of the features, if the mesh has an axis "rows" (`jax.set_mesh`); raises
+        `InputError` when the shares are not equal.
         """
-        spare = (0, (capacity or len(y)) - len(y))
-        features = jnp.asarray(np.pad(np.asarray(x), (spare, (0, 0))), dtype=float)
+        n = capacity or len(y)
+        devices = dict(zip(_mesh().axis_names, _mesh().axis_sizes, strict=True)).get(AXIS, 1) if divided else 1
+        if n % devices:
+            raise InputError(
+                f"{n} rows, those for added poison included, do not divide evenly among {devices} devices; use a "
+                f"multiple of {devices}"
+            )
+        spare = (0, n - len(y))
         labels = jnp.asarray(np.pad(np.asarray(y), spare), dtype=float)
-        return cls(features, labels, jnp.asarray(np.pad(np.ones(len(y)), spare), dtype=float))
+        weight = jnp.asarray(np.pad(np.ones(len(y)), spare), dtype=float)
+        return cls(_features(np.asarray(x), n, divided=devices > 1), labels, weight)
 
     @property
     def size(self) -> Float[Array, ""]:
@@ -54,10 +73,6 @@ class Rows(NamedTuple):
         gram = self.gram.at[places, :].set(across, mode="drop").at[:, places].set(across.T, mode="drop")
         return Rows(x, y, weight, gram)
 
-    def take(self, index: Int[Array, " b"], real: Bool[Array, " b"]) -> "Rows":
-        """Return the rows of these numbers, those that are not `real` with weight 0."""
-        return Rows(self.x[index], self.y[index], self.weight[index] * real)
-
     def with_weight(self, weight: Float[Array, " n"]) -> "Rows":
         """Return the same rows counted by `weight`."""
         return self._replace(weight=weight)
@@ -70,19 +85,80 @@ def join(blocks: tuple[Rows, ...]) -> Rows:
     return Rows(*(jnp.concatenate(parts) for parts in zip(*(b[:3] for b in blocks), strict=True)))
 
 
-def check_rows(name: str, x: np.ndarray, y: np.ndarray, n_classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return copies of features (n, m) and labels (n,), or raise `InputError` naming the first fault.
+def take(blocks: tuple[Rows, ...], index: Int[Array, " b"], real: Bool[Array, " b"]) -> Rows:
+    """Return the rows of these numbers, counted through all blocks, those that are not `real` with weight 0.
 
-    Checked: shapes agree, at least one row, every feature finite, labels 0 … K − 1.
+    No block is copied. Where rows are divided among devices, so are those taken.
     """
-    x, y = np.array(x, dtype=np.float64), np.array(y)
+    parts, begin = [], 0
+    for block in blocks:
+        end = begin + len(block.y)
+        own, at = (index >= begin) & (index < end), jnp.clip(index, begin, end - 1) - begin
+        parts.append((own, tuple(part[at] for part in block[:3])))
+        begin = end
+    *others, (_, (x, y, weight)) = parts
+    for own, (own_x, own_y, own_weight) in reversed(others):
+        x, y, weight = (
+            jnp.where(own[:, None], own_x, x),
+            jnp.where(own, own_y, y),
+            jnp.where(own, own_weight, weight),
+        )
+    if AXIS in _mesh().axis_names:
+        x = jax.lax.with_sharding_constraint(x, PartitionSpec(AXIS))
+    return Rows(x, y, weight * real)
+
+
+def _mesh() -> Any:
+    return jax.sharding.get_abstract_mesh()
+
+
+def _features(x: np.ndarray, n: int, divided: bool) -> Float[Array, "n m"]:
+    """Return features on the device, or on all of them, with rows of zeros up to n."""
+    shape = n, x.shape[1]
+
+    def some(part: Any) -> np.ndarray:
+        rows = range(n)[part[0]]
+        found = np.zeros((len(rows), shape[1]), jnp.zeros(()).dtype)
+        here = x[rows.start : rows.stop]
+        found[: len(here)] = here
+        return found
+
+    # Many rows go over in parts, since a whole array would be copied on the way.
+    if divided:
+        sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(AXIS))
+        shares = sharding.addressable_devices_indices_map(shape).items()
+        on_each = [jax.device_put(some(part), device).block_until_ready() for device, part in shares]
+        return jax.make_array_from_single_device_arrays(shape, sharding, on_each)
+    if n <= CHUNK:
+        return jnp.asarray(some((slice(n),)))
+    found = jnp.zeros(shape)
+    for first in range(0, len(x), CHUNK):
+        found = _with_part(found, jnp.asarray(x[first : first + CHUNK], dtype=float), first).block_until_ready()
+    return found
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_part(whole: Float[Array, "n m"], part: Float[Array, "k m"], first: Int[Array, ""]) -> Float[Array, "n m"]:
+    return jax.lax.dynamic_update_slice(whole, part, (first, jnp.zeros_like(first)))
+
+
+def check_rows(name: str, x: np.ndarray, y: np.ndarray, n_classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, m) and labels (n,), or raise `InputError` naming the first fault.
+
+    Copies in float64; features in float32 are returned as they are. Checked: shapes agree, at least one row, every
+    feature finite, labels 0 … K − 1.
+    """
+    x, y = np.asarray(x), np.array(y)
+    x = x if x.dtype == np.float32 else np.array(x, dtype=np.float64)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
         raise InputError(f"{name}: features must be (n, m) with n ≥ 1 and labels (n,); got {x.shape} and {y.shape}")
-    bad = ~np.isfinite(x)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    chunks = [slice(first, first + CHUNK) for first in range(0, len(x), CHUNK)]
+    bad = [x[rows].size - int(np.isfinite(x[rows]).sum()) for rows in chunks]
+    if any(bad):
+        first = chunks[int(np.argmax(np.array(bad) > 0))]
+        row, column = np.argwhere(~np.isfinite(x[first]))[0] + (first.start, 0)
         raise InputError(
-            f"{name}: {int(bad.sum())} feature value(s) are NaN or infinite, the first in row {row}, "
+            f"{name}: {sum(bad)} feature value(s) are NaN or infinite, the first in row {row}, "
             f"column {column} ({x[row, column]}); drop or impute them first"
         )
     if not np.isin(y, range(n_classes)).all():

@@ -33,7 +33,8 @@ class Manifest(BaseModel):
     """Whose a run directory is.
 
     `config`: all options but how they are executed, which changes no number; `data`: the data's digest; `place`: the
-    file they are from, or their name; `hash`: of `config` and `data`; `versions` of all that numbers depend on.
+    file they are from, or their name; `hash`: of `config` and `data`; `versions` of all that numbers depend on;
+    `execution`, as it was begun.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,12 +45,14 @@ class Manifest(BaseModel):
     data: str
     place: str
     versions: dict[str, str]
+    execution: str
 
     @classmethod
     def of(cls, config: Mapping[str, Any], data: str, place: str, versions: dict[str, str]) -> "Manifest":
         """Return the manifest of an audit with this configuration, as it stands in audit.json."""
         kept = {name: value for name, value in config.items() if name != "execution"}
-        return cls(format=FORMAT, hash=_hash(kept, data), config=kept, data=data, place=place, versions=versions)
+        told = {"config": kept, "data": data, "place": place, "versions": versions, "execution": config["execution"]}
+        return cls(format=FORMAT, hash=_hash(kept, data), **told)
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
@@ -182,7 +185,7 @@ def opened(directory: Path, manifest: Manifest) -> Iterator[Store]:
             if not store.complete:
                 (directory / CELLS).mkdir(exist_ok=True)
             for path in (*directory.glob(f".*{PART}"), *(directory / CELLS).glob(f".*{PART}")):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield store
     finally:
         lock.release()

@@ -25,8 +25,9 @@ from mithridate.datasets import Dataset, Split
 from mithridate.errors import InputError, MithridateError
 from mithridate.measuring import failed_cell, measured_cell
 from mithridate.objectives import Labelled
+from mithridate.policies import CrossValidated
 from mithridate.rows import Rows
-from mithridate.workers import Pace
+from mithridate.workers import Pace, check
 
 
 class Ready(NamedTuple):
@@ -59,11 +60,11 @@ class Sweep:
         self._ready: dict[int, Ready] = {}
 
     def __reduce__(self):
-        return Sweep, (self.data, self.config)
+        return _remade, (self.data, self.config)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context in which all of it has to run."""
-        return jax.enable_x64(self.config.precision == "float64")
+        return execution.surroundings(self.config.precision, self.config.execution)
 
     def ready(self, index: int) -> Ready:
         """Return what the chains of split `index` share, made once; raises `InputError`."""
@@ -82,6 +83,7 @@ class Sweep:
 
     def check(self) -> None:
         """Make all that can be made before anything is computed; raises `InputError`."""
+        check(self.config.execution)
         batched, exact = execution.chosen(self.config.execution) == "batched", (self.config.victim, self.config.inner)
         if batched and "exact" in exact and jax.default_backend() == "cpu":
             # LAPACK's batched routines can wait for each other for ever on a CPU.
@@ -146,19 +148,46 @@ class Sweep:
         except MithridateError:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it was, the other chains go on, and the record says it)
-            reason = _reason(error)
-            for missing in range(ratio, self.ratios):
-                record = failed_cell(self.config, chain.split, attack, missing, split, reason)
-                yield Cell(*at, missing, replace(record, seconds=spent()), None)
-                reason, earlier, started = (
-                    f"ratio {ratio + 1} failed, on whose poison it builds",
-                    0.0,
-                    time.perf_counter(),
-                )
+            for cell in self._failed(chain, ratio, _reason(error)):
+                yield cell._replace(record=replace(cell.record, seconds=spent()))
+                earlier, started = 0.0, time.perf_counter()
+
+    def size(self, chain: Chain) -> int:
+        """Return about how many steps a chain has left, a cross-validated answer counted for each of its folds."""
+        config, policy = self.config, self.policies[chain.policy]
+        steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
+        folds = config.folds if isinstance(policy, CrossValidated) and policy.on_poisoned else 1
+        return steps * folds * sum(self._missing(chain, ratio) for ratio in range(self.ratios))
+
+    def after(self, chain: Chain, outcome: Begun | Cell | Paused) -> Chain:
+        """Return a chain as it is once it has yielded this."""
+        match outcome:
+            case Cell():
+                return replace(chain, cells={**chain.cells, outcome.ratio: outcome}, paused=None)
+            case Paused():
+                return replace(chain, paused=outcome)
+        return chain
+
+    def given_up(self, chain: Chain, reason: str) -> Iterator[Cell]:
+        """Yield what is missing of a chain as failed."""
+        first = next((ratio for ratio in range(self.ratios) if self._missing(chain, ratio)), self.ratios)
+        yield from self._failed(chain, first, reason)
+
+    def _failed(self, chain: Chain, first: int, reason: str) -> Iterator[Cell]:
+        split, attacks = self.ready(chain.split)[:2]
+        for ratio in range(first, self.ratios):
+            record = failed_cell(self.config, chain.split, attacks[chain.policy], ratio, split, reason)
+            yield Cell(chain.split, chain.policy, ratio, record, None)
+            reason = f"ratio {ratio + 1} failed, on whose poison it builds"
 
     @staticmethod
     def _missing(chain: Chain, ratio: int) -> bool:
         return ratio not in chain.cells or chain.cells[ratio].failed
+
+
+def _remade(data: Dataset, config: AuditConfig) -> Sweep:
+    with execution.surroundings(config.precision, config.execution):
+        return Sweep(data, config)
 
 
 def _reason(error: Exception) -> str:

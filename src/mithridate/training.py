@@ -7,6 +7,7 @@ coordinates of w (see `gram`), and a hypergradient can replay, reverse or checkp
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -36,6 +37,17 @@ def _check_rate(learning_rate: float) -> None:
 def _check_steps(steps: int) -> None:
     if steps < 1:
         raise InputError(f"steps = {steps}: inner training must have at least 1 step")
+
+
+def cuts(learning_rate: float, curvature: float, limit: float) -> int:
+    """Return the smallest k with η/k·curvature ≤ `limit`. Raises `InputError` when it would exceed 1000."""
+    needed = learning_rate * curvature / limit
+    if not needed <= 1000:
+        raise InputError(
+            f"the inner training would need {needed:.3g} times as many steps to be stable (its curvature is "
+            f"{curvature:.3g}): lower learning_rate, the upper bound on λ or a fixed λ, or scale the features"
+        )
+    return max(1, math.ceil(needed))
 
 
 def add(params: Any, move: Any, size: float | Array = 1.0) -> Any:
@@ -106,13 +118,7 @@ class GradientDescent(eqx.Module):
         poisons the step size, not the victim. The margin to 2 is for the poison, which raises the curvature. Raises
         `InputError` when k would exceed 1000.
         """
-        cuts = self.learning_rate * curvature / limit
-        if not cuts <= 1000:
-            raise InputError(
-                f"the inner training would need {cuts:.3g} times as many steps to be stable (its curvature is "
-                f"{curvature:.3g}): lower learning_rate, the upper bound on λ or a fixed λ, or scale the features"
-            )
-        k = max(1, math.ceil(cuts))
+        k = cuts(self.learning_rate, curvature, limit)
         return type(self)(self.learning_rate / k, self.steps * k)
 
 
@@ -156,32 +162,46 @@ class MinibatchSGD(eqx.Module):
     """Minibatch stochastic gradient descent with a fixed step (Table 3).
 
     Every epoch visits a fresh permutation of the rows; the last batch of an epoch may be smaller. Arguments:
-    `learning_rate` = η_tr > 0, `batch_size` ≥ 1, `epochs` ≥ 1. Raises `InputError` otherwise.
+    `learning_rate` = η_tr > 0, `batch_size` ≥ 1, and either `epochs` ≥ 1 or, to stop within one, `steps` = T ≥ 1 (the
+    other is 0). Raises `InputError` otherwise.
     """
 
     learning_rate: float
     batch_size: int = eqx.field(static=True)
-    epochs: int = eqx.field(static=True)
+    epochs: int = eqx.field(default=0, static=True)
+    steps: int = eqx.field(default=0, static=True)
 
     def __check_init__(self):
         _check_rate(self.learning_rate)
-        if self.batch_size < 1 or self.epochs < 1:
-            raise InputError(f"batch_size = {self.batch_size}, epochs = {self.epochs}: both must be at least 1")
+        if self.batch_size < 1 or self.epochs < 0 or self.steps < 0 or bool(self.epochs) == bool(self.steps):
+            raise InputError(
+                f"batch_size = {self.batch_size}, epochs = {self.epochs}, steps = {self.steps}: batch_size and either "
+                "epochs or steps must be at least 1, the other 0"
+            )
 
     def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> Batch:
-        """Return every batch of every epoch. Rows of weight 0 come last in an epoch."""
+        """Return every batch of every epoch, or the first T of them. Rows of weight 0 come last in an epoch."""
         n = len(weight)
         per_epoch = math.ceil(n / self.batch_size)
         padding = per_epoch * self.batch_size - n
+        epochs = self.epochs or math.ceil(self.steps / per_epoch)
 
         def epoch(key: Key[Array, ""]) -> Batch:
             order = jax.random.permutation(key, n)
             order = order[jnp.argsort(weight[order] == 0, stable=True)]
             return Batch(order, weight[order] > 0)
 
-        every = jax.vmap(epoch)(jax.random.split(key, self.epochs))
-        shape = (self.epochs * per_epoch, self.batch_size)
-        return Batch(*(jnp.pad(part, ((0, 0), (0, padding))).reshape(shape) for part in every))
+        every = jax.vmap(epoch)(jax.random.split(key, epochs))
+        shape = (epochs * per_epoch, self.batch_size)
+        return Batch(*(jnp.pad(part, ((0, 0), (0, padding))).reshape(shape)[: self.steps or None] for part in every))
+
+    def subdivided(self, curvature: float, limit: float = 1.6) -> "MinibatchSGD":
+        """Return the rule with each step, or epoch, cut into k as in `GradientDescent.subdivided`.
+
+        Few rows have a higher curvature than all: give that of batches.
+        """
+        k = cuts(self.learning_rate, curvature, limit)
+        return replace(self, learning_rate=self.learning_rate / k, epochs=self.epochs * k, steps=self.steps * k)
 
     def start(self, params: Any) -> Any:
         """Return w0."""

@@ -11,8 +11,10 @@ import typer
 
 from mithridate.cli.options import AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
+from mithridate.config import AuditConfig
 
 if TYPE_CHECKING:
+    from mithridate.datasets import Dataset
     from mithridate.results import AuditResult
 
 
@@ -27,6 +29,9 @@ def audit(
     mlflow: MLflow = None,
     fail_above: Gate = None,
     quiet: Quiet = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would be computed, its time and memory, and stop")
+    ] = False,
     **given: Any,
 ) -> None:
     """Audit a data set: how bad can it get, for which defender?
@@ -39,10 +44,29 @@ def audit(
 
     data, asked = asked_for(config, given)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
+    if _planned(data, asked, dry_run, as_json):
+        return
     named = f"mithridate-{data.name}-"
     target = out or unfinished(data, asked, Path().glob(f"{named}*")) or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
     run = functools.partial(run, data, asked, out=target)
     _finished(run, target, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
+
+
+def _planned(data: "Dataset", config: AuditConfig, shown: bool, as_json: bool) -> bool:
+    """Refuse an audit that cannot fit into the memory, warn of one that barely does; print the plan if asked for."""
+    from mithridate.planning import plan
+
+    found = plan(data, config, calibrate=shown)
+    if shown and as_json:
+        console.out(json.dumps(found.as_dict(), indent=2, ensure_ascii=False), highlight=False)
+    elif shown:
+        from mithridate.printing import print_plan
+
+        print_plan(console, found)
+    found.check()
+    for warning in () if shown else found.warnings:
+        errors.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
+    return shown
 
 
 def resume(
@@ -126,7 +150,8 @@ def report(
 CHECKED = (
     *("dataset", "target", "positive", "missing", "drop", "feasible", "objective", "model", "hidden", "inner", "train"),
     *("valid", "points", "poison", "batch", "budget", "seed"),
-    *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "stabilise", "bounds", "strength_bounds"),
+    *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "inner_batch", "stabilise", "bounds"),
+    "strength_bounds",
 )
 """The options that matter to a check; it takes any of an audit's, so that one file serves both."""
 

@@ -200,7 +200,7 @@ def weight_chart(results: Sequence[Audited], policies: Sequence[str], titles: Se
             layers = [key for key in arrays if key.startswith("weights_clean_")] if split == 0 else []
             for layer, key in enumerate(layers):
                 ends = {"clean": arrays[key], "attack": arrays[key.replace("clean", "poisoned")]}
-                ends = {role: values[np.isfinite(values)] for role, values in ends.items()}
+                ends = {role: values[np.isfinite(values)].astype(float) for role, values in ends.items()}
                 if not all(map(len, ends.values())):
                     continue
                 label = f"{titles[run]}: {policy}" if len(results) > 1 else policy

@@ -43,9 +43,46 @@ class Work(Protocol):
         """Yield what a chain comes to, until it ends or `pace` says stop."""
         ...
 
+    def size(self, chain: Any) -> float:
+        """Return how much of a chain is left to do, in any unit: where several run at once the largest go first."""
+        ...
 
-def stream(work: Work, chains: Sequence[Any], how: execution.Execution, stopped: Callable[[], bool]) -> Iterator[Any]:
-    """Yield what all chains yield, each in its own order, as it comes. The first error of any chain is raised."""
+    def after(self, chain: Any, outcome: Any) -> Any:
+        """Return a chain as it is once it has yielded this; run again, it goes on from there."""
+        ...
+
+    def given_up(self, chain: Any, reason: str) -> Iterator[Any]:
+        """Yield what a chain comes to that no worker has outlived."""
+        ...
+
+
+def check(how: str) -> None:
+    """Raise `InputError` where this execution cannot be had."""
+    kind = how.partition(":")[0]
+    if kind == "processes":
+        from mithridate.workers import processes
+
+        processes.check()
+    elif kind == "ray":
+        from mithridate.workers import cluster
+
+        cluster.check()
+
+
+def stream(work: Work, chains: Sequence[Any], how: str, stopped: Callable[[], bool]) -> Iterator[Any]:
+    """Yield what all chains yield, each in its own order, as it comes. The first error of any chain is raised.
+
+    Arguments: `how`, the execution as a configuration names it; `stopped`, which is asked all the time.
+    """
+    kind, _, where = how.partition(":")
+    if kind == "processes":
+        from mithridate.workers import processes
+
+        return processes.stream(work, chains, int(where or processes.cores()), stopped)
+    if kind == "ray":
+        from mithridate.workers import cluster
+
+        return cluster.stream(work, chains, where, stopped)
     run = _batched if execution.chosen(how) == "batched" else _serial
     return run(work, chains, stopped)
 

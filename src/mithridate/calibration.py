@@ -1,0 +1,180 @@
+"""What the parts of an audit take here: each is run twice, on the first split, and timed.
+
+The first time has the compilation in it, the second is compiled. A part that would take long is run for fewer steps
+and scaled, by the cost that its jaxpr has.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mithridate.assembly import evaluation_rule
+from mithridate.attack import Attack
+from mithridate.config import AuditConfig
+from mithridate.costs import Cost
+from mithridate.datasets import Split
+from mithridate.evaluation import Measured, retrain_and_measure
+from mithridate.feasible import Box
+from mithridate.objectives import Labelled
+from mithridate.policies import CrossValidated, Fixed, Learned
+from mithridate.rows import Rows, join
+from mithridate.seeds import key
+from mithridate.training import MinibatchSGD
+from mithridate.tuning import (
+    Strength,
+    cross_validation_losses,
+    first_minimiser,
+    folds,
+    validation_losses,
+    validation_slope,
+)
+from mithridate.workload import candidates
+
+LONG = 3.0
+"""Seconds, by the analytic estimate, above which a part is shortened."""
+
+KERNEL = 2e-7
+"""Seconds to start one kernel in a compiled loop on a CPU (measured)."""
+
+
+class Timed(NamedTuple):
+    """Seconds of a part once compiled, and of its compilation."""
+
+    run: float
+    compiling: float
+
+    def times(self, factor: float) -> "Timed":
+        """Return a part that runs so many times as long, compiled once."""
+        return self._replace(run=self.run * factor)
+
+
+NOTHING = Timed(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Still:
+    """A defender who does not answer, with another's descent: the attack's own steps alone."""
+
+    name: str
+    strengths: Box
+    descent: optax.GradientTransformation | None
+    at: Strength
+
+    def respond(self, problem: Any, x_poison: Any, log_strength: Strength, key: Any) -> Strength:
+        """Return the one λ."""
+        return self.at
+
+    def after_clean(self, log_strength: Strength) -> "Still":
+        """Return itself."""
+        return self
+
+
+def rate() -> float:
+    """Return the operations a second of one matrix product of 1024 × 1024 numbers, in the precision in force."""
+    square = jnp.ones((1024, 1024))
+    product = jax.jit(jnp.matmul)
+    return 2.0 * 1024**3 / timed(lambda: product(square, square), 3)[0].run
+
+
+def analytic(cost: Cost, flops: float) -> float:
+    """Return the seconds that a call should take on a device with this rate."""
+    return cost.flops / flops + cost.kernels * KERNEL
+
+
+def timed(run: Callable[[], Any], times: int = 1) -> tuple[Timed, Any]:
+    """Time a first run, and then the best of some; return also what the last found."""
+    seconds, found = [], None
+    for _ in range(times + 1):
+        started = time.perf_counter()
+        found = run()
+        jax.block_until_ready(eqx.filter(found, eqx.is_array))
+        seconds.append(time.perf_counter() - started)
+    best = min(seconds[1:])
+    return Timed(best, max(0.0, seconds[0] - best)), found
+
+
+def response(attack: Attack, rows: Rows) -> tuple[Timed, Timed, Strength]:
+    """Return the time of one training (λ and fold) as the defender tunes λ, of one derivative in λ, and the λ found.
+
+    The derivative is asked for where λ is a vector. What does not tune takes no time.
+    """
+    policy, tried = attack.policy, candidates(attack)
+    grid = jnp.asarray(tried, dtype=float)
+    problem, where = attack.settled(rows), key(attack.seed, "plan")
+    nothing = jnp.zeros((attack.batch or attack.points, rows.x.shape[1]))
+    if isinstance(policy, Fixed):
+        return NOTHING, NOTHING, np.array(np.broadcast_to(policy.log_strength, attack.learner.strength_shape))
+    if isinstance(policy, CrossValidated):
+        joined = join(problem.blocks(nothing))
+        labels, there = np.asarray(joined.y), np.asarray(joined.weight) > 0
+        held_out = np.zeros((policy.k, len(labels)), dtype=bool)
+        held_out[:, there] = folds(labels[there], policy.k, 0)
+
+        def losses() -> Any:
+            return cross_validation_losses(attack.learner, joined, jnp.asarray(held_out), grid, where)
+
+    else:
+
+        def losses() -> Any:
+            return validation_losses(problem, nothing, grid, where)
+
+    found, values = timed(losses)
+    best = np.asarray(tried[first_minimiser(np.asarray(values))])
+    slope = NOTHING
+    if isinstance(policy, Learned) and best.ndim:
+        slope, _ = timed(lambda: validation_slope(problem, nothing, jnp.asarray(best, dtype=float), where))
+    return found.times(1 / (len(tried) * getattr(policy, "k", 1))), slope, best
+
+
+def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:
+    """Return the time of the clean ratio and that of one round of a batch, the defender's answers left out.
+
+    `seconds`, what one hyperiteration should take; a round that would take long is shortened and scaled.
+    """
+    length = math.ceil(attack.steps / attack.rounds)
+    short = max(1, min(length, int(LONG / max(seconds, 1e-9))))
+    still = Still(attack.policy.name, attack.policy.strengths, attack.policy.descent, at)
+    trial = replace(attack, policy=still, steps=short, rounds=1)
+    laps: list[tuple[float, float]] = []
+    for _ in range(2):
+        found = trial.run(split.x_train, split.y_train, rows)
+        seen = [time.perf_counter()]
+        for _ in range(2):
+            next(found)
+            seen.append(time.perf_counter())
+        laps.append((seen[1] - seen[0], seen[2] - seen[1]))
+    (clean_first, first), (clean, lap) = laps
+    own = max(lap - clean, 0.0)
+    return (
+        Timed(clean, max(0.0, clean_first - clean)),
+        Timed(own * length / short, max(0.0, first - lap)),
+    )
+
+
+def retraining(
+    attack: Attack, split: Split, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
+) -> Timed:
+    """Return the time of one victim's retraining and measuring, which should be `seconds`; a long one is shortened."""
+    factor, rule = 1.0, evaluation_rule(config)
+    if isinstance(rule, MinibatchSGD) and seconds > LONG:
+        epochs = max(1, int(rule.epochs * LONG / seconds))
+        factor = rule.epochs / epochs
+        rule = MinibatchSGD(rule.learning_rate, rule.batch_size, epochs)
+    victim = attack.learner.with_rule(rule)
+    sets = ((split.x_valid, split.y_valid), (split.x_test, split.y_test), attack.target, goal)
+    on = Measured(*(Rows.of(*rows) for rows in sets))
+    strength, where = jnp.asarray(at, dtype=float), key(attack.seed, "plan")
+
+    def once() -> Any:
+        rows = attack.rows(split.x_train, split.y_train)
+        return retrain_and_measure(victim, rows, on, jnp.array(attack.specific), strength, where)
+
+    return timed(once)[0].times(factor)

@@ -1,0 +1,258 @@
+"""The plan of an audit before it is started: what it computes, in how much memory and time, and whether that fits.
+
+Counts follow from the configuration (`workload`). The memory follows from shapes alone: the most that one step holds at
+once (`costs`), beside the rows. The time comes from a short calibration (`calibration`), or from operations counted and
+the rate of one matrix product.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+
+from mithridate import calibration, execution
+from mithridate.calibration import Timed
+from mithridate.config import AuditConfig
+from mithridate.datasets import Dataset
+from mithridate.errors import InputError
+from mithridate.execution import surroundings
+from mithridate.hypergradients import Checkpointed
+from mithridate.resources import free_memory
+from mithridate.workers.processes import cores
+from mithridate.workload import ChainPlan, Work, candidates
+
+PROCESS = 340 * 2**20
+"""Bytes that the compiler, compiled programs and pictures take on the host beside the audit's own arrays (measured)."""
+IMPORTED = 450 * 2**20
+"""Bytes of a further process with everything imported (measured)."""
+WRITING = 4.0
+"""Seconds for the report and its pictures (measured)."""
+REPORT = 6 * 2**20
+"""Bytes of the report and its pictures (measured)."""
+TIGHT = 0.8
+"""Share of the free memory from which on a plan warns."""
+SURE = {True: 1.5, False: 4.0}
+"""By what factor the time can be wrong, with and without calibration (measured)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit computes, and what it takes.
+
+    `cells` = splits × policies × ratios; `chains`, what a split of each policy computes; `memory`, the most bytes
+    beyond what is in use now, of which `step` for its largest step and `rows` for rows and their Gram matrices; `free`,
+    the bytes that there are; `chain_seconds` of each of `chains`; `seconds` of all when everything is compiled already,
+    `compiling`, the seconds of compiling it (0 where unknown); `sure`, the factor by which both can be wrong; `disk`,
+    the bytes of the run directory; `workers` processes with so many `threads` each. What speaks against the audit is in
+    `warnings` and `refusals`, with the remedy.
+    """
+
+    dataset: str
+    splits: int
+    ratios: int
+    cells: int
+    chains: tuple[ChainPlan, ...]
+    chain_seconds: tuple[float, ...]
+    memory: int
+    step: int
+    rows: int
+    free: int
+    seconds: float
+    compiling: float
+    calibrated: bool
+    sure: float
+    disk: int
+    execution: str
+    workers: int
+    threads: int
+    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise `InputError` when the audit cannot be run as planned."""
+        if self.refusals:
+            raise InputError("; ".join(self.refusals))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return asdict(self)
+
+
+def plan(
+    data: Dataset, config: AuditConfig, free_memory: int | None = None, calibrate: bool = True, workers: int = 0
+) -> Plan:
+    """Return the plan of the audit of `data` with `config`; nothing is written.
+
+    Arguments: `free_memory`, the bytes there are (default: as found where the audit will run); `calibrate`, whether to
+    time the parts, which takes a few seconds and their compilation, or to reckon; `workers`, the processes that share
+    the chains (default: as the configuration says; of a cluster, one). An audit that does not fit is not calibrated.
+    Raises `InputError` where it cannot be run at all.
+
+    Example:
+        >>> from mithridate.sources import prepared
+        >>> found = plan(*prepared("synthetic", None, {"splits": 2, "points": 2}), calibrate=False)
+        >>> found.cells, found.chains[0].hyperiterations, found.refusals
+        (30, 100, ())
+    """
+    workers = workers or _workers(config)
+    with surroundings(config.precision, config.execution):
+        work, free = Work.of(data, config), _free() if free_memory is None else free_memory
+        memory = _memory(work, workers)
+        said = f"the audit needs about {gib(memory)} of memory, and {gib(free)} are free"
+        remedy = f"{said}: {_remedy(work, workers, free)}" if memory > TIGHT * free else ""
+        calibrated = calibrate and memory <= free
+        seconds, compiling = _calibrated(work) if calibrated else _reckoned(work)
+        chains = [each for each in seconds for _ in range(config.splits)]
+        return Plan(
+            dataset=data.name,
+            splits=config.splits,
+            ratios=1 + work.chains[0].batches,
+            cells=len(chains) * (1 + work.chains[0].batches),
+            chains=tuple(work.chains),
+            chain_seconds=tuple(seconds),
+            memory=memory,
+            step=work.step,
+            rows=config.splits * work.shared + work.own,
+            free=free,
+            seconds=max(sum(chains) / workers, *chains) + WRITING,
+            compiling=compiling,
+            calibrated=calibrated,
+            sure=SURE[calibrated],
+            disk=_disk(work),
+            execution=_execution(config) if workers == 1 else f"processes:{workers}",
+            workers=workers,
+            threads=max(1, (os.cpu_count() or 1) // workers),
+            warnings=(remedy,) if remedy and memory <= free else (),
+            refusals=(remedy,) if memory > free else (),
+        )
+
+
+def gib(size: int) -> str:
+    """Return a size in words: 3.4 GiB, 120 MiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def _workers(config: AuditConfig) -> int:
+    kind, _, number = config.execution.partition(":")
+    return min(int(number or cores()), config.splits * len(config.policies)) if kind == "processes" else 1
+
+
+def _execution(config: AuditConfig) -> str:
+    return execution.chosen(config.execution)
+
+
+def _free() -> int:
+    """Return the bytes free where the steps will run: on the accelerator, or on the host."""
+    if stats := jax.devices()[0].memory_stats():
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return free_memory()
+
+
+def _memory(work: Work, workers: int) -> int:
+    """Return the most bytes at once, beyond what is in use now; on an accelerator, those of one device."""
+    config, on_host = work.config, jax.default_backend() == "cpu"
+    how = _execution(config) if workers == 1 else "serial"
+    together = config.splits * len(work.attacks) if how == "batched" else 1
+    arrays = together * (work.step + work.own) + config.splits * work.shared
+    if how == "sharded" and not on_host:
+        arrays = math.ceil(arrays / jax.local_device_count())
+    needed = arrays + (PROCESS if on_host else 0)
+    return needed if workers == 1 else workers * (IMPORTED + needed)
+
+
+def _changes(work: Work) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what may need less memory: in words, and as changes of the work."""
+    chain, batch = work.chains[0], work.config.batch
+    other = "plain" if chain.space == "gram" else "gram"
+    if _execution(work.config) == "batched":
+        yield "execution = serial", {"execution": "serial"}
+    if chain.method == "Reverse":
+        yield "hypergradient = checkpointed", {"hypergradient": Checkpointed()}
+    yield f"space = {other}", {"space": other}
+    if chain.method == "Reverse":
+        yield f"hypergradient = checkpointed with space = {other}", {"hypergradient": Checkpointed(), "space": other}
+    if batch > 1:
+        yield f"batch = {batch // 4 or 1}", {"batch": batch // 4 or 1}
+
+
+def _remedy(work: Work, workers: int, free: int) -> str:
+    """Return what would fit, by this same estimate."""
+    now, found = _memory(work, workers), []
+    for text, change in _changes(work):
+        try:
+            needed = _memory(work.changed(**change), workers)
+        except InputError:  # not with this victim
+            continue
+        if needed <= free and needed < 0.95 * now:
+            found.append(f"{text} needs {gib(needed)}")
+    for fewer in range(workers - 1, 0, -1):
+        if (needed := _memory(work, fewer)) <= TIGHT * free:
+            name = f"processes:{fewer}" if fewer > 1 else "serial"
+            found.append(f"execution = {name} needs {gib(needed)}")
+            break
+    return "; ".join(found) or "use fewer training rows (train), or a machine with more"
+
+
+def _calibrated(work: Work) -> tuple[list[float], float]:
+    """Return the seconds of each policy's chain, compiled, and the seconds of compiling all."""
+    flops, known, compiling = calibration.rate(), {}, 0.0
+    first = work.attacks[0]
+    rows = first.rows(work.split.x_train, work.split.y_train)
+    for kind, attack, chain, costs in zip(work.kinds, work.attacks, work.chains, work.costs, strict=True):
+        if kind in known:
+            continue
+        expected = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
+        training, slope, strength = calibration.response(attack, rows)
+        draws = chain.hypergradients / chain.hyperiterations
+        clean, lap = calibration.steps(attack, work.split, rows, strength, draws * expected["hypergradient"])
+        victim = calibration.retraining(
+            attack, work.split, work.config, work.aim.goal, strength, expected["retraining"]
+        )
+        known[kind] = clean, lap, training, slope, victim
+        compiling += sum(part.compiling for part in known[kind]) + (training.compiling if chain.checks else 0.0)
+    return [_of_chain(chain, *known[kind]) for kind, chain in zip(work.kinds, work.chains, strict=True)], compiling
+
+
+def _of_chain(chain: ChainPlan, clean: Timed, lap: Timed, training: Timed, slope: Timed, victim: Timed) -> float:
+    laps = chain.batches * chain.steps / math.ceil(chain.steps / chain.rounds)
+    return (
+        (1 + chain.batches) * clean.run
+        + laps * lap.run
+        + (chain.trainings + chain.checks) * training.run
+        + chain.slopes * slope.run
+        + chain.evaluations * victim.run
+    )
+
+
+def _reckoned(work: Work) -> tuple[list[float], float]:
+    """Return the seconds of each policy's chain by counted operations; the compiling is not known."""
+    flops, seconds = calibration.rate(), []
+    for attack, chain, costs in zip(work.attacks, work.chains, work.costs, strict=True):
+        one = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
+        folds = getattr(attack.policy, "k", 1)
+        seconds.append(
+            chain.hyperiterations * one["hypergradient"] * chain.hypergradients / chain.hyperiterations
+            + (chain.trainings + chain.checks) * one.get("grid", 0.0) / (len(candidates(attack)) * folds)
+            + chain.slopes * one.get("slope", 0.0)
+            + chain.evaluations * one["retraining"]
+        )
+    return seconds, 0.0
+
+
+def _disk(work: Work) -> int:
+    """Return the bytes of the run directory: report, points at start and end and between, row numbers, weights."""
+    config, split = work.config, work.split
+    points = 4 * config.points * split.x_train.shape[1] * 4
+    numbers = 8 * (len(split.y_train) + len(split.y_valid) + len(split.y_test))
+    return REPORT + config.splits * len(work.chains) * (points + numbers)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds:.{1 if seconds < 10 else 0}f} s"

@@ -1,0 +1,246 @@
+"""The work of an audit: what each of its chains computes, how often, and what a part costs by its shapes.
+
+A chain is a split of one policy. Nothing of the size of a Gram matrix or of a trajectory is computed here.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mithridate.assembly import attack_of, evaluation_rule, model_of, objective_on, policies_of
+from mithridate.attack import Attack
+from mithridate.config import AuditConfig
+from mithridate.costs import Cost, cost_of, size_of
+from mithridate.datasets import Dataset, Split
+from mithridate.evaluation import Measured, retrain_and_measure
+from mithridate.hypergradients import Averaged, Bilevel
+from mithridate.learner import Space
+from mithridate.objectives import Objective
+from mithridate.policies import CrossValidated, Fixed, Learned
+from mithridate.rows import Rows, join
+from mithridate.seeds import key
+from mithridate.tuning import POINTS, best_response, cross_validation_losses, validation_losses, validation_slope
+
+DESCENTS, SLOPES = 2.4, 14
+"""Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
+LANCZOS = 24
+"""Vectors of the size of w, in float64, with which the curvature is found."""
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """What one chain computes: counts.
+
+    `hyperiterations` in all `batches`, `steps` of them in a batch and `rounds` of these; their `hypergradients`;
+    `inner_steps` T (0 where solved), in `space`, by `method`; `responses` of the defender, which train for `trainings`
+    λ (and folds) in all and take `slopes` derivatives in λ; `checks`, trainings by which a learned λ is checked;
+    `evaluations`, victims retrained to be measured.
+    """
+
+    policy: str
+    batches: int
+    steps: int
+    rounds: int
+    hyperiterations: int
+    hypergradients: int
+    inner_steps: int
+    space: str
+    method: str
+    responses: int
+    trainings: int
+    slopes: int
+    checks: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """The attacks on the first split, one for each policy, and what they compute."""
+
+    config: AuditConfig
+    split: Split
+    aim: Objective
+    attacks: list[Attack]
+
+    @classmethod
+    def of(cls, data: Dataset, config: AuditConfig) -> "Work":
+        """Return the work of an audit. Raises `InputError` where it cannot be done."""
+        split, seed = data.split(config.train, config.valid, config.seed, 0), f"{config.seed}/{data.name}/0"
+        aim, model = objective_on(config, split, seed), model_of(config, split)
+        attacks = [attack_of(config, split, policy, seed, model, aim) for policy in policies_of(config)]
+        return cls(config, split, aim, attacks)
+
+    def changed(self, execution: str | None = None, space: Space | None = None, **options: Any) -> "Work":
+        """Return the same work by another execution, in another space, or with other options of its attacks."""
+        config = self.config.model_copy(update={"execution": execution} if execution else {})
+        attacks = self.attacks
+        if space:
+            attacks = [replace(attack, learner=replace(attack.learner, space=space)) for attack in attacks]
+        return replace(self, config=config, attacks=[replace(attack, **options) for attack in attacks])
+
+    @cached_property
+    def problems(self) -> list[Bilevel]:
+        """The shapes of the outer problems."""
+        return [_problem(attack, self.split) for attack in self.attacks]
+
+    @cached_property
+    def chains(self) -> list[ChainPlan]:
+        """What one split of each policy computes."""
+        return [_chain(*each) for each in zip(self.attacks, self.problems, strict=True)]
+
+    @cached_property
+    def kinds(self) -> list[Any]:
+        """What is equal for policies whose parts compute the same at the same cost."""
+        return [_kind(*each) for each in zip(self.attacks, self.chains, strict=True)]
+
+    @cached_property
+    def costs(self) -> list[dict[str, Cost]]:
+        """What one hypergradient, one grid of λ, one derivative in λ and one retraining cost each policy."""
+        known: dict[Any, dict[str, Cost]] = {}
+        for kind, attack, problem in zip(self.kinds, self.attacks, self.problems, strict=True):
+            if kind not in known:
+                known[kind] = _costs(self.config, attack, problem, self.split, self.aim)
+        return [known[kind] for kind in self.kinds]
+
+    @property
+    def step(self) -> int:
+        """The bytes of the largest step."""
+        parameters = jax.eval_shape(lambda: self.attacks[0].learner.model.init(jax.random.key(0)))
+        curvature = 8 * LANCZOS * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+        return max(curvature, *(cost.peak for costs in self.costs for cost in costs.values()))
+
+    @property
+    def own(self) -> int:
+        """The bytes of the rows that a running chain has: its problem's, poisoned copies, those it is tried on."""
+        rows = max(size_of(problem.rest) for problem in self.problems)
+        others = sum(
+            array.nbytes for array in (self.split.x_valid, self.split.x_test, *self.aim.target, *self.aim.goal)
+        )
+        return 3 * rows + 2 * others
+
+    @property
+    def shared(self) -> int:
+        """The bytes of rows that a split has while the audit runs: on the host, and on the device with K."""
+        held = (value for value in vars(self.split).values() if isinstance(value, np.ndarray))
+        return sum(array.nbytes for array in held) + size_of(self.problems[0].rest)
+
+
+def _problem(attack: Attack, split: Split) -> Bilevel:
+    """Return the shapes of the attack's problems; no Gram matrix is computed."""
+    n, m = split.x_train.shape
+    rows = _rows(n if attack.budget == "replaced" else n + attack.points, m)
+    if attack.learner.chosen_space((rows,), reused=True) == "gram":
+        rows = rows._replace(gram=_shape(len(rows.y), len(rows.y)))
+    return eqx.filter_eval_shape(attack.settled, rows)
+
+
+def _shape(*sizes: int) -> Any:
+    return jax.ShapeDtypeStruct(sizes, jnp.zeros(()).dtype)
+
+
+def _rows(n: int, m: int) -> Rows:
+    return Rows(_shape(n, m), _shape(n), _shape(n))
+
+
+def _length(attack: Attack, problem: Bilevel) -> int:
+    """Return T, the steps of inner training after cutting; 0 for a victim that is solved."""
+    if attack.learner.solved:
+        return 0
+    schedule = jax.eval_shape(attack.learner.rule.schedule, problem.rest.weight, jax.random.key(0))
+    return len(jax.tree.leaves(schedule)[0])
+
+
+def _kind(attack: Attack, chain: ChainPlan) -> Any:
+    """Return what decides the cost of a chain's parts: shapes, and where a victim is solved, λ."""
+    policy = attack.policy
+    at = str(policy.log_strength) if isinstance(policy, Fixed) and attack.learner.solved else ""
+    return type(policy), getattr(policy, "k", 0), at, chain.inner_steps
+
+
+def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, aim: Objective) -> dict[str, Cost]:
+    learner, policy, method = attack.learner, attack.policy, attack.hypergradient
+    assert method is not None  # an attack fills it in
+    method = Averaged(method, attack.initial) if isinstance(attack.initial, int) else method
+    m, where, groups = split.x_train.shape[1], key(0), learner.strength_shape
+    points, strength, grid = (
+        _shape(attack.batch or attack.points, m),
+        _shape(*groups),
+        _shape(*candidates(attack).shape),
+    )
+    memory = eqx.filter_eval_shape(method.start, problem, points, strength, where)
+    costs = {"hypergradient": cost_of(method, problem, points, strength, where, memory)}
+    if isinstance(policy, CrossValidated):
+        rows = eqx.filter_eval_shape(lambda problem, points: join(problem.blocks(points)), problem, points)
+        held_out = jax.ShapeDtypeStruct((policy.k, len(rows.y)), bool)
+        costs["grid"] = cost_of(cross_validation_losses, learner, rows, held_out, grid, where)
+    elif isinstance(policy, Learned):
+        costs["grid"] = cost_of(validation_losses, problem, points, grid, where)
+        costs["check"] = cost_of(validation_losses, problem, points, _shape(2 * POINTS, *groups), where)
+        if groups:
+            costs["slope"] = cost_of(validation_slope, problem, points, strength, where)
+    sizes = (len(split.y_valid), len(split.y_test), len(attack.target[1]), len(aim.goal[1]))
+    on, victim = Measured(*(_rows(n, m) for n in sizes)), learner.with_rule(evaluation_rule(config))
+    specific = jax.ShapeDtypeStruct((), bool)
+    return costs | {"retraining": cost_of(retrain_and_measure, victim, problem.rest, on, specific, strength, where)}
+
+
+def _chain(attack: Attack, problem: Bilevel) -> ChainPlan:
+    policy, shape = attack.policy, attack.learner.strength_shape
+    batches = math.ceil(attack.points / (attack.batch or attack.points))
+    rounds = len(range(0, attack.steps, math.ceil(attack.steps / attack.rounds)))
+    draws = attack.initial if isinstance(attack.initial, int) else 1
+    twice = policy.descent is not None and (attack.alternate or not problem.minimax)
+    # To the clean set; at each batch's start, after each of its rounds, and to the baseline.
+    responses, size, slopes, checks = 1 + batches * (1 + rounds + 1), 3 * POINTS, 0, 0
+    if isinstance(policy, CrossValidated):
+        size = (policy.budget or size) * policy.k
+        responses = responses if policy.on_poisoned else 1
+    elif isinstance(policy, Learned):
+        checks = (1 + batches) * _checked(attack)
+        if shape:
+            size, slopes = round(DESCENTS * len(candidates(attack))), round(DESCENTS * SLOPES)
+        responses = responses if policy.closing else 1
+    else:
+        responses = 0
+    return ChainPlan(
+        policy=policy.name,
+        batches=batches,
+        steps=attack.steps,
+        rounds=rounds,
+        hyperiterations=batches * attack.steps,
+        hypergradients=batches * attack.steps * draws * (2 if twice else 1),
+        inner_steps=_length(attack, problem),
+        space=attack.learner.chosen_space((problem.rest,), reused=True),
+        method=type(attack.hypergradient).__name__,
+        responses=responses,
+        trainings=responses * size,
+        slopes=responses * slopes,
+        checks=checks,
+        evaluations=1 + 2 * batches,
+    )
+
+
+def candidates(attack: Attack) -> np.ndarray:
+    """Return λ as many as a defender who tunes it tries at once: a grid, or for a vector the ends of all its lines."""
+    shape, box = attack.learner.strength_shape, attack.policy.strengths
+    many = 1 + POINTS * (shape[0] + (shape[0] > 1)) if shape else POINTS
+    grid = np.linspace(float(np.min(box.low)), float(np.max(box.high)), many)
+    return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in shape)), (many, *shape)))
+
+
+def _checked(attack: Attack) -> int:
+    """Return the trainings of one check of a learned λ: those that `best_response` asks for."""
+    asked: list[int] = []
+
+    def count(grid: Any) -> np.ndarray:
+        asked.append(len(grid))
+        return np.zeros(len(grid))
+
+    best_response(count, attack.policy.strengths, np.zeros(attack.learner.strength_shape))  # pyright: ignore[reportArgumentType]
+    return sum(asked)

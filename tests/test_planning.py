@@ -1,0 +1,254 @@
+"""The plan of an audit: its counts are what the audit does, its memory what XLA takes, and what it advises fits."""
+
+import functools
+import io
+import json
+import math
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import mithridate as mi
+from mithridate import calibration, planning
+from mithridate.costs import cost_of
+from mithridate.planning import Plan, duration, gib, plan
+from mithridate.printing import print_plan
+from mithridate.resources import free_memory
+from mithridate.seeds import key
+from mithridate.sources import prepared
+from mithridate.workload import Work
+
+TINY: dict[str, Any] = {
+    "train": 30, "valid": 30, "points": 5, "batch": 2, "splits": 1, "hyperiterations": 7, "joint_hyperiterations": 6,
+    "inner_steps": 8, "epochs": 2, "folds": 3, "stabilise": False,
+}  # fmt: skip
+NETWORK: dict[str, Any] = {**TINY, "model": "mlp", "hidden": (16, 4), "inner_steps": 200, "policies": ("fixed=-8",)}
+ONE: dict[str, Any] = TINY | {"policies": ("fixed=-8",)}
+PLENTY = 2**60
+COUNTS = ("hyperiterations", "responses", "trainings", "checks", "evaluations")
+
+
+def planned(free: int = PLENTY, **options: Any) -> Plan:
+    return plan(*prepared("digits-0v8", None, options), free, calibrate=False)
+
+
+def work(**options: Any) -> Work:
+    return Work.of(*prepared("digits-0v8", None, options))
+
+
+@pytest.fixture
+def calls(monkeypatch) -> Counter[str]:
+    """How often the parts of an audit are called, wherever they are, each call counted as what it is asked for."""
+    counts: Counter[str] = Counter()
+    sizes = {
+        "take_steps": lambda given, state, length: length,
+        "validation_losses": lambda problem, x_poison, grid, key: len(grid),
+        "cross_validation_losses": lambda learner, rows, held_out, grid, key: len(grid) * len(held_out),
+        "retrain_and_measure": lambda *arguments: 1,
+        "minimise": lambda *arguments: 1,
+    }
+
+    def counted(name, function):
+        @functools.wraps(function)
+        def call(*arguments):
+            counts[name] += sizes[name](*arguments)
+            return function(*arguments)
+
+        return call
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("mithridate.")]:
+        for name in sizes:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    return counts
+
+
+def test_an_audit_does_what_was_planned(calls):
+    options: Any = TINY | {"policies": ("fixed=-8", "cv-clean", "learned", "cv-poisoned")}
+    found = planned(**options)
+    calls.clear()
+    result = mi.audit("digits-0v8", **options)
+    counts = {name: sum(getattr(chain, name) for chain in found.chains) for name in COUNTS}
+    assert found.cells == len(result.frame) == 4 * 4
+    assert counts["hyperiterations"] == calls["take_steps"] == 3 * (7 + 7 + 6 + 7)
+    assert counts["responses"] == calls["minimise"]
+    trainings = calls["validation_losses"] + calls["cross_validation_losses"]
+    assert counts["trainings"] + counts["checks"] == trainings
+    assert counts["evaluations"] == calls["retrain_and_measure"]
+
+
+def test_the_plan_of_the_whole_audit(result):
+    config = mi.AuditConfig(**result.config)
+    found = plan(mi.load_dataset("digits-0v8"), config, PLENTY, calibrate=False)
+    assert found.cells == len(result.frame)
+    assert [chain.policy for chain in found.chains] == list(result.frame["policy"].unique())
+    for chain in found.chains:
+        own = result.frame[result.frame["policy"] == chain.policy]
+        assert chain.inner_steps == own["inner_steps"].iloc[0]
+        assert chain.space == own["space"].iloc[0]
+        counted = own["hypergradients"].iloc[-1].split()
+        assert chain.hyperiterations == sum(int(entry.rpartition(":")[2]) for entry in counted)
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [({"initial": 3}, 3), ({"alternate": True}, 2), ({"objective": "target-class 8"}, 2), ({}, 1)],
+)
+def test_a_hyperiteration_can_take_several_hypergradients(options: dict[str, Any], times):
+    (chain,) = work(**TINY, policies=("learned",), **options).chains
+    assert chain.hypergradients == times * chain.hyperiterations == times * 3 * 6
+
+
+def test_the_trajectory_grows_with_the_steps_and_checkpoints_with_their_root():
+    stored, kept = (
+        [work(**NETWORK | {"inner_steps": steps, "hypergradient": method}).step for steps in (400, 1600)]
+        for method in ("reverse", "checkpointed")
+    )
+    assert stored[1] / stored[0] == pytest.approx(4, rel=0.1)
+    assert kept[1] / kept[0] == pytest.approx(2, rel=0.25)
+    assert kept[1] < stored[1] / 5
+
+
+@pytest.mark.parametrize("options", [{"model": "mlp", "hidden": (16, 4)}, {"space": "gram"}])
+def test_the_memory_is_what_xla_plans(options):
+    made = work(**TINY | {"inner_steps": 300, "policies": ("fixed=-8",)} | options)
+    (attack,), split = made.attacks, made.split
+    problem = attack.settled(attack.rows(split.x_train, split.y_train))
+    others = problem.y_poison, problem.target, problem.poison_weight
+
+    def hypergradient(rest, x_poison, strength):
+        found = mi.Reverse()(mi.Bilevel(attack.learner, rest, *others), x_poison, strength, key(0))
+        return found.value, found.poison, found.hyper
+
+    at = problem.rest, jnp.zeros((2, 64)), jnp.zeros(attack.learner.strength_shape)
+    taken: Any = jax.jit(hypergradient).lower(*at).compile().memory_analysis()
+    assert 0.8 * taken.temp_size_in_bytes <= cost_of(hypergradient, *at).peak <= 2 * taken.temp_size_in_bytes
+
+
+def test_operations_are_counted_through_loops():
+    square = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    once = cost_of(lambda x: x @ x, square)
+    looped = cost_of(lambda x: jax.lax.fori_loop(0, 10, lambda _, y: jnp.tanh(y @ x), x), square)
+    assert once == (2 * 64**3, 1, 64 * 64 * 4)
+    assert looped.flops == pytest.approx(10 * once.flops, rel=0.02)
+
+
+def test_a_refusal_names_what_fits():
+    wide: Any = NETWORK | {"train": 100, "hidden": (64, 8), "inner_steps": 2000}
+    needed = planned(**wide)
+    assert needed.refusals == needed.warnings == ()
+    free = needed.memory - needed.step // 3
+    refused = planned(free, **wide)
+    assert gib(needed.memory) in refused.refusals[0]
+    with pytest.raises(mi.InputError, match="checkpointed needs"):
+        refused.check()
+    better = planned(free, **wide, hypergradient="checkpointed")
+    assert better.refusals == better.warnings == ()
+    assert f"checkpointed needs {gib(better.memory)}" in refused.refusals[0]
+    better.check()
+
+
+def test_what_is_nearly_too_much_is_warned_of_and_what_is_too_much_is_printed():
+    needed = planned(**ONE).memory
+    warned = planned(math.ceil(needed / 0.9), **ONE)
+    assert "are free: use fewer training rows" in warned.warnings[0]
+    assert warned.refusals == ()
+    found = planned(1000, **ONE)
+    assert found.warnings == ()
+    console = Console(record=True, width=110, file=io.StringIO())
+    print_plan(console, found)
+    told = console.export_text()
+    for part in (
+        "1 split(s) × 1 policies × 4 ratios = 4 cells",
+        "fixed=-8",
+        "Reverse (gram)",
+        "use fewer training rows",
+    ):
+        assert part in told
+    assert json.loads(json.dumps(found.as_dict()))["cells"] == 4
+
+
+def test_workers_share_the_chains_and_need_memory_each():
+    data, config = prepared("digits-0v8", None, ONE | {"splits": 4})
+    free = math.ceil(2 * (planning.IMPORTED + planning.PROCESS) / planning.TIGHT) + 2**26
+    four = plan(data, config, free, calibrate=False, workers=4)
+    assert four.seconds == pytest.approx(four.chain_seconds[0] + planning.WRITING)
+    assert four.memory > 4 * (planning.IMPORTED + planning.PROCESS)
+    assert "execution = processes:2 needs" in four.refusals[0]
+    one = plan(data, config, free, calibrate=False)
+    assert one.seconds == pytest.approx(4 * one.chain_seconds[0] + planning.WRITING)
+    assert one.refusals == ()
+
+
+def test_a_chain_takes_its_parts_as_often_as_they_are_run():
+    (chain,) = work(**TINY, policies=("learned",)).chains
+    assert (chain.batches, chain.steps, chain.rounds) == (3, 6, 3)
+    parts = [calibration.Timed(run, 1e9) for run in (1.0, 1e2, 1e4, 1e8, 1e10)]
+    trainings = chain.trainings + chain.checks
+    assert planning._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 7 * 1e10
+
+
+def test_a_calibration_is_short_and_writes_nothing(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = TINY | {"policies": ("fixed=-8", "fixed=1", "learned"), "splits": 5}
+    found = plan(*prepared("digits-0v8", None, options), PLENTY)
+    assert found.calibrated
+    assert list(tmp_path.iterdir()) == []
+    assert calls["take_steps"] == 2 * 2 + 2 * 2  # two policies of one kind, and one of another; a round, twice each
+    assert calls["retrain_and_measure"] == 2 * (1 + 2)  # seen once by shapes
+    assert found.compiling > 0
+    assert found.seconds > planning.WRITING
+    fixed, same, learned = found.chain_seconds
+    assert fixed == same > 0
+    assert learned > 0
+
+
+def test_what_takes_long_is_shortened_and_scaled(calls):
+    made = work(**ONE | {"hyperiterations": 50})
+    rows = made.attacks[0].rows(made.split.x_train, made.split.y_train)
+    parts = made.attacks[0], made.split, rows, np.array(-8.0)
+    calls.clear()
+    calibration.steps(*parts, seconds=calibration.LONG)
+    assert calls["take_steps"] == 2 * 1
+    calls.clear()
+    calibration.steps(*parts, seconds=0.0)
+    assert calls["take_steps"] == 2 * 10
+
+
+def group(folder, limit: str, used: int, cached: int, names: tuple[str, str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\n")
+
+
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(
+    ("own", "below", "names"),
+    [("0::/a/b\n", "", VERSION_2), ("9:cpu:/\n4:memory:/a/b\n0::/\n", "memory", VERSION_1)],
+)
+def test_the_container_has_a_limit(tmp_path, own, below, names):
+    mounted, file = tmp_path / "cgroup", tmp_path / "own"
+    file.write_text(own)
+    assert free_memory(mounted, file) == free_memory(mounted, tmp_path / "none")
+    group(mounted / below, "max", 1, 0, names)
+    group(mounted / below / "a", "9000", 5000, 1000, names)
+    assert free_memory(mounted, file) == 5000
+    group(mounted / below / "a" / "b", "7000", 5500, 500, names)
+    assert free_memory(mounted, file) == 2000
+    group(mounted / below / "a" / "b", "7000", 9000, 500, names)
+    assert free_memory(mounted, file) == 0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (42.0, "42 s"), (100.0, "1.7 min"), (8000.0, "2.2 h")])
+def test_a_duration_is_told_in_words(seconds, text):
+    assert duration(seconds) == text
