@@ -161,7 +161,8 @@ def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
         worst = worst_by_ratio(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
         if up_to.isna().any():
-            found.append(f"{policy}: {named} unknown at {up_to.index[up_to.isna()][0]:.1%} poison, training diverged")
+            where = up_to.index[up_to.isna()][0]
+            found.append(f"{policy}: {named} unknown at {where:.1%} poison: training diverged, or a cell failed")
         elif up_to.max() > error:
             found.append(f"{policy}: {named} {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
     return found

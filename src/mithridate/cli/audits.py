@@ -123,8 +123,10 @@ def _finished(
     for failure in (failures := gate_failures(result.frame, *gate) if gate else []):
         errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
     if result.status == "failed":
-        again = f"some cells failed; `mithridate resume {target}` tries them again"
-        errors.print(again, style="bold red", soft_wrap=True, highlight=False)
+        reasons = result.frame["reason"][result.frame["reason"] != ""].value_counts()
+        told = [f"{count} failed: {reason}" for reason, count in reasons.items()]
+        for line in (*told, f"`mithridate resume {target}` tries them again"):
+            errors.print(line, style="bold red", soft_wrap=True, highlight=False, markup=False)
     if failures or result.status == "failed":
         raise typer.Exit(1 if failures else 3)
 

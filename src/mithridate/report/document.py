@@ -182,9 +182,10 @@ def _defenders(result: Audited) -> list[dict[str, str]]:
 
 
 def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """Return each fault that occurs, in how many cells, and its meaning and remedy."""
-    faults = frame["status"].str.split("+").explode()
-    return [(fault, int((faults == fault).sum()), text) for fault, text in FAULTS.items() if (faults == fault).any()]
+    """Return each fault that occurs, in how many cells, and its meaning and remedy, and why cells have failed."""
+    faults, reasons = frame["status"].str.split("+").explode(), frame["reason"][frame["reason"] != ""].unique()
+    texts = FAULTS | {"failed": ". ".join((FAULTS["failed"], *reasons))}
+    return [(fault, int((faults == fault).sum()), text) for fault, text in texts.items() if (faults == fault).any()]
 
 
 def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
@@ -192,7 +193,7 @@ def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
     ordered = frame.iloc[np.argsort(frame["status"].eq("ok").to_numpy(), kind="stable")]
     return [
         {
-            "status": ": ".join(filter(None, (row["status"], row["reason"]))),
+            "status": row["status"],
             "split": str(row["split"] + 1),
             "defender": row["policy"],
             "poison": wording.percent(row["ratio"]),
