@@ -52,7 +52,7 @@ def child(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the plan, or what the audit takes, from this process."""
     import jax.numpy as jnp
 
-    from mithridate import calibration
+    from mithridate.planning import calibration
     from mithridate.auditing import audit
     from mithridate.planning import plan
     from mithridate.sources import prepared

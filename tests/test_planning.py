@@ -15,14 +15,13 @@ import pytest
 from rich.console import Console
 
 import mithridate as mi
-from mithridate import calibration, planning
-from mithridate.costs import cost_of
-from mithridate.planning import Plan, duration, gib, plan
+from mithridate.planning import Plan, calibration, duration, gib, plan, plans
+from mithridate.planning.costs import cost_of
+from mithridate.planning.workload import Work
 from mithridate.printing import print_plan
 from mithridate.resources import free_memory
 from mithridate.seeds import key
 from mithridate.sources import prepared
-from mithridate.workload import Work
 
 TINY: dict[str, Any] = {
     "train": 30, "valid": 30, "points": 5, "batch": 2, "splits": 1, "hyperiterations": 7, "joint_hyperiterations": 6,
@@ -176,13 +175,13 @@ def test_what_is_nearly_too_much_is_warned_of_and_what_is_too_much_is_printed():
 
 def test_workers_share_the_chains_and_need_memory_each():
     data, config = prepared("digits-0v8", None, ONE | {"splits": 4})
-    free = math.ceil(2 * (planning.IMPORTED + planning.PROCESS) / planning.TIGHT) + 2**26
+    free = math.ceil(2 * (plans.IMPORTED + plans.PROCESS) / plans.TIGHT) + 2**26
     four = plan(data, config, free, calibrate=False, workers=4)
-    assert four.seconds == pytest.approx(four.chain_seconds[0] + planning.WRITING)
-    assert four.memory > 4 * (planning.IMPORTED + planning.PROCESS)
+    assert four.seconds == pytest.approx(four.chain_seconds[0] + plans.WRITING)
+    assert four.memory > 4 * (plans.IMPORTED + plans.PROCESS)
     assert "execution = processes:2 needs" in four.refusals[0]
     one = plan(data, config, free, calibrate=False)
-    assert one.seconds == pytest.approx(4 * one.chain_seconds[0] + planning.WRITING)
+    assert one.seconds == pytest.approx(4 * one.chain_seconds[0] + plans.WRITING)
     assert one.refusals == ()
 
 
@@ -191,7 +190,7 @@ def test_a_chain_takes_its_parts_as_often_as_they_are_run():
     assert (chain.batches, chain.steps, chain.rounds) == (3, 6, 3)
     parts = [calibration.Timed(run, 1e9) for run in (1.0, 1e2, 1e4, 1e8, 1e10)]
     trainings = chain.trainings + chain.checks
-    assert planning._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 7 * 1e10
+    assert plans._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 7 * 1e10
 
 
 def test_a_calibration_is_short_and_writes_nothing(calls, tmp_path, monkeypatch):
@@ -203,7 +202,7 @@ def test_a_calibration_is_short_and_writes_nothing(calls, tmp_path, monkeypatch)
     assert calls["take_steps"] == 2 * 2 + 2 * 2  # two policies of one kind, and one of another; a round, twice each
     assert calls["retrain_and_measure"] == 2 * (1 + 2)  # seen once by shapes
     assert found.compiling > 0
-    assert found.seconds > planning.WRITING
+    assert found.seconds > plans.WRITING
     fixed, same, learned = found.chain_seconds
     assert fixed == same > 0
     assert learned > 0

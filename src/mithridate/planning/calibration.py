@@ -19,11 +19,12 @@ import optax
 from mithridate.assembly import evaluation_rule
 from mithridate.attack import Attack
 from mithridate.config import AuditConfig
-from mithridate.costs import Cost
 from mithridate.datasets import Split
 from mithridate.evaluation import Measured, retrain_and_measure
 from mithridate.feasible import Box
 from mithridate.objectives import Labelled
+from mithridate.planning.costs import Cost
+from mithridate.planning.workload import candidates
 from mithridate.policies import CrossValidated, Fixed, Learned
 from mithridate.rows import Rows, join
 from mithridate.seeds import key
@@ -36,7 +37,6 @@ from mithridate.tuning import (
     validation_losses,
     validation_slope,
 )
-from mithridate.workload import candidates
 
 LONG = 3.0
 """Seconds, by the analytic estimate, above which a part is shortened."""

@@ -13,16 +13,17 @@ from typing import Any
 
 import jax
 
-from mithridate import calibration, execution
-from mithridate.calibration import Timed
+from mithridate import execution
 from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset
 from mithridate.errors import InputError
 from mithridate.execution import surroundings
 from mithridate.hypergradients import Checkpointed
+from mithridate.planning import calibration
+from mithridate.planning.calibration import Timed
+from mithridate.planning.workload import ChainPlan, Work, candidates
 from mithridate.resources import free_memory
 from mithridate.workers.processes import cores
-from mithridate.workload import ChainPlan, Work, candidates
 
 PROCESS = 340 * 2**20
 """Bytes that the compiler, compiled programs and pictures take on the host beside the audit's own arrays (measured)."""

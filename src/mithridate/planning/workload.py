@@ -16,12 +16,12 @@ import numpy as np
 from mithridate.assembly import attack_of, evaluation_rule, model_of, objective_on, policies_of
 from mithridate.attack import Attack
 from mithridate.config import AuditConfig
-from mithridate.costs import Cost, cost_of, size_of
 from mithridate.datasets import Dataset, Split
 from mithridate.evaluation import Measured, retrain_and_measure
 from mithridate.hypergradients import Averaged, Bilevel
 from mithridate.learner import Space
 from mithridate.objectives import Objective
+from mithridate.planning.costs import Cost, cost_of, size_of
 from mithridate.policies import CrossValidated, Fixed, Learned
 from mithridate.rows import Rows, join
 from mithridate.seeds import key
