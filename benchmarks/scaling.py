@@ -138,10 +138,8 @@ def main() -> None:
         chains, costs = measured(runs[one], ready)
         expected = [simulated(chains, workers, costs) for workers in (1, 2)]
         print(f"\n{one} over in turn: {wall[one] - wall['serial']:+.1f} s ({wall[one] / wall['serial'] - 1:+.1%})")
-        print(
-            f"  a worker starts in {costs.start:.1f} s; the first chains of its policies take {sum(costs.first.values()):.1f} s "
-            "longer, in all"
-        )
+        first = sum(costs.first.values())
+        print(f"  a worker starts in {costs.start:.1f} s; the first chains of its policies take {first:.1f} s longer")
         print(f"  two over one: {wall[one] / wall[two]:.2f} times as fast, reckoned {expected[0] / expected[1]:.2f}")
         for workers, kind, seconds in zip((1, 2), (one, two), expected, strict=True):
             print(f"  {workers}: {wall[kind]:.1f} s, reckoned {seconds:.1f} s ({seconds / wall[kind] - 1:+.1%})")

@@ -37,7 +37,8 @@ def table_of(command: str) -> str:
     """Return the options of a command as a Markdown table, those that its help hides left out."""
     rows = ["| option | values | what it sets |", "|---|---|---|"]
     flags = {option.name: option for option in typer.main.get_group(cli.app).commands[command].params}
-    found = inspect.signature(getattr(cli, command)).parameters
+    functions = {info.callback.__name__: info.callback for info in cli.app.registered_commands if info.callback}
+    found = inspect.signature(functions[command]).parameters
     options = [(name, *typing.get_args(parameter.annotation)) for name, parameter in found.items()]
     for name, kind, option in sorted(options, key=lambda item: not isinstance(item[2], ArgumentInfo)):
         if option.hidden:

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -23,7 +24,7 @@ from mithridate.errors import InputError, MithridateError
 from mithridate.versions import versions
 from mithridate.workers import Pace, Work
 from mithridate.workers.attempts import Attempt, attempts
-from mithridate.workers.processes import cores, surroundings
+from mithridate.workers.processes import PATIENCE, cores, surroundings
 
 POLL = 0.1
 """Seconds between two times that the driver looks whether to stop."""
@@ -146,8 +147,11 @@ def _connected(address: str) -> Iterator[None]:
         started = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
     with _quiet():
         try:
+            if ":" in address:  # where nobody listens Ray would wait for minutes
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
             ray.init(**started, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, OverflowError) as error:
             said = " ".join(str(error).split())[:200]
             raise InputError(f"execution = ray:{address}: no connection to a cluster ({said})") from None
     try:

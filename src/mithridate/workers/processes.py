@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -29,7 +30,7 @@ POLL = 0.1
 """Seconds between two times that the driver looks whether to stop."""
 
 PATIENCE = 5.0
-"""Seconds that a worker has to end before it is killed."""
+"""Seconds that a worker has to end before it is killed, or a cluster to answer."""
 
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """The variables that bound the threads of the libraries of linear algebra, read when these are loaded."""
@@ -188,6 +189,7 @@ def _surroundings(variables: dict[str, str]) -> Iterator[None]:
     Both may be sent to the whole group, and the driver says by the pipe what follows from them.
     """
     before = {name: os.environ.get(name) for name in variables}
+    resource_tracker.ensure_running()  # which would unblock the signals if it began later
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     os.environ |= variables
     try:
