@@ -52,9 +52,8 @@ def child(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the plan, or what the audit takes, from this process."""
     import jax.numpy as jnp
 
-    from mithridate.planning import calibration
     from mithridate.auditing import audit
-    from mithridate.planning import plan
+    from mithridate.planning import calibration, plan
     from mithridate.sources import prepared
 
     data, config = prepared(options["dataset"], None, {k: v for k, v in options.items() if k != "dataset"})

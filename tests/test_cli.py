@@ -119,16 +119,18 @@ def test_a_terminal_that_cannot_show_it_all_loses_nothing(env, tail, tmp_path):
     assert (tmp_path / "run" / "audit.json").exists()
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
-    """Every write beyond 20 kB fails, also in the place of rescue; the answer has been printed by then."""
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, mithridate):
+    """Every write beyond 20 kB fails, so that of the report; the cells are there, and it goes on when there is room."""
     # What others have compiled is read, and nothing that might be cut off added to it.
     env = {"TMPDIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
     failed = in_bash('ulimit -f 20; exec "$@"', cwd=tmp_path, **env)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
-    assert re.search("/run: .*File too large", failed.stderr)
-    assert "Verdict" in failed.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert re.search("cannot write run: .*File too large; .* then `mithridate resume run`", failed.stderr)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"manifest.json", "cells", ".lock"}
+    done = mithridate("resume", "run")
+    assert done.returncode == 0, done.stderr
+    assert "Verdict" in done.stdout
 
 
 def test_a_run_whose_place_is_gone_is_rescued(tmp_path, result, monkeypatch):

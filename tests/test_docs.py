@@ -42,7 +42,7 @@ def commands(text: str) -> Iterator[list[str]]:
     """Yield the arguments of every `mithridate` command that stands on a line of its own."""
     for line in text.replace("\\\n", " ").splitlines():
         if found := re.match(r"(?:\$ |    )?mithridate (.+)", line):
-            yield shlex.split(found[1], comments=True)
+            yield shlex.split(found[1].removesuffix(" &"), comments=True)
 
 
 def name_of(page: Path) -> str:

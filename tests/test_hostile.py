@@ -317,6 +317,16 @@ def test_names_are_drawn_as_they_are(tmp_path):
     assert "<script>alert" not in render([found])
 
 
+def test_weights_as_large_as_their_type_holds_are_drawn():
+    """Those of a victim whose training all but diverged."""
+    made = targets.made_run(image=False)
+    for arrays in made.poison.values():
+        arrays["weights_poisoned_0"] = np.array([-3e38, 0.0, 3e38] * 5, "f4")
+    page = render([made])
+    assert "Infinity" not in page
+    assert "NaN" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
 def test_nothing_is_pickled_and_nothing_is_evaluated():
     """Neither imported nor called, anywhere; but workers, which trust one another, are sent their work by joblib."""
     for path in SOURCE.rglob("*.py"):

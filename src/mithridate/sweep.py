@@ -70,10 +70,8 @@ class Sweep:
         """Return what the chains of split `index` share, made once; raises `InputError`."""
         if index not in self._ready:
             config, data = self.config, self.data
-            split, seed = (
-                data.split(config.train, config.valid, config.seed, index),
-                f"{config.seed}/{data.name}/{index}",
-            )
+            split = data.split(config.train, config.valid, config.seed, index)
+            seed = f"{config.seed}/{data.name}/{index}"
             self._model = self._model or model_of(config, split)
             aim = objective_on(config, split, seed)
             attacks = [attack_of(config, split, policy, seed, self._model, aim) for policy in self.policies]
@@ -175,10 +173,10 @@ class Sweep:
 
     def _failed(self, chain: Chain, first: int, reason: str) -> Iterator[Cell]:
         split, attacks = self.ready(chain.split)[:2]
-        for ratio in range(first, self.ratios):
+        for ratio in (each for each in range(first, self.ratios) if self._missing(chain, each)):
             record = failed_cell(self.config, chain.split, attacks[chain.policy], ratio, split, reason)
             yield Cell(chain.split, chain.policy, ratio, record, None)
-            reason = f"ratio {ratio + 1} failed, on whose poison it builds"
+            reason = f"ratio {first + 1} failed, on whose poison it builds"
 
     @staticmethod
     def _missing(chain: Chain, ratio: int) -> bool:
