@@ -67,7 +67,7 @@ def after(calls: int) -> Callable[[], bool]:
 
 
 def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
-    stops, found = 0, None
+    stops, found, said = 0, None, ""
     while found is None:
         try:
             found = mi.audit(DATA, out=tmp_path / "run", stop=after(7), **TINY)
