@@ -294,6 +294,12 @@ def test_a_file_whose_name_is_not_unicode_is_refused(tmp_path):
         read_dataset(path, "t")
 
 
+def test_whole_numbers_beyond_any_float_are_refused():
+    frame = pd.DataFrame({"a": [10**400, 1, 2, 3] * 5, "t": [0, 1] * 10})
+    with pytest.raises(mi.DataError, match="column 'a' holds whole numbers that are too large"):
+        mi.dataset_of(frame, "t")
+
+
 def test_text_of_a_frame_that_is_not_unicode_is_refused():
     with pytest.raises(mi.DataError, match="'a' holds text that is not Unicode"):
         mi.dataset_of(pd.DataFrame({"a": pd.Series(["\udc80"] * 8, dtype=object), "t": [0, 1] * 4}), "t")

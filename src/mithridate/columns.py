@@ -43,7 +43,10 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
         values = cells.astype("boolean").to_numpy(dtype=float, na_value=np.nan)
         return Column(name, "boolean", "bool" if cells.dtype == object else cells.dtype, (False, True)), values
     if kind in _NUMBERS:
-        numbers = pd.to_numeric(cells)
+        try:
+            numbers = pd.to_numeric(cells)
+        except OverflowError:
+            raise DataError(f"{what} holds whole numbers that are too large; {remedy}") from None
         return _numbers(name, numbers.dtype, numbers.to_numpy(dtype=float, na_value=np.nan), source)
     if kind == "empty":
         raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
