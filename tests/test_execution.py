@@ -63,6 +63,7 @@ def test_the_precision_in_force_holds_in_every_chain():
     assert found == [jnp.float64, jnp.float64]
 
 
+@pytest.mark.slow
 def test_a_batched_audit_equals_the_serial_one(result):
     """Up to rounding, which a batch may do in another order."""
     batched = mi.audit("digits-0v8", policies=("fixed=-8", "learned"), execution="batched", **SMALL)

@@ -19,7 +19,7 @@ from mithridate.tables import dataset_of
 from targets import TARGETS, refused, seeds, seen, used
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-QUICK = settings(derandomize=True, max_examples=25, deadline=None, suppress_health_check=SLOW, database=None)
+QUICK = settings(derandomize=True, max_examples=15, deadline=None, suppress_health_check=SLOW, database=None)
 LONG = settings(QUICK, derandomize=False, max_examples=1000)
 
 NASTY = (
@@ -184,7 +184,7 @@ def test_many_runs_that_load_can_be_drawn(run):
 OPTIONS = st.dictionaries(st.sampled_from(list(AuditConfig.model_fields)), PLAIN, max_size=4)
 
 
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=80)
 @given(OPTIONS)
 def test_options_are_taken_or_refused(options):
     refused(lambda: AuditConfig.of(**{"dataset": "digits-0v8", **options}))

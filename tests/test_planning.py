@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
@@ -235,10 +236,12 @@ VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_f
     ("own", "below", "names"),
     [("0::/a/b\n", "", VERSION_2), ("9:cpu:/\n4:memory:/a/b\n0::/\n", "memory", VERSION_1)],
 )
-def test_the_container_has_a_limit(tmp_path, own, below, names):
+def test_the_container_has_a_limit(tmp_path, own, below, names, monkeypatch):
     mounted, file = tmp_path / "cgroup", tmp_path / "own"
     file.write_text(own)
-    assert free_memory(mounted, file) == free_memory(mounted, tmp_path / "none")
+    machine = psutil.virtual_memory()._replace(available=2**40)
+    monkeypatch.setattr("mithridate.resources.psutil.virtual_memory", lambda: machine)
+    assert free_memory(mounted, file) == free_memory(mounted, tmp_path / "none") == 2**40
     group(mounted / below, "max", 1, 0, names)
     group(mounted / below / "a", "9000", 5000, 1000, names)
     assert free_memory(mounted, file) == 5000

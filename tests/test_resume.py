@@ -20,15 +20,7 @@ import pytest
 import mithridate as mi
 from conftest import SEED
 from mithridate import durable, measuring, store, workers
-from mithridate.records import LISTS
-
-TINY: dict[str, Any] = dict(train=24, valid=24, points=5, batch=3, splits=2, inner_steps=30, epochs=5)  # noqa: C408
-TINY |= {"hyperiterations": 10, "joint_hyperiterations": 10, "policies": ("cv-clean", "learned"), "folds": 2}
-CELLS = 2 * 2 * 3
-DATA = "digits-0v8"
-FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if name != "policies"] + [
-    f"--policy={policy}" for policy in TINY["policies"]
-]
+from stopping import CELLS, DATA, FLAGS, TINY, after, assert_same
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +35,6 @@ def often(monkeypatch):
     monkeypatch.setattr(workers, "EVERY", 0.0)
     monkeypatch.setattr(mi.AuditResult, "plot", lambda self: {})
     monkeypatch.setattr("mithridate.results.write_report", lambda path, results: path.write_text("report"))
-
-
-def assert_same(one: mi.AuditResult, two: mi.AuditResult):
-    numbers = [name for name in one.frame if name not in (*LISTS, "seconds")]
-    pd.testing.assert_frame_equal(one.frame[numbers], two.frame[numbers], check_exact=True)
-    for name in LISTS:
-        np.testing.assert_array_equal(one.frame[name].to_list(), two.frame[name].to_list())
-    assert one.poison.keys() == two.poison.keys()
-    for cell, arrays in one.poison.items():
-        assert arrays.keys() == two.poison[cell].keys()
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(array, two.poison[cell][name])
-    for said in (ours := one.summary(), theirs := two.summary()):
-        said["config"] = said["config"] | {"execution": "any"}
-    assert json.dumps(ours) == json.dumps(theirs)
-
-
-def after(calls: int) -> Callable[[], bool]:
-    """Something that says stop from the nth time on that it is asked."""
-    left = iter(range(calls))
-    return lambda: next(left, None) is None
 
 
 def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
@@ -367,100 +338,12 @@ def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypat
     assert len(mi.load_result(tmp_path / "run").frame) == CELLS
 
 
-def spoil(name: str, change: Callable[[Path], Any]) -> Any:
-    return pytest.param(change, id=name)
-
-
-def changed_manifest(**values: Any) -> Callable[[Path], Any]:
-    def change(run: Path) -> None:
-        said = json.loads((run / "manifest.json").read_text())
-        (run / "manifest.json").write_text(json.dumps(said | values))
-
-    return change
-
-
-def linked(name: str) -> Callable[[Path], Any]:
-    def change(run: Path) -> None:
-        (run / name).rename(run.parent / "elsewhere")
-        (run / name).symlink_to(run.parent / "elsewhere")
-
-    return change
-
-
-def cells_of(run: Path) -> list[Path]:
-    return sorted((run / "cells").glob("*.npz"))
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Path:
-    """A run directory in which some cells are done and one is unfinished."""
-    out = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "EVERY", 0.0)
-        with pytest.raises(mi.Interrupted):
-            mi.audit(DATA, out=out, stop=after(20), **TINY)
-    assert list(out.glob("cells/*midway.npz"))
-    return out
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda run: (run / "manifest.json").unlink(), "there is no manifest.json"),
-        (lambda run: (run / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-        (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json"),
-        (changed_manifest(format=2), "format 2, expected 1"),
-        (changed_manifest(data="0" * 64), "was changed: its hash is not that of its configuration"),
-        (changed_manifest(versions={}), "another version: mithridate None there"),
-        (changed_manifest(place="mnsit"), "cannot be had again: unknown data set"),
-        (changed_manifest(place="digits-0v1"), "other data"),
-        (linked("manifest.json"), "symbolic link"),
-        (linked("cells"), "symbolic link"),
-        (linked(".lock"), "symbolic link"),
-        (lambda run: cells_of(run)[0].write_bytes(b"PK"), "remove it to have it computed again"),
-        (lambda run: cells_of(run)[0].write_bytes(cells_of(run)[0].read_bytes()[:-90]), "remove it to have it"),
-        (lambda run: np.savez(cells_of(run)[0], record=np.array("{}")), "belongs to another run"),
-    ],
-)
-def test_a_directory_that_is_not_the_runs_own_is_refused(stopped, tmp_path, harm, message):
+def test_an_audit_goes_on_with_another_execution(tmp_path, whole):
     run = tmp_path / "run"
-    subprocess.run(["cp", "-r", stopped, run], check=True)
-    harm(run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(mi.StorageError, match=message):
-        mi.resume(run)
-    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert {**kept, **before} == kept, "nothing is lost"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, "another configuration: seed = 0 there, 1 here"),
-        ({"policies": ("learned",)}, "another configuration: policies"),
-    ],
-)
-def test_another_audit_is_refused_the_directory(stopped, change, message):
-    with pytest.raises(mi.StorageError, match=message):
-        mi.audit(DATA, out=stopped, **TINY | change)
-
-
-def test_an_audit_goes_on_with_another_execution(stopped, tmp_path, whole):
-    run = tmp_path / "run"
-    subprocess.run(["cp", "-r", stopped, run], check=True)
+    with pytest.raises(mi.Interrupted):
+        mi.audit(DATA, out=run, stop=after(20), **TINY)
     assert store.Manifest.read(run).execution == "auto"
     assert_same(mi.resume(run, execution="serial"), whole)
-
-
-def test_code_is_not_run_because_a_directory_says_so(stopped, tmp_path):
-    run = tmp_path / "run"
-    subprocess.run(["cp", "-r", stopped, run], check=True)
-    said = store.Manifest.read(run)
-    config = said.config | {"model": "os:_exit", "execution": "auto"}
-    made = store.Manifest.of(config, said.data, said.place, said.versions)
-    (run / "manifest.json").write_text(made.model_dump_json())
-    with pytest.raises(mi.InputError, match="code that would be run; if you trust it, add --model os:_exit"):
-        mi.resume(run)
 
 
 def test_the_same_command_again_goes_on_without_naming_the_directory(tmp_path, whole, mithridate, monkeypatch):
