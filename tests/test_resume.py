@@ -71,7 +71,7 @@ def test_an_unfinished_cell_goes_on_from_the_middle(tmp_path, whole, monkeypatch
 
 
 def test_what_is_reported_is_on_the_disk(tmp_path):
-    """Each cell, before progress counts it; with the optimiser's memory, λ and the keys' origin between two rounds."""
+    """Each cell, before progress counts it."""
     seen = []
 
     def look(at: Any) -> None:

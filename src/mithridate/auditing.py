@@ -63,7 +63,7 @@ def audit(
     data, config = prepared(dataset, config, options)
     with surroundings(config.precision, config.execution):
         if out is None:
-            return _computed(Sweep(data, config), None, on_progress, stop)
+            return _computed(_checked(data, config), None, on_progress, stop)
         place = str(Path(config.dataset).resolve()) if names_file(config.dataset) else config.dataset
         return _kept(data, config, place, Path(out), on_progress, stop)
 
@@ -126,8 +126,7 @@ def _kept(
     stop: Callable[[], bool],
 ) -> AuditResult:
     """Return the result computed in a run directory, and written there; or as it stands there if it is complete."""
-    sweep = Sweep(data, config)
-    sweep.check()
+    sweep = _checked(data, config)
     manifest = Manifest.of(config.model_dump(mode="json"), sweep.digest(), place, versions())
     with opened(directory, manifest) as store:
         if store.complete:
@@ -139,11 +138,16 @@ def _kept(
     return result
 
 
+def _checked(data: Dataset, config: AuditConfig) -> Sweep:
+    sweep = Sweep(data, config)
+    sweep.check()
+    return sweep
+
+
 def _computed(
     sweep: Sweep, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> AuditResult:
     config, splits, policies = sweep.config, sweep.config.splits, [policy.name for policy in sweep.policies]
-    sweep.check()
     cells, paused = _read(store)
     chains = [
         Chain(

@@ -1,6 +1,7 @@
 """How an audit's chains are executed: in turn, in step, or in other processes; what they yield comes as one stream.
 
-Every execution gives the same numbers. The chains are written once, as generators, and know nothing of it.
+In turn or in other processes the numbers are the same to the bit; in step, to rounding. The chains are written once, as
+generators, and know nothing of it.
 """
 
 import functools
