@@ -9,31 +9,40 @@ compiled as one function; the victim is solved by L-BFGS (of its solvers and lin
 linear system by CG, to the tolerances that this project's own method has in float32.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 from common import Case
 
+try:
+    import torch
+except ImportError:  # JAXopt and this project do without
+    torch = None
+
 
 class Torch:
-    """A case in PyTorch: full-batch gradient descent on the mean cross-entropy with L2."""
+    """A case in PyTorch: full-batch gradient descent on the mean cross-entropy with L2.
 
-    def __init__(self, case: Case, dtype: torch.dtype = torch.float32, joined: bool = False):
-        self.joined = joined
+    `dtype`, by default float32; `device`, by PyTorch's name for it. Results are NumPy arrays, so they are there.
+    """
+
+    def __init__(self, case: Case, dtype: torch.dtype | None = None, joined: bool = False, device: str = "cpu"):
+        self.joined, self.found, kind = joined, _numpy, {"dtype": dtype or torch.float32, "device": device}
 
         def tensors(arrays: Any) -> list[torch.Tensor]:
-            return [torch.tensor(np.asarray(a), dtype=dtype) for a in arrays]
+            return [torch.tensor(np.asarray(a), **kind) for a in arrays]
 
         (self.x, rest), (self.x_poison, poison) = tensors(case.rest), tensors(case.poison)
         self.y = torch.cat([rest, poison])
         self.x_target, self.y_target = tensors(case.target)
         self.w0 = tensors(case.w0())
-        self.log_strength = torch.tensor(case.log_strength, dtype=dtype)
+        self.log_strength = torch.tensor(case.log_strength, **kind)
         self.rate, self.steps = case.rate, case.steps
         self.loss = torch.nn.functional.binary_cross_entropy_with_logits
 
@@ -76,7 +85,7 @@ class Torch:
         for _ in range(self.steps):
             slopes = self.gradient(params, rho, self.x, x_poison, keep=True)
             params = [p - self.rate * g for p, g in zip(params, slopes, strict=True)]
-        return _numpy(torch.autograd.grad(self.outer_loss(params), (x_poison, log_strength)))
+        return self.found(torch.autograd.grad(self.outer_loss(params), (x_poison, log_strength)))
 
     def algorithm_2(self) -> tuple[np.ndarray, np.ndarray]:
         """Algorithm 2: the trajectory stored, one adjoint for X_p and λ."""
@@ -99,11 +108,14 @@ class Torch:
             adjoint = [v - self.rate * h for v, h in zip(adjoint, bends, strict=True)]
             d_poison -= self.rate * b_poison
             d_rho -= self.rate * b_rho
-        return _numpy((d_poison, d_rho * rho.detach()))  # dρ/dλ = ρ
+        return self.found((d_poison, d_rho * rho.detach()))  # dρ/dλ = ρ
 
-    @torch.no_grad()
     def formulas(self) -> tuple[np.ndarray, np.ndarray]:
         """Algorithm 2 for logistic regression alone, every derivative by its formula: no autograd in the loops."""
+        with torch.no_grad():
+            return self.found(self._formulas())
+
+    def _formulas(self) -> tuple[torch.Tensor, torch.Tensor]:
         x, rate, n, rho = torch.cat([self.x, self.x_poison]), self.rate, len(self.y), self.rho(self.log_strength)
         (w, b), last = self.w0, slice(-len(self.x_poison), None)
         path = []
@@ -120,7 +132,7 @@ class Torch:
             d_poison.addr_((chance[last] - self.y[last]) / n, v, alpha=-rate).addr_(bend[last], w, alpha=-rate)
             d_rho -= rate * torch.dot(w, v)
             v, c = torch.addmv((1 - rate * rho) * v, x.T, bend, alpha=-rate), c - rate * bend.sum()
-        return _numpy((d_poison, d_rho * rho))
+        return d_poison, d_rho * rho
 
     def torchopt(self) -> tuple[np.ndarray, np.ndarray]:
         """TorchOpt's differentiable optimiser on the same training; λ has to be in the loss, not its weight decay."""
@@ -132,11 +144,33 @@ class Torch:
         for _ in range(self.steps):
             penalty = sum(torch.sum(p * p) for p in params[::2])
             params = optimiser.step(self.inner_loss(params, self.x, x_poison) + 0.5 * rho * penalty, params)
-        return _numpy(torch.autograd.grad(self.outer_loss(params), (x_poison, log_strength)))
+        return self.found(torch.autograd.grad(self.outer_loss(params), (x_poison, log_strength)))
+
+    def replayed(self, name: str) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Return the method `name` recorded once as a CUDA graph, to be played again: no launch waits for Python.
+
+        The graph reads this object's tensors where they are, so what is returned keeps the object, which is good for
+        nothing else from then on.
+        """
+        self.found, run, graph, aside = tuple, getattr(self, name), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # what is set up at first use cannot be recorded
+            for _ in range(2):
+                run()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            self.recorded = graph, run()
+
+        def play() -> tuple[np.ndarray, np.ndarray]:
+            graph, found = self.recorded
+            graph.replay()
+            return _numpy(found)
+
+        return play
 
 
 def _numpy(tensors: Any) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (t.detach().numpy() for t in tensors)
+    first, second = (t.detach().cpu().numpy() for t in tensors)
     return first, second
 
 
