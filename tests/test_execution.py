@@ -1,5 +1,7 @@
 """Chains in turn and chains as one batch give the same numbers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ import mithridate as mi
 from conftest import SMALL
 from mithridate import execution
 from mithridate.execution import shared
+from mithridate.learner import _train
+from mithridate.tuning import validation_losses, validation_slope
 
 calls: list[int] = []
 
@@ -87,3 +91,21 @@ def test_a_batch_of_exact_victims_is_refused_on_a_cpu():
 def test_the_switch_follows_the_device():
     assert execution.chosen("auto") == ("serial" if jax.default_backend() == "cpu" else "batched")
     assert execution.chosen("batched") == "batched"
+
+
+@pytest.mark.parametrize("model", [mi.LogisticRegression(4), mi.MLP(4, (3,))])
+@pytest.mark.parametrize("what", ["grid", "slope", "fit"])
+def test_no_product_is_rounded_more_than_its_numbers_are(what, model):
+    """Seen in what is compiled, since a CPU rounds none; a GPU would round to 10 bits what does not ask for more."""
+    rows, key = mi.Rows.of(np.ones((5, 4)), np.ones(5)), jax.random.key(0)
+    learner = mi.Learner(model, mi.GradientDescent(0.1, 2), penalty=mi.L2((0,) * (1 + isinstance(model, mi.MLP))))
+    problem = mi.Bilevel(learner, rows, jnp.ones(3), rows)
+    run: Any = {
+        "grid": lambda x, strength: validation_losses(problem, x, strength[None], key),
+        "slope": lambda x, strength: validation_slope(problem, x, strength, key),
+        "fit": lambda x, strength: _train(learner, (rows, mi.Rows(x, jnp.ones(3), jnp.ones(3))), strength, key),
+    }[what]
+    compiled = jax.jit(run).lower(jnp.ones((3, 4)), jnp.zeros(1)).as_text()
+    products = [line for line in compiled.splitlines() if "dot_general" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products), products

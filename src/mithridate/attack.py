@@ -11,7 +11,7 @@ g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising 
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Key
 
 from mithridate.errors import InputError
-from mithridate.execution import shared
+from mithridate.execution import exact, shared
 from mithridate.feasible import FeasibleSet, Settling
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.learner import Learner
@@ -314,16 +314,19 @@ class Attack:
     def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
         """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
         rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points, divided=True)
-        return rows.with_gram() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
+        return exact(rows.with_gram)() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
 
     def key(self, points: int) -> Key[Array, ""]:
         """Return the key of the batch that ends with so many points, from which the defender's w0 are drawn as well."""
         return jax.random.fold_in(key(self.seed, "attack"), points)
 
-    def settled(self, rows: Rows) -> Bilevel:
-        """Return the problem of training on these rows alone, in the shapes of the attack's own problems."""
-        nothing, valid = jnp.zeros(self.batch or self.points), Rows.of(*self.valid) if self.valid else None
-        return Bilevel(self.learner, rows, nothing, Rows.of(*self.target), nothing, valid, self.specific)
+    def settled(self, rows: Rows, put: Callable[[np.ndarray, np.ndarray], Rows] = Rows.of) -> Bilevel:
+        """Return the problem of training on these rows alone, in the shapes of the attack's own problems.
+
+        `put` makes rows of arrays: it may return their shapes alone.
+        """
+        nothing, valid = jnp.zeros(self.batch or self.points), put(*self.valid) if self.valid else None
+        return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific)
 
     def _craft(
         self,

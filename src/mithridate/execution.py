@@ -48,8 +48,23 @@ def placed(execution: Execution) -> AbstractContextManager[Any]:
 @contextmanager
 def surroundings(precision: str, execution: str) -> Iterator[None]:
     """Enter what all of an audit runs in: the precision of its numbers, and where its rows are put."""
-    with jax.enable_x64(precision == "float64"), placed(chosen(execution)):
+    wide = precision == "float64"
+    with jax.enable_x64(wide), jax.default_matmul_precision("highest"), placed(chosen(execution)):
         yield
+
+
+def exact(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return the function with matrix products in the full precision of their numbers.
+
+    On NVIDIA's cards JAX would round what goes into them to 10 bits (TF32): a network's hypergradient was off by 3 %.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Result:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments, **named)
+
+    return call
 
 
 def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., Any]:
@@ -57,6 +72,7 @@ def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., 
 
     Every array among its arguments is its own in every chain; its results have to be arrays.
     """
+    function = exact(function)
     alone = eqx.filter_jit(function, donate=donate)
 
     @eqx.filter_jit

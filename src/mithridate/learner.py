@@ -22,6 +22,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from mithridate import gram
 from mithridate.dual import Dual, DualSolution, Leading, Point
 from mithridate.errors import InputError
+from mithridate.execution import exact
 from mithridate.losses import cross_entropy, predicted
 from mithridate.models import LinearParams, Model
 from mithridate.newton import Solution, minimise_convex
@@ -311,11 +312,13 @@ def _size(blocks: tuple[Rows, ...]) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
+@exact
 def _train(learner: Learner, blocks: tuple[Rows, ...], log_strength: Array, key: Array) -> Any:
     return learner.train(blocks, log_strength, key)
 
 
 @eqx.filter_jit
+@exact
 def _hessian_product(learner: Learner, params: Any, rows: Rows, log_strength: Array, tangent: Any) -> Any:
     gradient = jax.grad(lambda p: learner.objective(p, (rows,), log_strength, rows.size))
     return jax.jvp(gradient, (params,), (tangent,))[1]
