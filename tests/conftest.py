@@ -1,6 +1,5 @@
 """Strict JAX, checked shapes, printed seeds, the data directory, and what is computed once for all workers."""
 
-import fcntl
 import importlib.metadata
 import os
 import pickle
@@ -12,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import compiling
+
 # The tests' time goes into compiling small programs, not into running them; `make test-slow` compiles as users do.
-if "slow" not in sys.argv:
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    quick += " --xla_cpu_use_fusion_emitters=false"
+if "slow" not in sys.argv and compiling.ANSWER not in os.environ:  # a worker has its parent's
+    quick = compiling.flags(compiling.known())
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -35,6 +35,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     install_import_hook("mithridate", "beartype.beartype")
 
+import filelock
 import pytest
 
 # The process that only hands the tests out imports neither JAX nor the package.
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
     import mithridate as mi
     from mithridate.auditing import Progress
+
+posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, links and signals as POSIX has them")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if SHARED.is_dir():
@@ -102,8 +105,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
 
     def get(name: str, make: Callable[[Path], Any]) -> Any:
         file = folder / f"{name}.pickle"
-        with (folder / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filelock.FileLock(folder / f"{name}.lock"):
             if not file.exists():
                 file.write_bytes(pickle.dumps(make(folder)))
             return pickle.loads(file.read_bytes())  # noqa: S301 (written above)
@@ -150,7 +152,7 @@ class Told(NamedTuple):
 def mithridate(monkeypatch, capsys, tmp_path) -> Callable[..., Told]:
     """The command line, called in this process from `tmp_path`; the process is left as it was."""
 
-    def call(*arguments: object) -> Told:
+    def call(*arguments: object, planned: bool = False) -> Told:
         from mithridate import cli
 
         with monkeypatch.context() as patch:
@@ -158,7 +160,7 @@ def mithridate(monkeypatch, capsys, tmp_path) -> Callable[..., Told]:
             patch.setattr(sys, "path", [*sys.path])
             patch.setattr(sys, "argv", ["mithridate", *map(str, arguments)])
             patch.setenv("COLUMNS", "100")
-            if "--dry-run" not in arguments:  # what fits into the memory has tests of its own
+            if not (planned or "--dry-run" in arguments):  # what fits into the memory has tests of its own
                 patch.setattr("mithridate.cli.audits._planned", lambda *given: False)
             with pytest.raises(SystemExit) as left:
                 cli.main()

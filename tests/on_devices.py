@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import compiling
 import conftest  # noqa: F401 (strict JAX, checked shapes)
 import mithridate as mi
 from mithridate import execution
@@ -20,7 +21,6 @@ from mithridate.outer import OuterStep, begin, take_steps
 from mithridate.steps import poison_rule
 from problems import M, bilevel, draw, point
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CHAINS, ROWS, FEATURES, POINTS = 9, 64, 200, 5
 compilations: list[int] = []
 shares: list[tuple[int, ...]] = []
@@ -106,7 +106,7 @@ def sharded() -> dict[str, np.ndarray]:
                 return found.value, found.poison, found.hyper
 
             at = given, jnp.asarray(arrays.x_poison, dtype=float), jnp.asarray(-2.0), jax.random.key(1)
-            compiled = jax.jit(hypergradient).lower(*at).compile(compiler_options=QUICK)
+            compiled = jax.jit(hypergradient).lower(*at).compile(compiler_options=compiling.known())
             parts = zip(("value", "poison", "hyper"), compiled(*at), strict=True)
             found |= {f"{name} {part}": np.asarray(array) for part, array in parts}
             sent = re.findall(

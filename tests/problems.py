@@ -15,20 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import compiling
 import mithridate as mi
 
 SEED = int(os.environ.get("MITHRIDATE_TEST_SEED", "20260101"))
 LADDER_SEED = 20260101
 """Whatever the seed, the ladder's problems are these: a kink of a network or a steep loss would take a rung away."""
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options that compile four times as fast; how fast the result runs is not the subject here."""
-
 N, M, N_P = 20, 4, 3
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile fast."""
-    return eqx.filter_jit(function, compiler_options=QUICK)  # pyright: ignore[reportCallIssue]
+    return eqx.filter_jit(function, compiler_options=compiling.known())  # pyright: ignore[reportCallIssue]
 
 
 class LeastSquares(eqx.Module):

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import compiling
 import mithridate as mi
 from mithridate import cli, differences, ladder
 from mithridate.differences import Place
 from mithridate.printing import print_check
-from problems import QUICK, SEED, M, bilevel, draw, point
+from problems import SEED, M, bilevel, draw, point
 
 SMALL: dict[str, Any] = {"train": 40, "valid": 40, "points": 6, "batch": 3, "inner_steps": 30}
 
@@ -29,7 +30,7 @@ def quick() -> Iterator[None]:
     """Compile fast; how fast the result runs is not the subject here."""
     compiled = jax.stages.Lowered.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, compiler_options=QUICK))
+        patch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, compiler_options=compiling.known()))
         yield
 
 
@@ -126,6 +127,14 @@ WRONG = {
 }
 
 
+@pytest.fixture
+def wide() -> Iterator[None]:
+    """What was climbed in float64 is judged there."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("fault", WRONG)
 def test_what_is_wrong_and_does_not_say_so_is_found(climbed, fault):
     right, truth = climbed
@@ -139,10 +148,10 @@ def test_what_is_wrong_and_does_not_say_so_is_found(climbed, fault):
     assert (said.verdict, said.note[:29]) == ("drifted", "the weights run backwards mis")
 
 
+@pytest.mark.usefixtures("wide")
 def test_a_dropped_cross_term_is_found(climbed):
     right, truth = climbed
-    with jax.enable_x64(True):
-        wrong = ladder.climb(right._replace(method=NoCrossTerm()))
+    wrong = ladder.climb(right._replace(method=NoCrossTerm()))
     assert ladder.judged(wrong, truth, right, "float64").verdict == "disagrees"
 
 

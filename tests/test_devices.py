@@ -68,9 +68,11 @@ NUMBERS = [f"{victim} {part}" for victim in on_devices.VICTIMS for part in ("val
 @pytest.mark.parametrize("name", [*NUMBERS, "curvature", "attack", "history"])
 def test_rows_that_are_divided_among_devices_give_the_numbers_of_one(found, name):
     many, one = (part[name] for part in found)
-    size = np.linalg.norm(one)
+    size, victim = np.linalg.norm(one), name.split()[0]
     assert size > 0
-    assert np.linalg.norm(many - one) <= 1e-5 * size
+    # Sums are added up in another order. A derivative is a sum of what has the size of A, however small it comes out.
+    rounding = np.finfo(one.dtype).eps * np.linalg.norm(found[1].get(f"{victim} value", 0.0))
+    assert np.linalg.norm(many - one) <= 1e-5 * size + 0.1 * rounding
 
 
 @pytest.mark.parametrize("name", ["parts", "parts replaced"])
@@ -98,6 +100,6 @@ def test_rows_that_do_not_divide_are_refused():
         axis_names, axis_sizes = ("rows",), (4,)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.sharding, "get_abstract_mesh", Four)
+        patch.setattr("mithridate.rows._mesh", Four)
         with pytest.raises(mi.InputError, match="10 rows, those for added poison included, do not divide evenly among"):
             Rows.of(np.zeros((9, 2)), np.zeros(9), capacity=10, divided=True)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import compiling
 import mithridate as mi
 from mithridate.assembly import attack_of, mismatch, policies_of, threat_model
 from mithridate.datasets import Dataset
 from mithridate.rows import CHUNK, Rows, check_rows, join, take
-from problems import QUICK, SEED, draw
+from problems import SEED, draw
 
 FEW: dict[str, Any] = {"train": 40, "valid": 40, "points": 4, "batch": 4, "splits": 1, "policies": ("fixed=-2",)}
 
@@ -63,7 +64,7 @@ def temporary(method: Any, n: int, steps: int) -> int:
         return method(problem, *at)[:3]
 
     at = jnp.asarray(arrays.x_poison, dtype=float), jnp.array(-2.0), jax.random.key(0)
-    found: Any = jax.jit(hypergradient).lower(given, *at).compile(compiler_options=QUICK).memory_analysis()
+    found: Any = jax.jit(hypergradient).lower(given, *at).compile(compiler_options=compiling.known()).memory_analysis()
     return found.temp_size_in_bytes
 
 
@@ -227,7 +228,7 @@ def test_an_exact_victim_attacked_through_sgd_is_told():
 
 def test_hypergradients_through_minibatches_agree_with_central_differences(monkeypatch):
     compiled = jax.stages.Lowered.compile
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, compiler_options=QUICK))
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, compiler_options=compiling.known()))
     options: dict[str, Any] = FEW | {"inner": "sgd", "inner_batch": 8, "inner_steps": 12, "precision": "float64"}
     found = mi.check("digits-0v8", methods={"mine": mi.Checkpointed()}, **options)
     assert found.frame["verdict"].tolist() == ["agrees", "agrees"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
+import compiling
 import mithridate as mi
 from mithridate.hypergradients import STATUSES, Hypergradient, HypergradientMethod, Status, number
 from mithridate.hypergradients.reversible import BitExact
 from problems import (
     METHODS,
-    QUICK,
     SEED,
     UNROLLED,
     LeastSquares,
@@ -52,7 +52,7 @@ def run(method: Any, rule: Any) -> Hypergradient:
 def memory(method: Any, rule: Any) -> int:
     """Bytes of everything but input, output and code."""
     lowered = jax.jit(lambda *at: method(problem(rule), *at)[:3]).lower(*point(ARRAYS))
-    found: Any = lowered.compile(compiler_options=QUICK).memory_analysis()
+    found: Any = lowered.compile(compiler_options=compiling.known()).memory_analysis()
     return found.temp_size_in_bytes
 
 

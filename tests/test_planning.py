@@ -11,18 +11,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from rich.console import Console
 
 import mithridate as mi
-from mithridate.planning import Plan, calibration, duration, gib, plan, plans
+from mithridate.planning import Plan, calibration, costs, duration, gib, plan, plans
 from mithridate.planning.costs import cost_of
 from mithridate.planning.workload import Work
 from mithridate.printing import print_plan
 from mithridate.resources import free_memory
 from mithridate.seeds import key
 from mithridate.sources import prepared
+from stopping import FLAGS
 
 TINY: dict[str, Any] = {
     "train": 30, "valid": 30, "points": 5, "batch": 2, "splits": 1, "hyperiterations": 7, "joint_hyperiterations": 6,
@@ -192,6 +194,66 @@ def test_a_chain_takes_its_parts_as_often_as_they_are_run():
     parts = [calibration.Timed(run, 1e9) for run in (1.0, 1e2, 1e4, 1e8, 1e10)]
     trainings = chain.trainings + chain.checks
     assert plans._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 7 * 1e10
+
+
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [
+        ("costs._equation", KeyError("num_carry")),
+        ("plans._free", AttributeError("no such\nmethod")),
+        ("calibration.rate", MemoryError()),
+    ],
+)
+def test_what_cannot_be_planned_is_audited_nevertheless(part, broken, monkeypatch, mithridate, tmp_path):
+    """The plan alone is refused, in one line; an audit goes on with a warning."""
+
+    def fail(*arguments: Any) -> None:
+        raise broken
+
+    monkeypatch.setattr(f"mithridate.planning.{part}", fail)
+    command = ("audit", "digits-0v8", *FLAGS, "--out", "run")
+    refused = mithridate(*command, "--dry-run")
+    reason = " ".join(f"{type(broken).__name__}: {broken}".split())
+    said = f"time and memory unknown: the audit cannot be planned here ({reason})"
+    assert (refused.returncode, refused.stderr.strip(), refused.stdout) == (2, f"mithridate: {said}", "")
+    assert not (tmp_path / "run").exists()
+    told = mithridate(*command, planned=True)
+    assert told.returncode == 0
+    assert f"warning: {said}" in told.stderr
+    assert mi.load_result(tmp_path / "run").status != "failed"
+
+
+def test_many_rows_are_planned_by_their_number_alone(tmp_path, monkeypatch):
+    """Nothing is sent to the device, however many rows there are."""
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame(draw.normal(size=(9000, 3)).round(3), columns=["a", "b", "c"])
+    table.assign(y=table["a"] + draw.normal(size=9000) > 0).to_csv(tmp_path / "many.csv", index=False)
+    data, config = prepared(str(tmp_path / "many.csv"), None, ONE | {"target": "y", "train": 4200, "valid": 4200})
+    monkeypatch.setattr("mithridate.rows._with_part", lambda *rows: pytest.fail("rows were sent"))
+    found = plan(data, config, PLENTY, calibrate=False)
+    assert found.rows > 8 * 4 * 4200
+
+
+def test_what_a_loop_hands_on_is_held_once_and_what_it_stacks_up_in_full():
+    def loop(x: jax.Array) -> Any:
+        return jax.lax.scan(lambda c, i: ((c[0] @ c[1], c[1]), (c[0][:2], i)), (x, x), jnp.arange(9.0))
+
+    found = cost_of(loop, jax.ShapeDtypeStruct((50, 50), jnp.float32))
+    assert found.flops >= 9 * 2 * 50**3
+    matrix, stacked = 4 * 50**2, 9 * 4 * (2 * 50 + 1)
+    # The two that come out, the copies of them that a step has, its product.
+    assert 3 * matrix + stacked <= found.peak <= 5 * matrix + 2 * stacked
+
+
+def test_what_is_not_known_is_not_taken_for_free(monkeypatch):
+    """A loop by another name would be counted once, and the audit called a small one."""
+    square = jax.ShapeDtypeStruct((9, 9), jnp.float32)
+    monkeypatch.setattr(costs, "CALLS", ())
+    with pytest.raises(LookupError, match="'jit'"):
+        cost_of(jax.jit(lambda x: x @ x), square)
+    monkeypatch.setattr(costs, "HIDDEN", ("sin",))
+    with pytest.raises(LookupError, match="'sin'"):
+        cost_of(jnp.sin, square)
 
 
 def test_a_calibration_is_short_and_writes_nothing(calls, tmp_path, monkeypatch):

@@ -1,6 +1,11 @@
 """What goes wrong in a way the user can mend: one type, one line, the remedy in the message."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class MithridateError(Exception):
     """Base of every error that is the caller's to mend; the command line prints it and exits with 2."""
 
@@ -19,3 +24,7 @@ class Interrupted(MithridateError):  # noqa: N818 (it was asked for)
 
 class StorageError(MithridateError):
     """A run directory that cannot be written or read."""
+
+
+class Unplanned(MithridateError):  # noqa: N818 (the audit can still be run)
+    """An audit whose time and memory cannot be told in advance; says why."""

@@ -109,7 +109,9 @@ def take(blocks: tuple[Rows, ...], index: Int[Array, " b"], real: Bool[Array, " 
 
 
 def _mesh() -> Any:
-    return jax.sharding.get_abstract_mesh()
+    """Return the mesh in force; the function is on its way from one module of JAX to another."""
+    module: Any = jax if hasattr(jax, "get_abstract_mesh") else jax.sharding
+    return module.get_abstract_mesh()
 
 
 def _features(x: np.ndarray, n: int, divided: bool) -> Float[Array, "n m"]:
@@ -127,13 +129,13 @@ def _features(x: np.ndarray, n: int, divided: bool) -> Float[Array, "n m"]:
     if divided:
         sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(AXIS))
         shares = sharding.addressable_devices_indices_map(shape).items()
-        on_each = [jax.device_put(some(part), device).block_until_ready() for device, part in shares]
+        on_each = [jax.block_until_ready(jax.device_put(some(part), device)) for device, part in shares]
         return jax.make_array_from_single_device_arrays(shape, sharding, on_each)
     if n <= CHUNK:
         return jnp.asarray(some((slice(n),)))
     found = jnp.zeros(shape)
     for first in range(0, len(x), CHUNK):
-        found = _with_part(found, jnp.asarray(x[first : first + CHUNK], dtype=float), first).block_until_ready()
+        found = jax.block_until_ready(_with_part(found, jnp.asarray(x[first : first + CHUNK], dtype=float), first))
     return found
 
 

@@ -37,8 +37,13 @@ def prepared(
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return dataset if isinstance(dataset, Dataset) else loaded(name, config), config
     options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
-    # Wrong options are refused before a large file is read; how many rows there are is not known yet.
-    asked = AuditConfig.of(**({"train": PLENTY, "valid": PLENTY} if names_file(name) else {}) | options)
+    # Wrong options are refused before a large file is read. How many rows it has is not known yet, nor how many points
+    # follow from them: no number of validation rows is too small for these.
+    plenty = {"train": PLENTY, "valid": PLENTY} if names_file(name) else {}
+    first = plenty | options
+    if plenty and first["train"] == PLENTY and isinstance(first["valid"], int):
+        first["valid"] = max(PLENTY, first["valid"])
+    asked = AuditConfig.of(**first)
     data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
     return data, AuditConfig.of(**_sizes(data, options) | options)
 

@@ -12,6 +12,7 @@ import typer
 from mithridate.cli.options import AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
 from mithridate.config import AuditConfig
+from mithridate.errors import Unplanned
 
 if TYPE_CHECKING:
     from mithridate.datasets import Dataset
@@ -56,7 +57,13 @@ def _planned(data: "Dataset", config: AuditConfig, shown: bool, as_json: bool) -
     """Refuse an audit that cannot fit into the memory, warn of one that barely does; print the plan if asked for."""
     from mithridate.planning import plan
 
-    found = plan(data, config, calibrate=shown)
+    try:
+        found = plan(data, config, calibrate=shown)
+    except Unplanned as error:
+        if shown:
+            raise
+        errors.print(f"warning: {error}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+        return False
     if shown and as_json:
         console.out(json.dumps(found.as_dict(), indent=2, ensure_ascii=False), highlight=False)
     elif shown:

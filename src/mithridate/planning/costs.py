@@ -3,6 +3,10 @@
 Operations are counted through loops. The memory is that of all values that are alive at once: each lives from the
 equation that makes it to the last that reads it, a loop's body in one copy and what the loop stacks up in full. So the
 trajectory that reverse mode keeps is counted as it is, whatever the rule of training, its coordinates and the method.
+
+JAX documents what a jaxpr is, but not the parameters of its equations. Only this file reads them, and it reads few (the
+tested range of JAX is in `versions`). A form that is not known here raises some error, and `plan` then says that time
+and memory are unknown.
 """
 
 import math
@@ -11,7 +15,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from mithridate.gram import NARROW
 
@@ -23,6 +26,20 @@ CUBIC = {"cholesky": 1 / 3, "lu": 2 / 3, "qr": 2.0, "eigh": 9.0, "svd": 20.0, "t
 
 VIEWS = ("reshape", "squeeze", "broadcast_in_dim", "convert_element_type", "copy", "stop_gradient", "iota", "transpose")
 """What XLA computes where it is read; it has no memory of its own."""
+
+CALLS = (
+    *("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint", "shard_map"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+    "vprim",  # Equinox's
+)
+"""What computes what its inner programs compute, once each."""
+
+HIDDEN = ("call_hi_primitive",)
+"""What computes programs that are not among its parameters: `jax.lax.custom_root`, from JAX 0.12 on."""
+
+Jaxpr = Any
+"""A program of JAX: with `invars`, `outvars` and `eqns`, or around one in `jaxpr`, as before JAX 0.12 where it has
+constants."""
 
 
 class Cost(NamedTuple):
@@ -41,7 +58,7 @@ def cost_of(function: Callable[..., Any], *arguments: Any) -> Cost:
         >>> cost_of(lambda x: x @ x.T, jax.ShapeDtypeStruct((100, 50), jnp.float32))
         Cost(flops=1000000.0, kernels=1.0, peak=40000)
     """
-    return _cost(eqx.filter_make_jaxpr(function)(*arguments)[0].jaxpr)
+    return _cost(opened(eqx.filter_make_jaxpr(function)(*arguments)[0]))
 
 
 def size_of(tree: Any) -> int:
@@ -57,8 +74,8 @@ def _bytes(value: Any) -> int:
 def _cost(jaxpr: Jaxpr) -> Cost:
     last: dict[Any, int] = {}
     for place, equation in enumerate(jaxpr.eqns):
-        last |= {v: place for v in equation.invars if not isinstance(v, Literal)}
-    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
+        last |= {v: place for v in equation.invars if not _is_literal(v)}
+    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not _is_literal(v)}
     alive: dict[Any, int] = {}
     flops = kernels = 0.0
     held = peak = 0
@@ -66,7 +83,7 @@ def _cost(jaxpr: Jaxpr) -> Cost:
         inner = _equation(equation)
         flops, kernels = flops + inner.flops, kernels + inner.kernels
         view = equation.primitive.name in VIEWS
-        dying = {v for v in equation.invars if not isinstance(v, Literal) and last[v] == place}
+        dying = {v for v in equation.invars if not _is_literal(v) and last[v] == place}
         made = {} if view else {v: _bytes(v.aval) for v in equation.outvars}
         freed = sum(alive.pop(v, 0) for v in dying)
         # What reads its arguments once, in order, can write where they were.
@@ -85,18 +102,22 @@ def _equation(equation: Any) -> Cost:
     outputs = sum(math.prod(v.aval.shape) for v in equation.outvars)
     match name:
         case "scan":
-            carry = sum(_bytes(v.aval) for v in params["jaxpr"].jaxpr.outvars[: params["num_carry"]])
-            body = _cost(params["jaxpr"].jaxpr)
-            return Cost(body.flops * params["length"], body.kernels * params["length"], body.peak + carry)
-        case "while":
-            body, test = (_cost(params[part].jaxpr) for part in ("body_jaxpr", "cond_jaxpr"))
-            flops, kernels = UNKNOWN * (body.flops + test.flops), UNKNOWN * (body.kernels + test.kernels)
-            return Cost(flops, kernels, body.peak + sum(_bytes(v.aval) for v in equation.outvars))
+            (body,) = _parts(params)
+            # What is handed from step to step comes out in the shape that it has inside; the rest is stacked up.
+            pairs = zip(body.outvars, equation.outvars, strict=True)
+            carry = sum(_bytes(inside.aval) for inside, out in pairs if inside.aval.shape == out.aval.shape)
+            step = _cost(body)
+            return Cost(step.flops * params["length"], step.kernels * params["length"], step.peak + carry)
+        case "while" | "linear_solve":  # the latter is Lineax's, by conjugate gradients
+            steps = [_cost(part) for part in _parts(params)]
+            flops, kernels = UNKNOWN * sum(s.flops for s in steps), UNKNOWN * sum(s.kernels for s in steps)
+            handed = sum(_bytes(v.aval) for v in equation.outvars)
+            return Cost(flops, kernels, max((s.peak for s in steps), default=0) + handed)
         case "cond":
-            branches = [_cost(branch.jaxpr) for branch in params["branches"]]
+            branches = [_cost(branch) for branch in _parts(params)]
             return Cost(max(b.flops for b in branches), max(b.kernels for b in branches), max(b.peak for b in branches))
         case "custom_linear_solve":
-            return _cost(params["jaxprs"].solve.jaxpr)
+            return _cost(opened(params["jaxprs"].solve))
         case "dot_general":
             (contracted, _), (batched, _) = params["dimension_numbers"]
             left, right = (v.aval.shape for v in equation.invars)
@@ -109,13 +130,29 @@ def _equation(equation: Any) -> Cost:
         case _ if name in CUBIC:
             matrix = equation.invars[0].aval.shape
             return Cost(CUBIC[name] * math.prod(matrix) * matrix[-1], 1.0, size_of([v.aval for v in equation.invars]))
+    if name in HIDDEN:
+        raise LookupError(f"what JAX's {name!r} computes cannot be seen")
     inner = [_cost(part) for part in _parts(params)] if outputs else []
     if name.startswith(("scatter", "reduce", "cumsum", "sort")) or not inner:
         return Cost(0.0 if name in VIEWS else float(outputs), 0.0 if name in VIEWS else 1.0, 0)
+    if name not in CALLS:
+        raise LookupError(f"what JAX's {name!r} does with the programs in it is not known here")
     return Cost(sum(p.flops for p in inner), sum(p.kernels for p in inner), max(p.peak for p in inner))
 
 
 def _parts(params: dict[str, Any]) -> list[Jaxpr]:
-    """Return the jaxprs that an equation calls."""
-    found = [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in params.values()]
-    return [part for part in found if isinstance(part, Jaxpr)]
+    """Return the programs that an equation calls, in whatever its parameters hold them."""
+    return [opened(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_jaxpr) if _is_jaxpr(leaf)]
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
+def _is_literal(value: Any) -> bool:
+    return hasattr(value, "val")
+
+
+def opened(jaxpr: Jaxpr) -> Jaxpr:
+    """Return a program itself."""
+    return getattr(jaxpr, "jaxpr", jaxpr)

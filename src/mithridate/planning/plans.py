@@ -16,7 +16,7 @@ import jax
 from mithridate import execution
 from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset
-from mithridate.errors import InputError
+from mithridate.errors import InputError, MithridateError, Unplanned
 from mithridate.execution import surroundings
 from mithridate.hypergradients import Checkpointed
 from mithridate.planning import calibration
@@ -90,7 +90,7 @@ def plan(
     Arguments: `free_memory`, the bytes there are (default: as found where the audit will run); `calibrate`, whether to
     time the parts, which takes a few seconds and their compilation, or to reckon; `workers`, the processes that share
     the chains (default: as the configuration says; of a cluster, one). An audit that does not fit is not calibrated.
-    Raises `InputError` where it cannot be run at all.
+    Raises `InputError` where it cannot be run at all, `Unplanned` where only the plan fails: the audit may go on then.
 
     Example:
         >>> from mithridate.sources import prepared
@@ -98,9 +98,19 @@ def plan(
         >>> found.cells, found.chains[0].hyperiterations, found.refusals
         (30, 100, ())
     """
-    workers = workers or _workers(config)
+    try:
+        return _plan(data, config, free_memory, calibrate, workers or _workers(config))
+    except MithridateError:
+        raise
+    except Exception as error:
+        # Whatever a library of another version does not have, or does otherwise: no audit depends on it.
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Unplanned(f"time and memory unknown: the audit cannot be planned here ({said})") from error
+
+
+def _plan(data: Dataset, config: AuditConfig, most: int | None, calibrate: bool, workers: int) -> Plan:
     with surroundings(config.precision, config.execution):
-        work, free = Work.of(data, config), _free() if free_memory is None else free_memory
+        work, free = Work.of(data, config), _free() if most is None else most
         memory = _memory(work, workers)
         said = f"the audit needs about {gib(memory)} of memory, and {gib(free)} are free"
         remedy = f"{said}: {_remedy(work, workers, free)}" if memory > TIGHT * free else ""

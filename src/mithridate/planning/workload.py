@@ -137,7 +137,7 @@ def _problem(attack: Attack, split: Split) -> Bilevel:
     rows = _rows(n if attack.budget == "replaced" else n + attack.points, m)
     if attack.learner.chosen_space((rows,), reused=True) == "gram":
         rows = rows._replace(gram=_shape(len(rows.y), len(rows.y)))
-    return eqx.filter_eval_shape(attack.settled, rows)
+    return attack.settled(rows, put=lambda x, y: _rows(len(y), x.shape[1]))
 
 
 def _shape(*sizes: int) -> Any:
