@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-0v8-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: audit test test-slow lint docs bench fuzz lock audit-dependencies
+.PHONY: audit test test-slow test-matrix test-newer lint docs bench fuzz lock audit-dependencies
 
 audit: .venv/installed
 	$(BIN)/mithridate audit digits-0v8 --out $(OUT)
@@ -13,6 +13,16 @@ test: .venv/developing
 
 test-slow: .venv/developing
 	$(BIN)/pytest -m slow
+
+# Each Python that is at hand, with the newest and the oldest of every dependency: the short list and the fast tests.
+test-matrix: .venv/developing
+	$(BIN)/pip install -q uv
+	$(BIN)/python tests/matrix.py
+
+# The short list alone, on the newest Python that is at hand, if that is newer than the one of `make test`.
+test-newer: .venv/developing
+	$(BIN)/pip install -q uv
+	$(BIN)/python tests/matrix.py --newer --short --resolution highest
 
 lint: .venv/developing
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mithridate.errors import InputError
+from mithridate.systems import usable_cores
 from mithridate.workers import Pace
 
 
@@ -52,9 +53,9 @@ class Counting:
                 with open(mark, "a") as file:
                     file.write("killed\n")
                 time.sleep(0.2)  # what it has yielded is on its way
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             time.sleep(self.pause)
-            yield Counted(chain.name, number, os.getpid(), frozenset(os.sched_getaffinity(0)))
+            yield Counted(chain.name, number, os.getpid(), frozenset(usable_cores()))
             if pace.stopped():
                 return
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import mithridate as mi
+from conftest import posix
 
 COMMAND = [sys.executable, "-c", "from mithridate.cli import main; main()"]
 
@@ -106,12 +107,14 @@ def test_what_exists_is_never_overwritten(mithridate, there, tmp_path):
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@posix
 def test_a_place_that_cannot_be_written_is_refused_before_computing(mithridate, tmp_path):
     failed = mithridate("audit", *QUICK, "--out", "/proc/run")
     assert failed.returncode == 2
     assert "/proc cannot be written" in failed.stderr
 
 
+@posix
 @pytest.mark.parametrize(("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), ({}, "| true")])
 def test_a_terminal_that_cannot_show_it_all_loses_nothing(env, tail, tmp_path):
     done = in_bash(f'set -o pipefail; "$@" {tail}', cwd=tmp_path, **env)
@@ -119,6 +122,7 @@ def test_a_terminal_that_cannot_show_it_all_loses_nothing(env, tail, tmp_path):
     assert (tmp_path / "run" / "audit.json").exists()
 
 
+@posix
 def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, mithridate):
     """Every write beyond 20 kB fails, so that of the report; the cells are there, and it goes on when there is room."""
     # What others have compiled is read, and nothing that might be cut off added to it.

@@ -19,7 +19,7 @@ import yaml
 
 import mithridate as mi
 from chains import Count, Counting
-from conftest import SMALL
+from conftest import SMALL, posix
 from mithridate import workers
 from mithridate.config import AuditConfig
 
@@ -126,6 +126,7 @@ def begun(tmp_path: Path, how: str) -> "subprocess.Popen[str]":
     return process
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("how", ["processes:2", "ray"])

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 import mithridate as mi
 import targets
+from conftest import posix
 from mithridate import downloads, limits
 from mithridate.config import AuditConfig
 from mithridate.report.document import render
@@ -172,6 +173,7 @@ def test_hostile_options_are_refused(options, message):
         AuditConfig.of(**{"dataset": "wine", **options})
 
 
+@posix
 def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "audit.json")
     with pytest.raises(ValueError, match="no regular file"):
@@ -189,6 +191,7 @@ def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
         limits.contained(tmp_path, name)
 
 
+@posix
 def test_links_in_a_run_directory_are_not_followed(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "x.npz").write_bytes(npz(a=np.ones(3)))

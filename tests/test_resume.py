@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from conftest import SEED
+from conftest import SEED, posix
 from mithridate import durable, measuring, store, workers
 from stopping import CELLS, DATA, FLAGS, TINY, after, assert_same
 
@@ -184,6 +184,7 @@ def wait_for(path: Path, pattern: str, process: "subprocess.Popen[str]") -> None
         time.sleep(0.01)
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_says_how_to_go_on_and_leaves_with_130(tmp_path, whole, mithridate, number):
     """And while it runs, another process is refused its directory."""

@@ -45,7 +45,7 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
     if kind in _NUMBERS:
         try:
             numbers = pd.to_numeric(cells)
-        except OverflowError:
+        except (OverflowError, ValueError):
             raise DataError(f"{what} holds whole numbers that are too large; {remedy}") from None
         return _numbers(name, numbers.dtype, numbers.to_numpy(dtype=float, na_value=np.nan), source)
     if kind == "empty":
@@ -96,7 +96,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
 def _stripped(cells: pd.Series, source: Source) -> pd.Series:
     try:
         return cells.astype("str").str.strip()
-    except UnicodeEncodeError:
+    except ValueError:  # UnicodeEncodeError among them
         raise DataError(f"{source.name}: column {str(cells.name)!r} holds text that is not Unicode; mend it") from None
 
 
@@ -205,7 +205,7 @@ def _bounded(column: Column, text: str, value: str) -> Column:
         low, high = None if low is None else float(np.ceil(low)), None if high is None else float(np.floor(high))
         if low is not None and high is not None and low > high:
             raise InputError(f"feasible {text!r}: {column.name!r} holds whole numbers, and none lies between")
-    kind = np.dtype(getattr(column.dtype, "numpy_dtype", column.dtype))
+    kind = pd.Series([1], dtype=column.dtype).to_numpy().dtype
     if kind.kind in "iu":
         least, most = np.iinfo(kind).min, np.iinfo(kind).max
         if any(end is not None and not least <= end <= most for end in (low, high)):

@@ -152,7 +152,7 @@ class AuditConfig(BaseModel):
                 raise InputError(f"{name[:100]!r} cannot be used: {error}") from None
         try:
             found = cls(**options)
-            check_plain(list(found.__dict__.values()), OPTION)
+            check_plain([value for _, value in found], OPTION)
         except ValidationError as error:
             raise InputError(_first(error)) from None
         except (ValueError, OverflowError):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from mithridate.systems import sync
+
 PART = ".part"
 """How the names of files end that were being written; whoever finds one may remove it."""
 
@@ -32,11 +34,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def flush(path: Path, below: bool = True) -> None:
     """Flush a file, or a folder and all that is `below` it, to the disk."""
     for found in (path, *(path.rglob("*") if below else ())):
-        number = os.open(found, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        sync(found)
 
 
 def _umask() -> int:

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from mithridate import gram
 from mithridate.differences import ROUGH, Place, Slopes, central_differences
-from mithridate.errors import InputError
+from mithridate.errors import InputError, first_line
 from mithridate.hypergradients import METHODS, STATUSES, HypergradientMethod, Implicit, Status, number
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6}
@@ -124,7 +124,7 @@ def try_parts(at: Place) -> None:
             trial()
         except FAULTS as error:
             raise InputError(
-                f"JAX cannot trace and differentiate the learner's {part}: {_line(error)}; write it in jax.numpy, "
+                f"JAX cannot trace and differentiate the learner's {part}: {first_line(error)}; write it in jax.numpy, "
                 "without NumPy, float() or a Python `if` on values"
             ) from error
 
@@ -165,7 +165,7 @@ def climb(rung: Rung) -> Rung:
     except MemoryError as refusal:
         return rung._replace(verdict="not run", note=str(refusal))
     except FAULTS as error:
-        return rung._replace(verdict="failed", note=f"{type(error).__name__}: {_line(error)}")
+        return rung._replace(verdict="failed", note=f"{type(error).__name__}: {first_line(error)}")
 
 
 def _measure(method: HypergradientMethod, place: Place) -> Found:
@@ -178,7 +178,7 @@ def _measure(method: HypergradientMethod, place: Place) -> Found:
 
     compiled = jax.jit(hypergradient).lower(arrays).compile()
     planned, seconds = compiled.memory_analysis(), []
-    temp_bytes = math.nan if planned is None else float(planned.temp_size_in_bytes)
+    temp_bytes = float(getattr(planned, "temp_size_in_bytes", math.nan))
     if temp_bytes > (room := _memory()):
         raise MemoryError(f"it needs {temp_bytes / 2**30:.3g} GiB of memory, there are {room / 2**30:.3g}")
     while True:
@@ -200,7 +200,7 @@ def _measure(method: HypergradientMethod, place: Place) -> Found:
 def _memory() -> float:
     """Return the bytes of memory on the device; infinite where it does not say."""
     if stats := jax.devices()[0].memory_stats():
-        return float(stats["bytes_limit"])
+        return float(stats.get("bytes_limit", math.inf))
     known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
     return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
@@ -248,7 +248,3 @@ def told(hyper: float, poison: float) -> str:
     """Return relative errors in words, those that are known."""
     known = [(name, e) for name, e in (("λ", hyper), ("X_p", poison)) if not math.isnan(e)]
     return " and ".join(f"{e:.1e} in {name}" for name, e in known)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mithridate.errors import first_line
+from mithridate.systems import leads_out, same_path
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -81,9 +84,9 @@ def contained(folder: Path, name: str) -> Path:
     """
     root = folder.resolve()
     path = root / name
-    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if leads_out(name):
         raise ValueError(f"{name!r} leads out of {folder}")
-    if os.path.realpath(path) != str(path):
+    if not same_path(os.path.realpath(path), str(path)):
         raise ValueError(f"{name!r} is a symbolic link, or lies behind one; only files of the folder itself are used")
     return path
 
@@ -326,7 +329,7 @@ def read_parquet(path: Path, most: int, rows: int = 2**31) -> "pa.Table":
                 table = table.set_column(place, name, column.cast(types[name]))
         table.validate(full=True)
     except pa.ArrowException as error:
-        raise ValueError(f"it is not Parquet, or is damaged: {str(error).splitlines()[0][:200]}") from None
+        raise ValueError(f"it is not Parquet, or is damaged: {first_line(error)[:200]}") from None
     return table
 
 

@@ -62,7 +62,7 @@ def conjugate_gradient(
     found = lx.linear_solve(operator, right, solver, options=options, throw=False)
     value = _times(found.value, 1 / SCALE)
     missed = norm(add(right, product(value), -1.0))
-    return Solve(value, missed <= aim, jnp.asarray(found.stats["num_steps"]))
+    return Solve(value, missed <= aim, jnp.asarray(found.stats.get("num_steps", -1)))
 
 
 def minimise_convex(objective: Callable[[Any], Array], w0: Any, start: Any, rule: Exact) -> Solution:

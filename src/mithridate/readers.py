@@ -23,7 +23,7 @@ import pyarrow.parquet
 from scipy.sparse import csr_matrix
 from sklearn.datasets import load_svmlight_file
 
-from mithridate.errors import DataError
+from mithridate.errors import DataError, first_line
 from mithridate.limits import faults_told, npz_shapes, opened, read_npz, read_parquet
 from mithridate.resources import free_memory
 
@@ -211,7 +211,7 @@ def _parquet(path: Path) -> tuple[pd.DataFrame, Source]:
         with faults_told():
             return table.to_pandas(), Source(str(path))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 
 
 def read_arrays(path: Path) -> tuple[Arrays, Source]:

@@ -111,7 +111,7 @@ class AuditResult:
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / "records.parquet", index=False)
         text = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False)
-        (directory / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "audit.json").write_text(text + "\n", encoding="utf-8", newline="\n")
         (directory / "poison").mkdir()
         for (split, policy), arrays in self.poison.items():
             np.savez_compressed(_poison_file(directory, split, policy, ".npz"), **arrays)  # pyright: ignore[reportArgumentType]

@@ -121,7 +121,7 @@ class Store:
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays, run=np.array(self.manifest.hash))
         with self._told():
-            write_whole(self._path(name), lambda file: file.write(content.getbuffer()))
+            write_whole(self._path(name), lambda file: file.write(content.getvalue()))
 
     def remove(self, name: str) -> None:
         """Forget what is stored under a name, if anything is. Raises `StorageError`."""

@@ -102,6 +102,8 @@ class Sweep:
             rows = jax.ShapeDtypeStruct((1, split.x_train.shape[1]), float)
             code = jax.make_jaxpr(lambda x: self._model.logits(self._model.init(jax.random.key(0)), x))(rows)
             found.update(re.sub("0x[0-9a-f]+", "", str(code)).encode())
+            for constant in code.consts:
+                found.update(np.ascontiguousarray(constant).data)
         return found.hexdigest()
 
     def unfinished(self, chain: Chain) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mithridate.systems import STOPPING
+
 if TYPE_CHECKING:
     from mithridate.auditing import Progress as Standing
 
@@ -35,16 +37,17 @@ def progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     bar = Progress(*columns, *times, console=errors, disable=hidden)
-    task = bar.add_task("", total=None)
+    task, shown = bar.add_task("", total=None), threading.Event()
 
     def show(at: "Standing") -> None:
+        shown.set()
         bar.start()
         bar.update(task, completed=at.done, total=at.total, description=at.running)
 
     try:
         yield show
     finally:
-        if bar.live.is_started:
+        if shown.is_set():
             bar.stop()
 
 
@@ -61,7 +64,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
         asked.set()
         os.write(2, b"\nmithridate: finishing the current step to save it; once more to stop at once\n")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in STOPPING}
     try:
         yield asked.is_set
     finally:

@@ -54,7 +54,7 @@ def write_ledger(directory: Path, names: Iterable[str], left_out: dict[str, str]
     text = json.dumps({"figures": said, "left_out": left_out}, indent=2, ensure_ascii=False, allow_nan=False)
     target = directory / LEDGER
     try:
-        target.write_text(text + "\n", encoding="utf-8")
+        target.write_text(text + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     return target

@@ -137,7 +137,7 @@ class Reproduction:
         self.frame.to_parquet(directory / f"{self.name}.parquet", index=False)
         for kind in ("png", "svg"):
             self.figure.savefig(directory / f"{self.name}.{kind}", dpi=150)
-        (directory / "caption.txt").write_text(self.caption + "\n", encoding="utf-8")
+        (directory / "caption.txt").write_text(self.caption + "\n", encoding="utf-8", newline="\n")
         said = {"figure": self.name, **self.settings, "claims": [asdict(claim) for claim in self.claims]}
         text = json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False)
-        (directory / "claims.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "claims.json").write_text(text + "\n", encoding="utf-8", newline="\n")

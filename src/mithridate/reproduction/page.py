@@ -42,7 +42,7 @@ def write_page(directories: Sequence[Path], target: Path) -> Path:
                     again = folder.name.removeprefix(name).strip("-")  # as in fig2-mnist-0v8
                     picture = images / f"{'-'.join(filter(None, (name, again)))}.png"
                     parts.append(_section(name, again, folder, picture, picture.relative_to(target.parent)))
-        target.write_text("\n".join(parts), encoding="utf-8")
+        target.write_text("\n".join(parts), encoding="utf-8", newline="\n")
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     return target

@@ -144,9 +144,9 @@ class Table:
 
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / f"{self.name}.parquet", index=False)
-        (directory / f"{self.name}.md").write_text(self.report() + "\n", encoding="utf-8")
+        (directory / f"{self.name}.md").write_text(self.report() + "\n", encoding="utf-8", newline="\n")
         text = json.dumps(self.settings, indent=2, ensure_ascii=False, allow_nan=False)
-        (directory / "settings.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "settings.json").write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def run(

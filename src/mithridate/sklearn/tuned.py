@@ -30,7 +30,9 @@ def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
     found = {name: _plain(value) for name, value in getattr(fitted, "best_params_", {}).items()}
     for name, candidates in fitted.get_params(deep=False).items() if hasattr(fitted, "get_params") else ():
         own = name.removesuffix("s")
+        # A word, such as "warn", stands for a default.
         several = len(candidates) > 1 if hasattr(candidates, "__len__") else isinstance(candidates, int)
+        several = several and not isinstance(candidates, str)
         if own != name and several and getattr(fitted, f"{own}_", None) is not None:
             found[own] = _plain(getattr(fitted, f"{own}_"))
     if hasattr(fitted, "best_threshold_"):

@@ -21,6 +21,7 @@ import jax
 
 from mithridate import workers
 from mithridate.errors import InputError, MithridateError
+from mithridate.systems import STOPPING
 from mithridate.versions import versions
 from mithridate.workers import Pace, Work
 from mithridate.workers.attempts import Attempt, attempts
@@ -151,7 +152,7 @@ def _connected(address: str) -> Iterator[None]:
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
             ray.init(**started, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 (Ray does not say which; it is told to the user)
             said = " ".join(str(error).split())[:200]
             raise InputError(f"execution = ray:{address}: no connection to a cluster ({said})") from None
     try:
@@ -166,10 +167,9 @@ def _quiet() -> Iterator[None]:
 
     JAX warns of every fork; the processes that Ray forks here are replaced by its own programs at once.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logger = logging.getLogger("ray")
     level, main = logger.level, threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    handlers = {number: signal.getsignal(number) for number in STOPPING} if main else {}
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

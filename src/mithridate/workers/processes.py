@@ -8,20 +8,18 @@ run again from what it was last told, and a worker without a driver ends at once
 import atexit
 import multiprocessing
 import os
+import pickle
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import jax
 import joblib
 
-from mithridate import workers
+from mithridate import systems, workers
 from mithridate.errors import InputError
 from mithridate.workers import Pace, Work
 from mithridate.workers.attempts import Attempt, attempts
@@ -47,7 +45,7 @@ def cores() -> int:
 
 def parts() -> int:
     """Return into how many parts XLA divides a large sum here, which decides how it is rounded: as it has threads."""
-    return int(os.environ.get("NPROC", 0)) or len(_usable()) or os.cpu_count() or 1
+    return int(os.environ.get("NPROC") or 0) or len(systems.usable_cores()) or os.cpu_count() or 1
 
 
 def surroundings(threads: int) -> dict[str, str]:
@@ -109,7 +107,7 @@ class _Worker:
         try:
             with _surroundings(surroundings(threads)):
                 self.process.start()
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:  # noqa: BLE001 (Python does not say which; it is told to the user)
             said = " ".join(str(error).split())[:120]
             raise InputError(f"execution = processes: no worker can be started here ({said}); {UNGUARDED}") from None
         theirs.close()
@@ -118,7 +116,7 @@ class _Worker:
         self.attempt = attempt
         with suppress(OSError):  # it was killed, which the next look at the pipe says
             if self.packed is not None:
-                self.pipe.send_bytes(self.packed)
+                self.pipe.send(self.packed)
                 self.packed = None
             self.pipe.send(attempt.chain)
 
@@ -129,11 +127,7 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        code = self.process.exitcode or 0
-        if code >= 0:
-            return f"the worker process ended (exit code {code})"
-        doubt = ": out of memory?" if -code == signal.SIGKILL else ""
-        return f"the worker process was killed (signal {-code}){doubt}"
+        return f"the worker process {systems.how_it_ended(self.process.exitcode or 0)}"
 
 
 class _Crew:
@@ -141,14 +135,14 @@ class _Crew:
 
     def __init__(self, work: Work, most: int):
         try:
-            self.packed = ForkingPickler.dumps(work)
+            self.packed = pickle.dumps(work)
         except Exception as error:
             raise InputError(
                 f"execution = processes: the audit cannot be sent to another process ({error}); have what is your own "
                 "in a module that can be imported"
             ) from error
         self.most, self.threads = most, max(1, cores() // max(1, most))
-        usable = sorted(_usable())
+        usable = sorted(systems.usable_cores())
         self.shares = [usable[i * self.threads :][: self.threads] for i in range(self.most)]
         self.members: dict[Any, _Worker] = {}
         atexit.register(self.close)
@@ -189,25 +183,19 @@ def _surroundings(variables: dict[str, str]) -> Iterator[None]:
     Both may be sent to the whole group, and the driver says by the pipe what follows from them.
     """
     before = {name: os.environ.get(name) for name in variables}
-    resource_tracker.ensure_running()  # which would unblock the signals if it began later
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    os.environ |= variables
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _usable() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    with systems.deaf_children():
+        os.environ |= variables
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _serve(pipe: Connection, own: Sequence[int], every: float) -> None:
     """Run the chains that come through the pipe, as a worker process on its own cores."""
-    if own:  # XLA starts its threads with the first computation, and they stay where this one is
-        os.sched_setaffinity(0, own)
+    systems.deafen()
+    systems.bind(own)  # XLA starts its threads with the first computation, and they stay where this one is
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
 
@@ -236,7 +224,7 @@ def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> Non
             if isinstance(order, Exception):
                 raise order
             if work is None:
-                work = order
+                work = pickle.loads(order)  # noqa: S301 (from the driver, through its own pipe)
                 continue
             with work.precision():
                 for outcome in work.run(order, pace):
@@ -250,7 +238,7 @@ def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> Non
 def _portable(error: Exception) -> Exception:
     """Return the error, or what it says where it cannot be sent itself."""
     try:
-        ForkingPickler.dumps(error)
+        pickle.dumps(error)
     except Exception:  # noqa: BLE001 (whatever kept it)
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
