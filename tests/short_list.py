@@ -57,7 +57,7 @@ from sklearn.preprocessing import StandardScaler
 from mithridate.sklearn import PoisoningCurveDisplay
 X, y = load_breast_cancer(return_X_y=True)
 model = make_pipeline(StandardScaler(), LogisticRegression())
-PoisoningCurveDisplay.from_estimator(model, X[:200], y[:200], shares=(0, 0.1), cv=2, random_state=0)
+PoisoningCurveDisplay.from_estimator(model, X[:120], y[:120], shares=(0, 0.1), cv=2, random_state=0, steps=10)
 """
 
 
