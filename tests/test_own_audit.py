@@ -99,6 +99,8 @@ def test_options_are_judged_by_the_rows_that_there_are(tmp_path):
     assert (config.train, config.valid, config.points) == (300, 150, 140)
     with pytest.raises(mi.InputError, match="points = 200: more than the 150 validation rows"):
         prepared(large, None, {"target": "diagnosis", "points": 200})
+    _, config = prepared(large, None, {"target": "diagnosis", "valid": 60})
+    assert (config.train, config.valid, config.points) == (300, 60, 50), "as many points as the rows give, not before"
 
 
 def test_frames_and_files_give_the_same_numbers(file, own):
