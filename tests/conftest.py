@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +51,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if SHARED.is_dir():
     os.environ.setdefault("MITHRIDATE_DATA_DIR", str(SHARED))
 
+MAPS = Path("/proc/self/maps")
+
 SEED = int(os.environ.get("MITHRIDATE_TEST_SEED", "20260101"))
 
 
@@ -66,6 +68,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure() -> None:
     if CACHE:
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Every compiled program takes memory maps, of which Linux gives a process 65,530; XLA crashes beyond."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 25_000:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture
