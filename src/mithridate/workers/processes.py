@@ -8,12 +8,12 @@ run again from what it was last told, and a worker without a driver ends at once
 import atexit
 import multiprocessing
 import os
-import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import jax
@@ -116,7 +116,7 @@ class _Worker:
         self.attempt = attempt
         with suppress(OSError):  # it was killed, which the next look at the pipe says
             if self.packed is not None:
-                self.pipe.send(self.packed)
+                self.pipe.send_bytes(self.packed)
                 self.packed = None
             self.pipe.send(attempt.chain)
 
@@ -135,7 +135,7 @@ class _Crew:
 
     def __init__(self, work: Work, most: int):
         try:
-            self.packed = pickle.dumps(work)
+            self.packed = bytes(ForkingPickler.dumps(work))
         except Exception as error:
             raise InputError(
                 f"execution = processes: the audit cannot be sent to another process ({error}); have what is your own "
@@ -224,7 +224,7 @@ def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> Non
             if isinstance(order, Exception):
                 raise order
             if work is None:
-                work = pickle.loads(order)  # noqa: S301 (from the driver, through its own pipe)
+                work = order
                 continue
             with work.precision():
                 for outcome in work.run(order, pace):
@@ -238,7 +238,7 @@ def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> Non
 def _portable(error: Exception) -> Exception:
     """Return the error, or what it says where it cannot be sent itself."""
     try:
-        pickle.dumps(error)
+        ForkingPickler.dumps(error)
     except Exception:  # noqa: BLE001 (whatever kept it)
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
