@@ -41,7 +41,7 @@ def prepared(
     # follow from them: no number of validation rows is too small for these.
     plenty = {"train": PLENTY, "valid": PLENTY} if names_file(name) else {}
     first = plenty | options
-    if plenty and first["train"] == PLENTY and isinstance(first["valid"], int):
+    if plenty and first["train"] == PLENTY and isinstance(first["valid"], int) and first["valid"] > 0:
         first["valid"] = max(PLENTY, first["valid"])
     asked = AuditConfig.of(**first)
     data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
