@@ -7,6 +7,7 @@ import math
 import sys
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,10 @@ def test_a_chain_takes_its_parts_as_often_as_they_are_run():
     assert plans._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 7 * 1e10
 
 
+def told_of(broken: Exception) -> str:
+    return f"time and memory unknown: the audit cannot be planned here ({type(broken).__name__}: {broken})"
+
+
 @pytest.mark.parametrize(
     ("part", "broken"),
     [
@@ -204,22 +209,20 @@ def test_a_chain_takes_its_parts_as_often_as_they_are_run():
         ("calibration.rate", MemoryError()),
     ],
 )
-def test_what_cannot_be_planned_is_audited_nevertheless(part, broken, monkeypatch, mithridate, tmp_path):
-    """The plan alone is refused, in one line; an audit goes on with a warning."""
-
-    def fail(*arguments: Any) -> None:
-        raise broken
-
-    monkeypatch.setattr(f"mithridate.planning.{part}", fail)
-    command = ("audit", "digits-0v8", *FLAGS, "--out", "run")
-    refused = mithridate(*command, "--dry-run")
-    reason = " ".join(f"{type(broken).__name__}: {broken}".split())
-    said = f"time and memory unknown: the audit cannot be planned here ({reason})"
-    assert (refused.returncode, refused.stderr.strip(), refused.stdout) == (2, f"mithridate: {said}", "")
+def test_what_cannot_be_planned_is_refused_in_one_line(part, broken, monkeypatch, mithridate, tmp_path):
+    monkeypatch.setattr(f"mithridate.planning.{part}", Mock(side_effect=broken))
+    refused = mithridate("audit", "digits-0v8", *FLAGS, "--out", "run", "--dry-run")
+    said = "mithridate: " + told_of(broken).replace("\n", " ").replace(": )", ":)")
+    assert (refused.returncode, refused.stderr.strip(), refused.stdout) == (2, said, "")
     assert not (tmp_path / "run").exists()
-    told = mithridate(*command, planned=True)
+
+
+def test_what_cannot_be_planned_is_audited_nevertheless(monkeypatch, mithridate, tmp_path):
+    broken = KeyError("num_carry")
+    monkeypatch.setattr("mithridate.planning.costs._equation", Mock(side_effect=broken))
+    told = mithridate("audit", "digits-0v8", *FLAGS, "--out", "run", planned=True)
     assert told.returncode == 0
-    assert f"warning: {said}" in told.stderr
+    assert f"warning: {told_of(broken)}" in told.stderr
     assert mi.load_result(tmp_path / "run").status != "failed"
 
 
@@ -281,6 +284,28 @@ def test_what_takes_long_is_shortened_and_scaled(calls):
     calls.clear()
     calibration.steps(*parts, seconds=0.0)
     assert calls["take_steps"] == 2 * 10
+
+
+def test_a_training_that_takes_long_is_cut_short_and_scaled(monkeypatch):
+    made = work(**TINY, policies=("learned", "cv-clean"))
+    learner = made.attacks[0].learner
+    short, factor = calibration.shortened(learner, "plain", 4 * calibration.LONG)
+    assert (short.rule.steps, short.space, factor) == (TINY["inner_steps"] // 4, "plain", 4.0)
+    assert calibration.shortened(learner, "plain", calibration.LONG) == (learner, 1.0)
+    seen: list[int] = []
+
+    def train(learner: mi.Learner, *given: Any) -> Any:
+        seen.append(learner.rule.steps)
+        return np.zeros(17)
+
+    monkeypatch.setattr(calibration, "timed", lambda run: (calibration.Timed(1.0, 0.0), run()))
+    monkeypatch.setattr(calibration, "validation_losses", lambda problem, *given: train(problem.learner))
+    monkeypatch.setattr(calibration, "cross_validation_losses", train)
+    for attack, trainings in zip(made.attacks, (17, 17 * TINY["folds"]), strict=True):
+        rows = attack.rows(made.split.x_train, made.split.y_train)
+        once, _, _ = calibration.response(attack, rows, 4 * calibration.LONG)
+        assert once.run == pytest.approx(4.0 / trainings)
+    assert seen == [2, 2]
 
 
 def group(folder, limit: str, used: int, cached: int, names: tuple[str, str, str]) -> None:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from mithridate.assembly import evaluation_rule
 from mithridate.attack import Attack
@@ -22,13 +23,13 @@ from mithridate.config import AuditConfig
 from mithridate.datasets import Split
 from mithridate.evaluation import Measured, retrain_and_measure
 from mithridate.feasible import Box
+from mithridate.learner import Learner, Space
 from mithridate.objectives import Labelled
 from mithridate.planning.costs import Cost
 from mithridate.planning.workload import candidates
 from mithridate.policies import CrossValidated, Fixed, Learned
 from mithridate.rows import Rows, join
 from mithridate.seeds import key
-from mithridate.training import MinibatchSGD
 from mithridate.tuning import (
     Strength,
     cross_validation_losses,
@@ -40,6 +41,9 @@ from mithridate.tuning import (
 
 LONG = 3.0
 """Seconds, by the analytic estimate, above which a part is shortened."""
+
+TURNS = 4
+"""Products there and back by which the rate of operations is measured."""
 
 KERNEL = 2e-7
 """Seconds to start one kernel in a compiled loop on a CPU (measured)."""
@@ -77,11 +81,19 @@ class Still:
         return self
 
 
-def rate() -> float:
-    """Return the operations a second of one matrix product of 1024 × 1024 numbers, in the precision in force."""
-    square = jnp.ones((1024, 1024))
-    product = jax.jit(jnp.matmul)
-    return 2.0 * 1024**3 / timed(lambda: product(square, square), 3)[0].run
+def rate(rows: Array | None = None, width: int = 1024) -> float:
+    """Return the operations a second of products X·W and Xᵀ·R, in the precision in force, as training has them.
+
+    `rows`, X (default: 1024 × 1024 numbers), are multiplied with so many columns; few of them wait for memory.
+    """
+    rows = jnp.ones((1024, 1024)) if rows is None else rows
+
+    @jax.jit
+    def products(x: Array, w: Array) -> Array:
+        return jax.lax.fori_loop(0, TURNS, lambda _, w: x.T @ (x @ w) / x.size, w)
+
+    weights = jnp.ones((rows.shape[1], width))
+    return TURNS * 4.0 * rows.size * width / timed(lambda: products(rows, weights), 3)[0].run
 
 
 def analytic(cost: Cost, flops: float) -> float:
@@ -101,14 +113,28 @@ def timed(run: Callable[[], Any], times: int = 1) -> tuple[Timed, Any]:
     return Timed(best, max(0.0, seconds[0] - best)), found
 
 
-def response(attack: Attack, rows: Rows) -> tuple[Timed, Timed, Strength]:
+def shortened(learner: Learner, space: Space, seconds: float) -> tuple[Learner, float]:
+    """Return a learner that stops early where training in this space should take more than `LONG`, and how much."""
+    rule = learner.rule
+    counted = next((name for name in ("epochs", "steps") if getattr(rule, name, 0)), None)
+    if seconds <= LONG or counted is None:
+        return learner, 1.0
+    whole = getattr(rule, counted)
+    short = max(1, int(whole * LONG / seconds))
+    return replace(learner.with_rule(replace(rule, **{counted: short})), space=space), whole / short
+
+
+def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, Strength]:
     """Return the time of one training (λ and fold) as the defender tunes λ, of one derivative in λ, and the λ found.
 
-    The derivative is asked for where λ is a vector. What does not tune takes no time.
+    `seconds`, what the λ tried together should take; what would take long is shortened and scaled. The derivative is
+    asked for where λ is a vector. What does not tune takes no time.
     """
     policy, tried = attack.policy, candidates(attack)
     grid = jnp.asarray(tried, dtype=float)
     problem, where = attack.settled(rows), key(attack.seed, "plan")
+    learner, factor = shortened(attack.learner, attack.learner.chosen_space((rows,), reused=True), seconds)
+    problem = replace(problem, learner=learner)
     nothing = jnp.zeros((attack.batch or attack.points, rows.x.shape[1]))
     if isinstance(policy, Fixed):
         return NOTHING, NOTHING, np.array(np.broadcast_to(policy.log_strength, attack.learner.strength_shape))
@@ -119,7 +145,7 @@ def response(attack: Attack, rows: Rows) -> tuple[Timed, Timed, Strength]:
         held_out[:, there] = folds(labels[there], policy.k, 0)
 
         def losses() -> Any:
-            return cross_validation_losses(attack.learner, joined, jnp.asarray(held_out), grid, where)
+            return cross_validation_losses(learner, joined, jnp.asarray(held_out), grid, where)
 
     else:
 
@@ -131,7 +157,7 @@ def response(attack: Attack, rows: Rows) -> tuple[Timed, Timed, Strength]:
     slope = NOTHING
     if isinstance(policy, Learned) and best.ndim:
         slope, _ = timed(lambda: validation_slope(problem, nothing, jnp.asarray(best, dtype=float), where))
-    return found.times(1 / (len(tried) * getattr(policy, "k", 1))), slope, best
+    return found.times(factor / (len(tried) * getattr(policy, "k", 1))), slope.times(factor), best
 
 
 def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:
@@ -141,8 +167,9 @@ def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float
     """
     length = math.ceil(attack.steps / attack.rounds)
     short = max(1, min(length, int(LONG / max(seconds, 1e-9))))
+    learner, factor = shortened(attack.learner, attack.learner.chosen_space((rows,), reused=True), seconds)
     still = Still(attack.policy.name, attack.policy.strengths, attack.policy.descent, at)
-    trial = replace(attack, policy=still, steps=short, rounds=1)
+    trial = replace(attack, learner=learner, policy=still, steps=short, rounds=1)
     laps: list[tuple[float, float]] = []
     for _ in range(2):
         found = trial.run(split.x_train, split.y_train, rows)
@@ -154,27 +181,23 @@ def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float
     (clean_first, first), (clean, lap) = laps
     own = max(lap - clean, 0.0)
     return (
-        Timed(clean, max(0.0, clean_first - clean)),
-        Timed(own * length / short, max(0.0, first - lap)),
+        Timed(clean, max(0.0, clean_first - clean)).times(factor),
+        Timed(own, max(0.0, first - lap)).times(factor * length / short),
     )
 
 
 def retraining(
-    attack: Attack, split: Split, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
+    attack: Attack, split: Split, rows: Rows, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
 ) -> Timed:
     """Return the time of one victim's retraining and measuring, which should be `seconds`; a long one is shortened."""
-    factor, rule = 1.0, evaluation_rule(config)
-    if isinstance(rule, MinibatchSGD) and seconds > LONG:
-        epochs = max(1, int(rule.epochs * LONG / seconds))
-        factor = rule.epochs / epochs
-        rule = MinibatchSGD(rule.learning_rate, rule.batch_size, epochs)
-    victim = attack.learner.with_rule(rule)
+    learner = attack.learner.with_rule(evaluation_rule(config))
+    victim, factor = shortened(learner, learner.chosen_space((rows,)), seconds)
     sets = ((split.x_valid, split.y_valid), (split.x_test, split.y_test), attack.target, goal)
-    on = Measured(*(Rows.of(*rows) for rows in sets))
+    on = Measured(*(Rows.of(*each) for each in sets))
     strength, where = jnp.asarray(at, dtype=float), key(attack.seed, "plan")
 
     def once() -> Any:
-        rows = attack.rows(split.x_train, split.y_train)
-        return retrain_and_measure(victim, rows, on, jnp.array(attack.specific), strength, where)
+        train = attack.rows(split.x_train, split.y_train)
+        return retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, where)
 
     return timed(once)[0].times(factor)

@@ -18,7 +18,9 @@ from mithridate.config import AuditConfig
 from mithridate.datasets import Dataset
 from mithridate.errors import InputError, MithridateError, Unplanned
 from mithridate.execution import surroundings
+from mithridate.gram import width_of
 from mithridate.hypergradients import Checkpointed
+from mithridate.models import LinearFirstLayer
 from mithridate.planning import calibration
 from mithridate.planning.calibration import Timed
 from mithridate.planning.workload import ChainPlan, Work, candidates
@@ -209,18 +211,19 @@ def _remedy(work: Work, workers: int, free: int) -> str:
 
 def _calibrated(work: Work) -> tuple[list[float], float]:
     """Return the seconds of each policy's chain, compiled, and the seconds of compiling all."""
-    flops, known, compiling = calibration.rate(), {}, 0.0
-    first = work.attacks[0]
-    rows = first.rows(work.split.x_train, work.split.y_train)
+    known, compiling, first = {}, 0.0, work.attacks[0]
+    rows, model = first.rows(work.split.x_train, work.split.y_train), first.learner.model
+    width = width_of(model) if isinstance(model, LinearFirstLayer) else 1
+    flops = calibration.rate(rows.x if rows.gram is None else rows.gram, width)
     for kind, attack, chain, costs in zip(work.kinds, work.attacks, work.chains, work.costs, strict=True):
         if kind in known:
             continue
         expected = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
-        training, slope, strength = calibration.response(attack, rows)
+        training, slope, strength = calibration.response(attack, rows, expected.get("grid", 0.0))
         draws = chain.hypergradients / chain.hyperiterations
         clean, lap = calibration.steps(attack, work.split, rows, strength, draws * expected["hypergradient"])
         victim = calibration.retraining(
-            attack, work.split, work.config, work.aim.goal, strength, expected["retraining"]
+            attack, work.split, rows, work.config, work.aim.goal, strength, expected["retraining"]
         )
         known[kind] = clean, lap, training, slope, victim
         compiling += sum(part.compiling for part in known[kind]) + (training.compiling if chain.checks else 0.0)
