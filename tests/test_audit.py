@@ -113,7 +113,7 @@ def test_anyone_can_retrain_on_the_poison_without_this_program(run, result):
         x[places], y[places] = points * arrays["scale"] + arrays["offset"], arrays["y_poison"]
         x, valid = x / 16, digits["data"][arrays["valid_rows"]] / 16
         w, b = np.zeros(64), 0.0
-        for _ in range(500):
+        for _ in range(SMALL["inner_steps"]):
             residual = 1 / (1 + np.exp(-(x @ w + b))) - y
             w, b = w - 0.4 * (x.T @ residual / 40 + np.exp(-8) / 40 * w), b - 0.4 * residual.mean()
         z, labels = valid @ w + b, digits["target"][arrays["valid_rows"]] == 8
@@ -193,7 +193,7 @@ def test_bounds_and_the_inner_training_are_obeyed():
     assert points.min() >= 0.25
     assert points.max() <= 0.75
     assert result.frame["stability"].max() < 2
-    assert result.frame["inner_steps"].unique().tolist() == [2500], "T = 500 cut by five"
+    assert result.frame["inner_steps"].unique().tolist() == [500], "T = 100 cut by five"
     assert "cut into smaller ones" in result.threat_model["inner_training"]
     unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **ONE_FIXED)
     assert "unstable" in "+".join(unstable.frame["status"])

@@ -51,6 +51,7 @@ def count(how: str, work: Counting, chains: list[Count], stopped: Callable[[], b
 # Processes
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_number(result, monkeypatch):
     """It is killed in the middle of a cell, of which the driver knows where it stood."""
     monkeypatch.setattr(workers, "EVERY", 0.0)
