@@ -115,7 +115,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_computing(mithridate, 
 
 
 @posix
-@pytest.mark.parametrize(("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), ({}, "| true")])
+@pytest.mark.parametrize(
+    ("env", "tail"), [({"PYTHONIOENCODING": "ascii"}, ""), pytest.param({}, "| true", marks=pytest.mark.slow)]
+)
 def test_a_terminal_that_cannot_show_it_all_loses_nothing(env, tail, tmp_path):
     done = in_bash(f'set -o pipefail; "$@" {tail}', cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr

@@ -38,15 +38,14 @@ def problem_of(model, rows, *, rule: Any = DESCENT, space: Any = "plain", specif
     )
 
 
-@pytest.mark.parametrize("specific", [False, True])
 @pytest.mark.parametrize(
-    ("model", "method", "space"),
+    ("model", "method", "space", "specific"),
     [
-        ("softmax", mi.Reverse(), "plain"),
-        ("softmax", mi.Reverse(), "gram"),
-        ("softmax", mi.Forward(), "plain"),
-        ("softmax", mi.Implicit(), "exact"),
-        ("mlp", mi.Reverse(), "gram"),
+        ("softmax", mi.Reverse(), "plain", True),
+        ("softmax", mi.Reverse(), "gram", False),
+        ("softmax", mi.Forward(), "plain", True),
+        ("softmax", mi.Implicit(), "exact", False),
+        ("mlp", mi.Reverse(), "gram", True),
     ],
 )
 def test_hypergradients_agree_with_central_differences(three, model, method, space, specific):

@@ -144,7 +144,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("error", "every"),
     [
-        pytest.param(Killed(), 3, id="killed"),
+        pytest.param(Killed(), 5, id="killed"),
         pytest.param(FULL, 5, id="full"),
         pytest.param(Killed(), 1, id="killed-every", marks=pytest.mark.slow),
         pytest.param(FULL, 1, id="full-every", marks=pytest.mark.slow),
