@@ -51,9 +51,9 @@ from common import (
     time_in_turn,
     write_json,
 )
-from mithridate.config import AuditConfig
-from mithridate.differences import Place
-from mithridate.downloads import at_hand
+from mithridate.checking.differences import Place
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.downloads import at_hand
 from mithridate.errors import Interrupted
 from mithridate.reproduction import fig2
 from mithridate.reproduction.effects import CLEAN, LEARNED, SMALL

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mithridate as mi
-from mithridate.downloads import at_hand
+from mithridate.data.downloads import at_hand
 from mithridate.seeds import generator
 
 Arrays = tuple[np.ndarray, np.ndarray]

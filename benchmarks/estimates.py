@@ -52,9 +52,9 @@ def child(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the plan, or what the audit takes, from this process."""
     import jax.numpy as jnp
 
-    from mithridate.auditing import audit
+    from mithridate.auditing.audit import audit
+    from mithridate.data.sources import prepared
     from mithridate.planning import calibration, plan
-    from mithridate.sources import prepared
 
     data, config = prepared(options["dataset"], None, {k: v for k, v in options.items() if k != "dataset"})
     jnp.zeros(3).block_until_ready()

@@ -34,9 +34,9 @@ from common import (
     time_in_turn,
     write_json,
 )
-from mithridate.downloads import at_hand
-from mithridate.presets import setting
-from mithridate.steps import poison_rule
+from mithridate.configuration.presets import setting
+from mithridate.data.downloads import at_hand
+from mithridate.hypergradients.steps import poison_rule
 from ours import forward, implicit_cold, implicit_warm, jaxopt_cold, jaxopt_warm, unrolled, within_attack
 from peak import measure
 from peers import Torch

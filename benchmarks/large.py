@@ -34,7 +34,7 @@ import numpy as np
 
 import mithridate as mi
 from common import machine, parser, write_json
-from mithridate import execution
+from mithridate.execution import devices
 
 M, BATCH, POINTS, TARGET, RATE, LOG_STRENGTH = 1000, 512, 1000, 2000, 0.05, -2.0
 
@@ -67,7 +67,7 @@ def learner(steps: int) -> mi.Learner:
 def hypergradient(n: int, steps: int, repeats: int, file: Path) -> dict[str, Any]:
     """Measure one line; the numbers go into a file."""
     own, (x_target, y_target), (x_poison, y_poison) = rows(n, 0), rows(TARGET, 1), rows(POINTS, 2)
-    with execution.placed("sharded"):
+    with devices.placed("sharded"):
         labels = jnp.asarray(1 - y_poison, dtype=float)
         problem = mi.Bilevel(learner(steps), mi.Rows.of(*own, divided=True), labels, mi.Rows.of(x_target, y_target))
         given, static = eqx.partition((mi.Checkpointed(), problem), eqx.is_array)

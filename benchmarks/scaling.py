@@ -143,7 +143,7 @@ def main() -> None:
         print(f"  two over one: {wall[one] / wall[two]:.2f} times as fast, reckoned {expected[0] / expected[1]:.2f}")
         for workers, kind, seconds in zip((1, 2), (one, two), expected, strict=True):
             print(f"  {workers}: {wall[kind]:.1f} s, reckoned {seconds:.1f} s ({seconds / wall[kind] - 1:+.1%})")
-    from mithridate.config import AuditConfig
+    from mithridate.configuration.config import AuditConfig
 
     paper = AuditConfig.of(dataset=DATA, preset="paper")
     scale = -(-paper.points // paper.batch) / (RATIOS - 1) * paper.joint_hyperiterations / steps

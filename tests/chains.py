@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mithridate.errors import InputError
-from mithridate.systems import usable_cores
-from mithridate.workers import Pace
+from mithridate.execution.chains import Pace
+from mithridate.files.systems import usable_cores
 
 
 class Counted(NamedTuple):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     import mithridate as mi
-    from mithridate.auditing import Progress
+    from mithridate.auditing.audit import Progress
 
 posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, links and signals as POSIX has them")
 

@@ -16,9 +16,9 @@ import numpy as np
 import compiling
 import conftest  # noqa: F401 (strict JAX, checked shapes)
 import mithridate as mi
-from mithridate import execution
-from mithridate.outer import OuterStep, begin, take_steps
-from mithridate.steps import poison_rule
+from mithridate.attacks.outer import OuterStep, begin, take_steps
+from mithridate.execution import devices
+from mithridate.hypergradients.steps import poison_rule
 from problems import M, bilevel, draw, point
 
 CHAINS, ROWS, FEATURES, POINTS = 9, 64, 200, 5
@@ -26,7 +26,7 @@ compilations: list[int] = []
 shares: list[tuple[int, ...]] = []
 
 
-@execution.shared
+@devices.shared
 def solved(matrix: jax.Array, right: jax.Array, steps: int) -> dict[str, jax.Array]:
     """A LAPACK call, random numbers and a loop whose length differs from chain to chain."""
     compilations.append(steps)
@@ -36,8 +36,8 @@ def solved(matrix: jax.Array, right: jax.Array, steps: int) -> dict[str, jax.Arr
     return {"found": found, "halved": halved * steps}
 
 
-def watched(together: Any, arrays: Any, rest: Any, stacked: Any = execution.stacked) -> list[Any]:
-    """Do as `execution.stacked`; note how many results each device held."""
+def watched(together: Any, arrays: Any, rest: Any, stacked: Any = devices.stacked) -> list[Any]:
+    """Do as `devices.stacked`; note how many results each device held."""
 
     def call(*arguments: Any) -> Any:
         found = together(*arguments)
@@ -58,8 +58,8 @@ def batched() -> dict[str, np.ndarray]:
             right = solved(matrix, right, 2)["found"]
         return np.asarray(right + solved(matrix, right, 2)["halved"])
 
-    execution.stacked = watched
-    return {"chains": np.stack(execution.run([lambda s=s: chain(s) for s in range(CHAINS)], "batched"))}
+    devices.stacked = watched
+    return {"chains": np.stack(devices.run([lambda s=s: chain(s) for s in range(CHAINS)], "batched"))}
 
 
 def attacks() -> dict[str, np.ndarray]:
@@ -76,7 +76,7 @@ def attacks() -> dict[str, np.ndarray]:
         return np.asarray(state.x_poison)
 
     with jax.enable_x64(True):
-        return {"attacks": np.stack(execution.run([lambda s=s: attack(s) for s in range(8)], "batched"))}
+        return {"attacks": np.stack(devices.run([lambda s=s: attack(s) for s in range(8)], "batched"))}
 
 
 VICTIMS = {
@@ -89,7 +89,7 @@ VICTIMS = {
 def sharded() -> dict[str, np.ndarray]:
     """Hypergradients of problems whose training rows are divided, and what is known of the compiled programs."""
     arrays, found = draw(np.random.default_rng(5), n=ROWS, m=FEATURES, n_p=POINTS), {}
-    with execution.placed("sharded"):
+    with devices.placed("sharded"):
         rows = mi.Rows.of(arrays.x, arrays.y, divided=True)
         found["parts"] = np.array([part.data.shape for part in rows.x.addressable_shards])
         weight = rows.weight.at[:POINTS].set(0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 import mithridate as mi
-from mithridate.records import LISTS
+from mithridate.results.records import LISTS
 
 TINY: dict[str, Any] = dict(train=24, valid=24, points=5, batch=3, splits=2, inner_steps=30, epochs=5)  # noqa: C408
 TINY |= {"hyperiterations": 10, "joint_hyperiterations": 10, "policies": ("cv-clean", "learned"), "folds": 2}

@@ -23,21 +23,21 @@ import pandas as pd
 from sklearn.datasets import dump_svmlight_file
 
 import mithridate as mi
-from mithridate import downloads
-from mithridate.columns import restricted
-from mithridate.config import AuditConfig
-from mithridate.datasets import Dataset, Split
-from mithridate.encoding import Schema
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.objective import parse_objective
+from mithridate.configuration.presets import PAPER_STRENGTHS
+from mithridate.data import downloads
+from mithridate.data.columns import restricted
+from mithridate.data.datasets import Dataset, Split
+from mithridate.data.encoding import Schema
+from mithridate.data.feasible import Box
+from mithridate.data.tables import read_dataset, read_labelled, read_rows
+from mithridate.defences.policies import parse_policy
 from mithridate.errors import MithridateError
-from mithridate.feasible import Box
-from mithridate.objectives import parse_objective
-from mithridate.policies import parse_policy
-from mithridate.presets import PAPER_STRENGTHS
-from mithridate.records import Record, file_name, to_frame
-from mithridate.report.document import render
-from mithridate.steps import hyper_rule
-from mithridate.tables import read_dataset, read_labelled, read_rows
-from mithridate.verdict import parse_gate, verdict
+from mithridate.hypergradients.steps import hyper_rule
+from mithridate.results.records import Record, file_name, to_frame
+from mithridate.results.report.document import render
+from mithridate.results.verdict import parse_gate, verdict
 from patients import patients
 
 FOLDER = Path(tempfile.mkdtemp(prefix="mithridate-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))

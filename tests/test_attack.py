@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import mithridate as mi
+from mithridate.attacks.outer import OuterStep
 from mithridate.hypergradients import Status
-from mithridate.outer import OuterStep
-from mithridate.steps import hyper_rule, poison_rule
+from mithridate.hypergradients.steps import hyper_rule, poison_rule
 
 BOX = mi.Box(0.0, 1.0)
 PHI = mi.Box(-8.0, float(np.log(200)))

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 import mithridate as mi
 from conftest import ONE_FIXED, POLICIES, SMALL
-from mithridate.records import FAULTS, LISTS, Record
-from mithridate.verdict import METRICS, curves
+from mithridate.results.records import FAULTS, LISTS, Record
+from mithridate.results.verdict import METRICS, curves
 
 
 def test_there_is_one_row_per_split_policy_and_ratio(result):

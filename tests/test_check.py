@@ -17,9 +17,10 @@ from rich.console import Console
 
 import compiling
 import mithridate as mi
-from mithridate import cli, differences, ladder
-from mithridate.differences import Place
-from mithridate.printing import print_check
+from mithridate import cli
+from mithridate.checking import differences, ladder
+from mithridate.checking.differences import Place
+from mithridate.cli.printing import print_check
 from problems import SEED, M, bilevel, draw, point
 
 SMALL: dict[str, Any] = {"train": 40, "valid": 40, "points": 6, "batch": 3, "inner_steps": 30}
@@ -314,7 +315,7 @@ def test_the_command_line_fails_a_method_that_is_wrong(mithridate, monkeypatch, 
 
 
 def test_the_command_line_prints_and_passes(mithridate, monkeypatch, result):
-    monkeypatch.setattr("mithridate.checking.check", lambda *args, **options: result)
+    monkeypatch.setattr("mithridate.checking.check.check", lambda *args, **options: result)
     code, out, err = mithridate("digits-0v8")
     assert (code, err) == (0, "")
     assert "Every method agrees or says why not." in out

@@ -20,8 +20,9 @@ import yaml
 import mithridate as mi
 from chains import Count, Counting
 from conftest import SMALL, posix
-from mithridate import workers
-from mithridate.config import AuditConfig
+from mithridate.configuration.config import AuditConfig
+from mithridate.execution.chains import check, stream
+from mithridate.execution.work import Pace
 
 TWO = ("fixed=-8", "learned")
 
@@ -45,7 +46,7 @@ def spawned(process: int | None = None) -> list[psutil.Process]:
 
 
 def count(how: str, work: Counting, chains: list[Count], stopped: Callable[[], bool] = lambda: False) -> list[Any]:
-    return list(workers.stream(work, chains, how, stopped))
+    return list(stream(work, chains, how, stopped))
 
 
 # Processes
@@ -54,7 +55,7 @@ def count(how: str, work: Counting, chains: list[Count], stopped: Callable[[], b
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_number(result, monkeypatch):
     """It is killed in the middle of a cell, of which the driver knows where it stood."""
-    monkeypatch.setattr(workers, "EVERY", 0.0)
+    monkeypatch.setattr(Pace, "EVERY", 0.0)
     seen, killed = [], []
 
     def watch(at: Any) -> None:
@@ -96,7 +97,7 @@ def test_workers_stop_and_errors_are_raised(tmp_path):
     stop: list[int] = []
     work = Counting(str(tmp_path), pause=0.05)
     found = []
-    for outcome in workers.stream(work, [Count("a", 999), Count("b", 999)], "processes:2", lambda: bool(stop)):
+    for outcome in stream(work, [Count("a", 999), Count("b", 999)], "processes:2", lambda: bool(stop)):
         found.append(outcome)
         stop.extend([1] if len(found) == 3 else [])
     assert 3 <= len(found) < 20
@@ -110,7 +111,7 @@ FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
 
 def begun(tmp_path: Path, how: str) -> "subprocess.Popen[str]":
     """An audit by the command line, in a group of processes of its own, which has some cells and computes others."""
-    program = "from mithridate import workers; workers.EVERY = 0.0; from mithridate.cli import main; main()"
+    program = "from mithridate.execution.work import Pace; Pace.EVERY = 0.0; from mithridate.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "audit", "digits-0v8", *FLAGS, "--out", "run", "--execution", how],
         cwd=tmp_path,
@@ -232,7 +233,7 @@ def tree(node: Any) -> list[psutil.Process]:
 
 
 def test_a_node_that_is_killed_costs_no_number(result, nodes, monkeypatch):
-    monkeypatch.setattr(workers, "EVERY", 0.0)
+    monkeypatch.setattr(Pace, "EVERY", 0.0)
     (node,) = nodes.worker_nodes
     seen, killed = [], []
 
@@ -263,7 +264,7 @@ def test_ray_gives_a_chain_up_stops_and_raises_as_processes_do(nodes, tmp_path):
         count(how, work, [Count("b", 1, wrong=True)])
     stop: list[int] = []
     some = []
-    for outcome in workers.stream(Counting(str(tmp_path), pause=0.2), [Count("a", 999)], how, lambda: bool(stop)):
+    for outcome in stream(Counting(str(tmp_path), pause=0.2), [Count("a", 999)], how, lambda: bool(stop)):
         some.append(outcome)
         stop.extend([1] if len(some) == 3 else [])
     assert len(some) < 10
@@ -277,7 +278,7 @@ def test_a_cluster_that_is_not_there_is_told(monkeypatch):
         count(how, Counting("here"), [Count("a", 1)])
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(mi.InputError, match=r"Ray is not installed: pip install 'mithridate\[ray\]'"):
-        workers.check("ray")
+        check("ray")
 
 
 def test_ray_takes_the_cluster_file_of_the_page():

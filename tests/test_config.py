@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mithridate as mi
-from mithridate.presets import SETTINGS
+from mithridate.configuration.presets import SETTINGS
 
 
 def test_what_is_not_given_comes_from_tables_1_to_3():

@@ -12,8 +12,8 @@ import pytest
 
 import mithridate as mi
 from conftest import SHARED
-from mithridate import downloads
-from mithridate.presets import SETTINGS, setting
+from mithridate.configuration.presets import SETTINGS, setting
+from mithridate.data import downloads
 
 needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the public data files are not at hand")
 

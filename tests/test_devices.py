@@ -12,8 +12,8 @@ import pytest
 
 import mithridate as mi
 import on_devices
-from mithridate import execution
-from mithridate.rows import Rows
+from mithridate.execution import devices
+from mithridate.victims.rows import Rows
 
 DEVICES = 8
 
@@ -25,9 +25,9 @@ def found(once) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     def make(folder: Path) -> Any:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count="
         both = []
-        for devices in (DEVICES, 1):
-            file, script = folder / f"on-{devices}.npz", Path(on_devices.__file__)
-            environment = os.environ | {"XLA_FLAGS": flags + str(devices), "JAX_PLATFORMS": "cpu"}
+        for number in (DEVICES, 1):
+            file, script = folder / f"on-{number}.npz", Path(on_devices.__file__)
+            environment = os.environ | {"XLA_FLAGS": flags + str(number), "JAX_PLATFORMS": "cpu"}
             subprocess.run([sys.executable, "-W", "error", script, file], env=environment, check=True)
             with np.load(file) as arrays:
                 both.append(dict(arrays))
@@ -91,7 +91,7 @@ def test_the_rows_stay_where_they_are(found, victim):
 def test_on_one_device_nothing_is_placed():
     if len(jax.devices()) > 1:
         pytest.skip("for one device")
-    with execution.placed("sharded"):
+    with devices.placed("sharded"):
         assert not jax.sharding.get_abstract_mesh().axis_names
 
 
@@ -100,6 +100,6 @@ def test_rows_that_do_not_divide_are_refused():
         axis_names, axis_sizes = ("rows",), (4,)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mithridate.rows._mesh", Four)
+        patch.setattr("mithridate.victims.rows._mesh", Four)
         with pytest.raises(mi.InputError, match="10 rows, those for added poison included, do not divide evenly among"):
             Rows.of(np.zeros((9, 2)), np.zeros(9), capacity=10, divided=True)

@@ -18,7 +18,7 @@ import typer
 
 import mithridate as mi
 from mithridate import cli
-from mithridate.verdict import parse_gate
+from mithridate.results.verdict import parse_gate
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

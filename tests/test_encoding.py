@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate.encoding import Column, Encoder, Schema
-from mithridate.tables import dataset_of
+from mithridate.data.encoding import Column, Encoder, Schema
+from mithridate.data.tables import dataset_of
 from patients import WARDS, patients
 
 

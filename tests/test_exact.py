@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 
 import mithridate as mi
 from mithridate.hypergradients import Hypergradient, Status
-from mithridate.newton import Solve, conjugate_gradient
+from mithridate.victims.newton import Solve, conjugate_gradient
 from problems import (
     SEED,
     Arrays,

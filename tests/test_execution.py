@@ -9,10 +9,10 @@ import pytest
 
 import mithridate as mi
 from conftest import SMALL
-from mithridate import execution
-from mithridate.execution import shared
-from mithridate.learner import _train
-from mithridate.tuning import validation_losses, validation_slope
+from mithridate.defences.tuning import validation_losses, validation_slope
+from mithridate.execution import devices
+from mithridate.execution.devices import shared
+from mithridate.victims.learner import _train
 
 calls: list[int] = []
 
@@ -34,12 +34,12 @@ def chain(start: float, steps: int, times: int = 1) -> float:
 def test_chains_of_different_lengths_and_statics(how):
     """Calls are batched with their like; a chain that has ended is not waited for."""
     chains = [lambda s=s, n=n, k=k: chain(s, n, k) for s, n, k in [(1.0, 3, 1), (2.0, 3, 1), (3.0, 5, 1), (1.0, 2, 3)]]
-    assert execution.run(chains, how) == [15.0, 23.0, 127.0, 73.0]
+    assert devices.run(chains, how) == [15.0, 23.0, 127.0, 73.0]
 
 
 def test_calls_of_the_same_shape_are_one_call():
     before = len(calls)
-    execution.run([lambda s=s: chain(float(s), 4, times=7) for s in range(6)], "batched")
+    devices.run([lambda s=s: chain(float(s), 4, times=7) for s in range(6)], "batched")
     assert len(calls) - before == 1, "six chains, four calls each: compiled once, for the batch"
 
 
@@ -49,7 +49,7 @@ def test_an_error_in_one_chain_is_raised_and_leaves_nobody_waiting():
         raise mi.InputError("no")
 
     with pytest.raises(mi.InputError, match="no"):
-        execution.run([lambda: chain(1.0, 4), broken, lambda: chain(2.0, 2)], "batched")
+        devices.run([lambda: chain(1.0, 4), broken, lambda: chain(2.0, 2)], "batched")
 
 
 def test_an_error_in_the_batched_call_reaches_every_chain():
@@ -58,12 +58,12 @@ def test_an_error_in_the_batched_call_reaches_every_chain():
         raise mi.InputError("not this")
 
     with pytest.raises(mi.InputError, match="not this"):
-        execution.run([lambda: refuse(jnp.ones(2)), lambda: refuse(jnp.zeros(2))], "batched")
+        devices.run([lambda: refuse(jnp.ones(2)), lambda: refuse(jnp.zeros(2))], "batched")
 
 
 def test_the_precision_in_force_holds_in_every_chain():
     with jax.enable_x64(True):
-        found = execution.run([lambda: double(jnp.ones(()), 1).dtype, lambda: double(jnp.ones(()), 1).dtype], "batched")
+        found = devices.run([lambda: double(jnp.ones(()), 1).dtype, lambda: double(jnp.ones(()), 1).dtype], "batched")
     assert found == [jnp.float64, jnp.float64]
 
 
@@ -89,8 +89,8 @@ def test_a_batch_of_exact_victims_is_refused_on_a_cpu():
 
 
 def test_the_switch_follows_the_device():
-    assert execution.chosen("auto") == ("serial" if jax.default_backend() == "cpu" else "batched")
-    assert execution.chosen("batched") == "batched"
+    assert devices.chosen("auto") == ("serial" if jax.default_backend() == "cpu" else "batched")
+    assert devices.chosen("batched") == "batched"
 
 
 @pytest.mark.parametrize("model", [mi.LogisticRegression(4), mi.MLP(4, (3,))])

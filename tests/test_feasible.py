@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import mithridate as mi
-from mithridate.feasible import FeasibleSet, Mixed, Settling
+from mithridate.data.feasible import FeasibleSet, Mixed, Settling
 
 OFFSET, SCALE = np.array([2.3, 0.0, 0.5, 0, 0, 0, 0, 0, 0]), np.array([1.7, 1.0, 2.0, 1, 1, 1, 1, 1, 1])
 RAW_LOW, RAW_HIGH = np.array([0.0, 0.0, -1.0]), np.array([3.0, 1.0, 4.0])

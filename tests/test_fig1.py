@@ -10,11 +10,11 @@ import pytest
 from matplotlib.collections import QuadMesh
 
 import mithridate as mi
-from mithridate.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.defences.tuning import minimise, validation_losses
 from mithridate.reproduction.fig1 import answered, ascend, best_responses, problem_of, run
 from mithridate.reproduction.fig1_claims import LEARNED, NONE, STRONG, claims, optima
 from mithridate.seeds import key
-from mithridate.tuning import minimise, validation_losses
 
 PLACES = np.array([[-9.5, 9.5], [-9.5, 0.0], [3.0, 1.0], [9.5, -9.5], [-4.0, -6.0]])
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import targets
-from mithridate.config import AuditConfig
-from mithridate.tables import dataset_of
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.tables import dataset_of
 from targets import TARGETS, refused, seeds, seen, used
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]

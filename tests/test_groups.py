@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import mithridate as mi
-from mithridate.assembly import penalty_of
-from mithridate.policies import parse_policy
-from mithridate.steps import hyper_rule
-from mithridate.tuning import best_response, minimise_vector
+from mithridate.auditing.assembly import penalty_of
+from mithridate.defences.policies import parse_policy
+from mithridate.defences.tuning import best_response, minimise_vector
+from mithridate.hypergradients.steps import hyper_rule
 
 PHI = mi.Box(-8.0, 4.0)
 SMALL = {

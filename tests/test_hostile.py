@@ -24,10 +24,11 @@ from packaging.requirements import Requirement
 import mithridate as mi
 import targets
 from conftest import posix
-from mithridate import downloads, limits
-from mithridate.config import AuditConfig
-from mithridate.report.document import render
-from mithridate.tables import read_dataset
+from mithridate.configuration.config import AuditConfig
+from mithridate.data import downloads
+from mithridate.data.tables import read_dataset
+from mithridate.files import limits
+from mithridate.results.report.document import render
 from targets import npy, npz, parquet, saved
 
 SOURCE = Path(mi.__file__).parent
@@ -339,7 +340,7 @@ def test_weights_as_large_as_their_type_holds_are_drawn():
 def test_nothing_is_pickled_and_nothing_is_evaluated():
     """Neither imported nor called, anywhere; but workers, which trust one another, are sent their work by joblib."""
     for path in SOURCE.rglob("*.py"):
-        workers = {"joblib"} if path.parent.name == "workers" else set()
+        workers = {"joblib"} if path.parent.name == "execution" else set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 modules = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}

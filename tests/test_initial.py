@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import mithridate as mi
-from mithridate.assembly import attack_of, policies_of, threat_model
+from mithridate.auditing.assembly import attack_of, policies_of, threat_model
 from mithridate.hypergradients import Status
-from mithridate.steps import poison_rule
+from mithridate.hypergradients.steps import poison_rule
 from problems import SEED, M, bilevel, draw, jit, point
 
 NOISY = mi.Learner(mi.LogisticRegression(M, init_std=1.0), mi.GradientDescent(0.2, 10))

@@ -11,9 +11,9 @@ import pytest
 
 import compiling
 import mithridate as mi
-from mithridate.assembly import attack_of, mismatch, policies_of, threat_model
-from mithridate.datasets import Dataset
-from mithridate.rows import CHUNK, Rows, check_rows, join, take
+from mithridate.auditing.assembly import attack_of, mismatch, policies_of, threat_model
+from mithridate.data.datasets import Dataset
+from mithridate.victims.rows import CHUNK, Rows, check_rows, join, take
 from problems import SEED, draw
 
 FEW: dict[str, Any] = {"train": 40, "valid": 40, "points": 4, "batch": 4, "splits": 1, "policies": ("fixed=-2",)}

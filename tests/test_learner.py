@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression as Reference
 
 import mithridate as mi
-from mithridate.rows import join
+from mithridate.victims.rows import join
 
 
 @pytest.mark.parametrize("log_strength", [0.0, 1.0, 3.0])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import mithridate as mi
 from mithridate import cli
-from mithridate.auditing import Progress
+from mithridate.auditing.audit import Progress
 from mithridate.reproduction import FIGURES, Reproduction
 from mithridate.reproduction.ledger import read_claims
 from mithridate.reproduction.outcome import above, claim

@@ -11,12 +11,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
 import mithridate as mi
-from mithridate.assembly import threat_model
+from mithridate.attacks.objectives import flipped, objective_of
+from mithridate.auditing.assembly import threat_model
+from mithridate.configuration.objective import parse_objective
+from mithridate.defences.tuning import validation_losses
 from mithridate.hypergradients import number
-from mithridate.losses import cross_entropy
-from mithridate.objectives import flipped, objective_of, parse_objective
 from mithridate.seeds import generator
-from mithridate.tuning import validation_losses
+from mithridate.victims.losses import cross_entropy
 
 K, M = 3, 4
 MODELS = {"softmax": mi.LogisticRegression(M, K), "mlp": mi.MLP(M, (5,), n_classes=K)}

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate.sources import prepared
+from mithridate.data.sources import prepared
 from patients import patients, written
 
 QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}

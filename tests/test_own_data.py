@@ -7,8 +7,8 @@ import scipy.sparse
 from sklearn.datasets import dump_svmlight_file, load_digits
 
 import mithridate as mi
-from mithridate.readers import Source
-from mithridate.tables import dataset_of, read_dataset, read_labelled
+from mithridate.data.readers import Source
+from mithridate.data.tables import dataset_of, read_dataset, read_labelled
 from patients import patients, written
 
 TARGET = "diagnosis"

@@ -15,8 +15,8 @@ from hand_made import IMAGENET, IMAGES, LARGE, MADE, logistic, network, one_laye
 from mithridate.reproduction import FIGURES, fig2, fig3, histograms, rates, studies
 from mithridate.reproduction.outcome import Reproduction
 from mithridate.reproduction.studies import LOGISTIC, NETWORK, by_layer
-from mithridate.results import AuditResult
-from mithridate.verdict import Verdict
+from mithridate.results.results import AuditResult
+from mithridate.results.verdict import Verdict
 
 
 class Drawn(NamedTuple):

@@ -18,13 +18,13 @@ import pytest
 from rich.console import Console
 
 import mithridate as mi
+from mithridate.cli.printing import print_plan
+from mithridate.data.sources import prepared
+from mithridate.files.resources import free_memory
 from mithridate.planning import Plan, calibration, costs, duration, gib, plan, plans
 from mithridate.planning.costs import cost_of
 from mithridate.planning.workload import Work
-from mithridate.printing import print_plan
-from mithridate.resources import free_memory
 from mithridate.seeds import key
-from mithridate.sources import prepared
 from stopping import FLAGS
 
 TINY: dict[str, Any] = {
@@ -232,7 +232,7 @@ def test_many_rows_are_planned_by_their_number_alone(tmp_path, monkeypatch):
     table = pd.DataFrame(draw.normal(size=(9000, 3)).round(3), columns=["a", "b", "c"])
     table.assign(y=table["a"] + draw.normal(size=9000) > 0).to_csv(tmp_path / "many.csv", index=False)
     data, config = prepared(str(tmp_path / "many.csv"), None, ONE | {"target": "y", "train": 4200, "valid": 4200})
-    monkeypatch.setattr("mithridate.rows._with_part", lambda *rows: pytest.fail("rows were sent"))
+    monkeypatch.setattr("mithridate.victims.rows._with_part", lambda *rows: pytest.fail("rows were sent"))
     found = plan(data, config, PLENTY, calibrate=False)
     assert found.rows > 8 * 4 * 4200
 
@@ -327,7 +327,7 @@ def test_the_container_has_a_limit(tmp_path, own, below, names, monkeypatch):
     mounted, file = tmp_path / "cgroup", tmp_path / "own"
     file.write_text(own)
     machine = psutil.virtual_memory()._replace(available=2**40)
-    monkeypatch.setattr("mithridate.resources.psutil.virtual_memory", lambda: machine)
+    monkeypatch.setattr("mithridate.files.resources.psutil.virtual_memory", lambda: machine)
     assert free_memory(mounted, file) == free_memory(mounted, tmp_path / "none") == 2**40
     group(mounted / below, "max", 1, 0, names)
     group(mounted / below / "a", "9000", 5000, 1000, names)

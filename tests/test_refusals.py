@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 
 import mithridate as mi
-from mithridate.tables import dataset_of, read_dataset
+from mithridate.data.tables import dataset_of, read_dataset
 from patients import written
 
 

@@ -16,10 +16,10 @@ import typer
 
 import mithridate as mi
 from mithridate import cli
-from mithridate.records import Record, to_frame
-from mithridate.report import command, render, write_report
-from mithridate.report.command import REPEATED, SIZES
-from mithridate.verdict import verdict
+from mithridate.results.records import Record, to_frame
+from mithridate.results.report import command, render, write_report
+from mithridate.results.report.command import REPEATED, SIZES
+from mithridate.results.verdict import verdict
 
 NASTY = "<script>alert(1)</script>"
 CLASSES = ("<b>x</b>", '"&amp;', "</script><i>")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mithridate as mi
-from mithridate.report import write_report
+from mithridate.results.report import write_report
 from test_report import CLASSES, NASTY, POLICIES, made_up
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate.assembly import attack_of, policies_of
+from mithridate.auditing.assembly import attack_of, policies_of
 from mithridate.reproduction import FIGURES, Reproduction
 from mithridate.reproduction.fig4 import FIXED, attacked_by
 from mithridate.reproduction.fig4_claims import EXACT, FORWARD, REVERSE, REVERSED, SOLVED

@@ -19,7 +19,9 @@ import pytest
 
 import mithridate as mi
 from conftest import SEED, posix
-from mithridate import durable, measuring, store, workers
+from mithridate.auditing import measuring, store
+from mithridate.execution.work import Pace
+from mithridate.files import durable
 from stopping import CELLS, DATA, FLAGS, TINY, after, assert_same
 
 
@@ -32,9 +34,9 @@ def whole() -> mi.AuditResult:
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """Save unfinished cells at every round; write no pictures, which take long and have tests of their own."""
-    monkeypatch.setattr(workers, "EVERY", 0.0)
+    monkeypatch.setattr(Pace, "EVERY", 0.0)
     monkeypatch.setattr(mi.AuditResult, "plot", lambda self: {})
-    monkeypatch.setattr("mithridate.results.write_report", lambda path, results: path.write_text("report"))
+    monkeypatch.setattr("mithridate.results.results.write_report", lambda path, results: path.write_text("report"))
 
 
 def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
@@ -56,10 +58,10 @@ def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
 
 def test_an_unfinished_cell_goes_on_from_the_middle(tmp_path, whole, monkeypatch):
     """By the number of steps taken: none is taken twice."""
-    import mithridate.attack
+    import mithridate.attacks.bilevel
 
-    taken, take = [], mithridate.attack.take_steps
-    monkeypatch.setattr("mithridate.attack.take_steps", lambda *given: taken.append(given[2]) or take(*given))
+    taken, take = [], mithridate.attacks.bilevel.take_steps
+    monkeypatch.setattr("mithridate.attacks.bilevel.take_steps", lambda *given: taken.append(given[2]) or take(*given))
     calls = 12
     while True:
         try:
@@ -166,7 +168,9 @@ def test_a_fault_at_any_write_loses_nothing(tmp_path, error, every):
 
 def begun(tmp_path: Path, *arguments: str, every: float = 0.0) -> "subprocess.Popen[str]":
     """The command line in a process of its own, which saves at every round."""
-    program = f"from mithridate import workers; workers.EVERY = {every}; from mithridate.cli import main; main()"
+    program = (
+        f"from mithridate.execution.work import Pace; Pace.EVERY = {every}; from mithridate.cli import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=tmp_path,
@@ -279,8 +283,8 @@ def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, whole, monkeypatch,
         return measured(config, index, attack, poisoning, *given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mithridate.sweep.measured_cell", fails)
-        patch.setattr(workers, "EVERY", 0.0)
+        patch.setattr("mithridate.auditing.sweep.measured_cell", fails)
+        patch.setattr(Pace, "EVERY", 0.0)
         done = mithridate("audit", DATA, *FLAGS, "--out", "run")
     assert done.returncode == 3
     assert "`mithridate resume run` tries them again" in done.stderr
@@ -315,15 +319,15 @@ def test_a_victim_whose_training_diverges_has_failed(tmp_path):
     assert len(found.poison[0, "learned"]["x_poison"]) == 3
     assert mi.load_result(tmp_path / "run").status == "failed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mithridate.attack.take_steps", None)
+        patch.setattr("mithridate.attacks.bilevel.take_steps", None)
         again = mi.audit(DATA, out=tmp_path / "run", **LEAST)
     assert_same(again, mi.audit(DATA, **LEAST))
 
 
 def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypatch):
-    import mithridate.sweep
+    import mithridate.auditing.sweep
 
-    run = mithridate.sweep.Attack.stages
+    run = mithridate.auditing.sweep.Attack.stages
 
     def fails(self: Any, *given: Any) -> Any:
         if self.policy.name == "cv-clean":
@@ -331,7 +335,7 @@ def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypat
         return run(self, *given)
 
     monkeypatch.undo()
-    monkeypatch.setattr(mithridate.sweep.Attack, "stages", fails)
+    monkeypatch.setattr(mithridate.auditing.sweep.Attack, "stages", fails)
     found = mi.audit(DATA, out=tmp_path / "run", **TINY)
     own = found.frame["policy"] == "learned"
     pd.testing.assert_series_equal(found.frame[own]["test_error"], whole.frame[own]["test_error"])
@@ -362,7 +366,7 @@ def test_the_same_command_again_goes_on_without_naming_the_directory(tmp_path, w
 
 def test_a_finished_run_is_shown_again(tmp_path, mithridate, monkeypatch):
     done = mithridate("audit", DATA, *FLAGS, "--out", "run", "--json")
-    monkeypatch.setattr("mithridate.auditing.stream", None)
+    monkeypatch.setattr("mithridate.auditing.audit.stream", None)
     for again in (mithridate("audit", DATA, *FLAGS, "--out", "run", "--json"), mithridate("resume", "run", "--json")):
         assert again.returncode == 0, again.stderr
         assert json.loads(again.stdout) == json.loads(done.stdout)

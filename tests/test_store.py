@@ -11,7 +11,8 @@ import pytest
 
 import mithridate as mi
 from conftest import posix
-from mithridate import store, workers
+from mithridate.auditing import store
+from mithridate.execution.work import Pace
 from stopping import DATA, TINY, after
 
 
@@ -40,7 +41,7 @@ def stopped(tmp_path_factory) -> Path:
     """A run directory in which some cells are done and one is unfinished."""
     out = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "EVERY", 0.0)
+        patch.setattr(Pace, "EVERY", 0.0)
         with pytest.raises(mi.Interrupted):
             mi.audit(DATA, out=out, stop=after(20), **TINY)
     assert list(out.glob("cells/*midway.npz"))

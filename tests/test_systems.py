@@ -12,7 +12,8 @@ import pytest
 
 import mithridate as mi
 from chains import Count, Counting
-from mithridate import durable, limits, systems, workers
+from mithridate.execution.chains import stream
+from mithridate.files import durable, limits, systems
 from stopping import DATA, TINY, assert_same
 
 
@@ -71,7 +72,7 @@ class Listening(Counting):
 
 
 def test_workers_start_where_neither_signals_are_blocked_nor_cores_given_out(tmp_path, windows):
-    found = list(workers.stream(Listening(str(tmp_path)), [Count("a", 3), Count("b", 2)], "processes:2", lambda: False))
+    found = list(stream(Listening(str(tmp_path)), [Count("a", 3), Count("b", 2)], "processes:2", lambda: False))
     assert sorted(counted.number for counted in found) == [0, 0, 1, 1, 2]
     assert os.getpid() not in {counted.process for counted in found}
     assert {counted.failed for counted in found} == {f"{signal.SIG_IGN}, {signal.SIG_IGN}"}, "they ignore Ctrl-C"

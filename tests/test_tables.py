@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate import presets
+from mithridate.configuration import presets
 from mithridate.reproduction import FIGURES
 from mithridate.reproduction.tables import OTHERS, PAPER
 

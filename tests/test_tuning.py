@@ -8,9 +8,8 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
 import mithridate as mi
-from mithridate.policies import parse_policy
-from mithridate.steps import hyper_rule, poison_rule
-from mithridate.tuning import (
+from mithridate.defences.policies import parse_policy
+from mithridate.defences.tuning import (
     best_response,
     cross_validation_losses,
     first_minimiser,
@@ -18,6 +17,7 @@ from mithridate.tuning import (
     minimise,
     validation_losses,
 )
+from mithridate.hypergradients.steps import hyper_rule, poison_rule
 
 PHI = mi.Box(-8.0, np.log(200))
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate.records import FAULTS
-from mithridate.verdict import curves, gate_failures, parse_gate, verdict
+from mithridate.results.records import FAULTS
+from mithridate.results.verdict import curves, gate_failures, parse_gate, verdict
 
 
 def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status: str = "ok") -> pd.DataFrame:

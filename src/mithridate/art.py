@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.base import clone
 
-from mithridate.attack import Attack
+from mithridate.attacks.bilevel import Attack
+from mithridate.data.feasible import Box
+from mithridate.defences.policies import Fixed, Learned, Policy
 from mithridate.errors import InputError
-from mithridate.feasible import Box
-from mithridate.learner import Learner
-from mithridate.models import LogisticRegression
-from mithridate.policies import Fixed, Learned, Policy
-from mithridate.steps import poison_rule
-from mithridate.training import Exact
+from mithridate.hypergradients.steps import poison_rule
+from mithridate.victims.learner import Learner
+from mithridate.victims.models import LogisticRegression
+from mithridate.victims.rules import Exact
 
 try:
     from art.attacks.attack import PoisoningAttackWhiteBox

@@ -19,7 +19,7 @@ from typing import Any
 from pandas.api.types import is_float_dtype
 
 from mithridate.errors import InputError, StorageError
-from mithridate.results import AuditResult, load_result
+from mithridate.results.results import AuditResult, load_result
 
 EXPERIMENT = "mithridate"
 LONGEST = {"param": 6000, "tag": 8000}

@@ -47,8 +47,8 @@ def _options(
 @app.command()
 def datasets() -> None:
     """List the data sets: rows, features, classes, whether they are at hand."""
-    from mithridate.datasets import CATALOGUE
-    from mithridate.downloads import VARIABLE, directory
+    from mithridate.data.datasets import CATALOGUE
+    from mithridate.data.downloads import VARIABLE, directory
 
     table = Table("name", "rows", "test rows", "features", "classes", "available", box=SIMPLE_HEAD, padding=0)
     for entry in CATALOGUE.values():

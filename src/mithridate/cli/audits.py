@@ -11,12 +11,12 @@ import typer
 
 from mithridate.cli.options import AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
-from mithridate.config import AuditConfig
+from mithridate.configuration.config import AuditConfig
 from mithridate.errors import Unplanned
 
 if TYPE_CHECKING:
-    from mithridate.datasets import Dataset
-    from mithridate.results import AuditResult
+    from mithridate.data.datasets import Dataset
+    from mithridate.results.results import AuditResult
 
 
 @with_flags
@@ -39,9 +39,9 @@ def audit(
 
     The same command again goes on with a run that was stopped, as `mithridate resume` does.
     """
-    from mithridate.auditing import audit as run
-    from mithridate.auditing import unfinished
-    from mithridate.verdict import parse_gate
+    from mithridate.auditing.audit import audit as run
+    from mithridate.auditing.audit import unfinished
+    from mithridate.results.verdict import parse_gate
 
     data, asked = asked_for(config, given)
     gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
@@ -67,7 +67,7 @@ def _planned(data: "Dataset", config: AuditConfig, shown: bool, as_json: bool) -
     if shown and as_json:
         console.out(json.dumps(found.as_dict(), indent=2, ensure_ascii=False), highlight=False)
     elif shown:
-        from mithridate.printing import print_plan
+        from mithridate.cli.printing import print_plan
 
         print_plan(console, found)
     found.check()
@@ -89,8 +89,8 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
-    from mithridate.auditing import resume as run
-    from mithridate.verdict import parse_gate
+    from mithridate.auditing.audit import resume as run
+    from mithridate.results.verdict import parse_gate
 
     gate = parse_gate(fail_above, 1.0) if fail_above else None
     run = functools.partial(run, directory, model=model, execution=execution)
@@ -107,8 +107,8 @@ def _finished(
     quiet: bool,
 ) -> None:
     """Run an audit into its directory, tell what it found, and leave with the exit code that says how it went."""
-    from mithridate.printing import print_audit
-    from mithridate.verdict import gate_failures
+    from mithridate.cli.printing import print_audit
+    from mithridate.results.verdict import gate_failures
 
     if mlflow:
         from mithridate.mlflow import check_installed
@@ -146,8 +146,8 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again, or of several side by side, as one HTML file."""
-    from mithridate.report import write_report
-    from mithridate.results import load_result
+    from mithridate.results.report import write_report
+    from mithridate.results.results import load_result
 
     results = [load_result(directory) for directory in directories]
     names = [directory.resolve().name for directory in directories]
@@ -179,8 +179,8 @@ def check(
 
     Exit code 1 when a method is wrong without saying so.
     """
-    from mithridate.checking import check as run
-    from mithridate.printing import print_check
+    from mithridate.checking.check import check as run
+    from mithridate.cli.printing import print_check
 
     data, asked = asked_for(config, given)
     with errors.status("") as status:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mithridate.config import AuditConfig
+from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
-    from mithridate.datasets import Dataset
+    from mithridate.data.datasets import Dataset
 
 AsJson = Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")]
 MLflow = Annotated[
@@ -51,7 +51,7 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
 
 def asked_for(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", AuditConfig]:
     """Return the data and the configuration that a file and flags, which override it, ask for."""
-    from mithridate.sources import prepared
+    from mithridate.data.sources import prepared
 
     options = AuditConfig.read(file) if file else {}
     flags = {name: value for name, value in given.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.terminal import console, errors, progress
-from mithridate.config import AuditConfig
+from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError, MithridateError, StorageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def reproduce(
     from mithridate.reproduction import FIGURES, STUDIES
     from mithridate.reproduction.ledger import RUN, last_run, print_claims, read_claims
     from mithridate.reproduction.page import write_page
-    from mithridate.results import check_free
+    from mithridate.results.results import check_free
 
     alone, figure = ("all", "claims", "page"), figures[0]
     for name in figures:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mithridate.systems import STOPPING
+from mithridate.files.systems import STOPPING
 
 if TYPE_CHECKING:
-    from mithridate.auditing import Progress as Standing
+    from mithridate.auditing.audit import Progress as Standing
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C or SIGTERM."""

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mithridate.dual import Leading
 from mithridate.errors import InputError
-from mithridate.gram import from_rows
 from mithridate.hypergradients.problem import Bilevel, Hypergradient, HypergradientMethod, Status, worst
-from mithridate.newton import conjugate_gradient, norm
-from mithridate.training import add
+from mithridate.victims.newton import conjugate_gradient, norm
+from mithridate.victims.rules import add
+from mithridate.victims.spaces.dual import Leading
+from mithridate.victims.spaces.gram import from_rows
 
 Schedule = Literal["constant", "quadratic", "exponential"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mithridate.errors import InputError
-from mithridate.learner import Learner, Loop, scan
-from mithridate.rows import Rows, join
+from mithridate.victims.learner import Learner, Loop, scan
+from mithridate.victims.rows import Rows, join
 
 
 class Status(eqx.Enumeration):

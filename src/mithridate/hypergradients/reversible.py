@@ -25,7 +25,7 @@ from mithridate.hypergradients.problem import (
     finite_status,
     worst,
 )
-from mithridate.training import Gradient, GradientDescent, HeavyBall, MinibatchSGD, TrainingRule, add
+from mithridate.victims.rules import Gradient, GradientDescent, HeavyBall, MinibatchSGD, TrainingRule, add
 
 
 @runtime_checkable

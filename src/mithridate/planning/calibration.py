@@ -17,20 +17,15 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mithridate.assembly import evaluation_rule
-from mithridate.attack import Attack
-from mithridate.config import AuditConfig
-from mithridate.datasets import Split
-from mithridate.evaluation import Measured, retrain_and_measure
-from mithridate.feasible import Box
-from mithridate.learner import Learner, Space
-from mithridate.objectives import Labelled
-from mithridate.planning.costs import Cost
-from mithridate.planning.workload import candidates
-from mithridate.policies import CrossValidated, Fixed, Learned
-from mithridate.rows import Rows, join
-from mithridate.seeds import key
-from mithridate.tuning import (
+from mithridate.attacks.bilevel import Attack
+from mithridate.attacks.objectives import Labelled
+from mithridate.auditing.assembly import evaluation_rule
+from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Split
+from mithridate.data.feasible import Box
+from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.defences.tuning import (
     Strength,
     cross_validation_losses,
     first_minimiser,
@@ -38,6 +33,11 @@ from mithridate.tuning import (
     validation_losses,
     validation_slope,
 )
+from mithridate.planning.costs import Cost
+from mithridate.planning.workload import candidates
+from mithridate.seeds import key
+from mithridate.victims.learner import Learner, Space
+from mithridate.victims.rows import Rows, join
 
 LONG = 3.0
 """Seconds, by the analytic estimate, above which a part is shortened."""

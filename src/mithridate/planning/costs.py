@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
-from mithridate.gram import NARROW
+from mithridate.victims.spaces.gram import NARROW
 
 UNKNOWN = 20
 """Times that a loop runs which ends when its solution is good: Newton's and conjugate gradient's, measured."""

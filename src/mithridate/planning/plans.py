@@ -13,19 +13,19 @@ from typing import Any
 
 import jax
 
-from mithridate import execution
-from mithridate.config import AuditConfig
-from mithridate.datasets import Dataset
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Dataset
 from mithridate.errors import InputError, MithridateError, Unplanned
-from mithridate.execution import surroundings
-from mithridate.gram import width_of
+from mithridate.execution import devices
+from mithridate.execution.devices import surroundings
+from mithridate.execution.processes import cores
+from mithridate.files.resources import free_memory
 from mithridate.hypergradients import Checkpointed
-from mithridate.models import LinearFirstLayer
 from mithridate.planning import calibration
 from mithridate.planning.calibration import Timed
 from mithridate.planning.workload import ChainPlan, Work, candidates
-from mithridate.resources import free_memory
-from mithridate.workers.processes import cores
+from mithridate.victims.models import LinearFirstLayer
+from mithridate.victims.spaces.gram import width_of
 
 PROCESS = 340 * 2**20
 """Bytes that the compiler, compiled programs and pictures take on the host beside the audit's own arrays (measured)."""
@@ -95,7 +95,7 @@ def plan(
     Raises `InputError` where it cannot be run at all, `Unplanned` where only the plan fails: the audit may go on then.
 
     Example:
-        >>> from mithridate.sources import prepared
+        >>> from mithridate.data.sources import prepared
         >>> found = plan(*prepared("synthetic", None, {"splits": 2, "points": 2}), calibrate=False)
         >>> found.cells, found.chains[0].hyperiterations, found.refusals
         (30, 100, ())
@@ -154,7 +154,7 @@ def _workers(config: AuditConfig) -> int:
 
 
 def _execution(config: AuditConfig) -> str:
-    return execution.chosen(config.execution)
+    return devices.chosen(config.execution)
 
 
 def _free() -> int:

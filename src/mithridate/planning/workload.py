@@ -13,19 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.assembly import attack_of, evaluation_rule, model_of, objective_on, policies_of
-from mithridate.attack import Attack
-from mithridate.config import AuditConfig
-from mithridate.datasets import Dataset, Split
-from mithridate.evaluation import Measured, retrain_and_measure
+from mithridate.attacks.bilevel import Attack
+from mithridate.attacks.objectives import Objective
+from mithridate.auditing.assembly import attack_of, evaluation_rule, model_of, objective_on, policies_of
+from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Dataset, Split
+from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.defences.tuning import (
+    POINTS,
+    best_response,
+    cross_validation_losses,
+    validation_losses,
+    validation_slope,
+)
 from mithridate.hypergradients import Averaged, Bilevel
-from mithridate.learner import Space
-from mithridate.objectives import Objective
 from mithridate.planning.costs import Cost, cost_of, size_of
-from mithridate.policies import CrossValidated, Fixed, Learned
-from mithridate.rows import Rows, join
 from mithridate.seeds import key
-from mithridate.tuning import POINTS, best_response, cross_validation_losses, validation_losses, validation_slope
+from mithridate.victims.learner import Space
+from mithridate.victims.rows import Rows, join
 
 DESCENTS, SLOPES = 2.4, 14
 """Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""

@@ -10,7 +10,7 @@ import math
 import pandas as pd
 
 from mithridate.reproduction.outcome import mean_and_half, signed
-from mithridate.verdict import TOLERATED
+from mithridate.results.verdict import TOLERATED
 
 SMALL, LEARNED, CLEAN = "fixed=-8", "learned", "cv-clean"
 """The policies by their names in the records: the small λ, λ_RMD and λ_CLEAN."""

@@ -29,23 +29,23 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int, Key
 
-from mithridate.assembly import attack_of, evaluation_rule, policies_of
-from mithridate.attack import Attack
-from mithridate.auditing import Progress, versions
-from mithridate.config import AuditConfig
-from mithridate.datasets import Split, load_dataset
+from mithridate.attacks.bilevel import Attack
+from mithridate.attacks.outer import OuterStep
+from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.auditing.audit import Progress, versions
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Split, load_dataset
+from mithridate.data.feasible import Box
+from mithridate.defences.tuning import POINTS, TIE
 from mithridate.errors import InputError
-from mithridate.feasible import Box
 from mithridate.hypergradients import STATUSES, Bilevel, Reverse
-from mithridate.learner import Learner
-from mithridate.outer import OuterStep
 from mithridate.reproduction import fig1_claims
 from mithridate.reproduction.fig1_claims import LEARNED, NONE, STRONG
 from mithridate.reproduction.outcome import Reproduction
-from mithridate.rows import Rows
 from mithridate.seeds import key
-from mithridate.training import MinibatchSGD
-from mithridate.tuning import POINTS, TIE
+from mithridate.victims.learner import Learner
+from mithridate.victims.rows import Rows
+from mithridate.victims.rules import MinibatchSGD
 
 DATASET = "synthetic"
 SIZES = {"quick": (5, 39), "paper": (10, 77)}

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mithridate.config import AuditConfig
-from mithridate.figures import COLOURS
+from mithridate.configuration.config import AuditConfig
 from mithridate.reproduction import outcome
 from mithridate.reproduction.outcome import Claim, above, below, mean_and_half, signed, within
+from mithridate.results.figures import COLOURS
 
 NONE, STRONG, LEARNED = "fixed=-8", "fixed=log(20)", "learned"
 """No regularisation, that of Fig. 1 (centre), and λ learned by Eq. 1 (right)."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mithridate.figures import COLOURS
 from mithridate.reproduction import outcome
 from mithridate.reproduction.effects import (
     AS_GOOD,
@@ -27,7 +26,8 @@ from mithridate.reproduction.effects import (
 from mithridate.reproduction.outcome import Claim, above, below
 from mithridate.reproduction.panels import curve, fit, grid, shares, shown_as, titled
 from mithridate.reproduction.studies import FEATURES, LOGISTIC, Remade, records
-from mithridate.results import AuditResult
+from mithridate.results.figures import COLOURS
+from mithridate.results.results import AuditResult
 
 LEVEL = 0.11
 """From this share of poison on the learned policy's error has to be level: two thirds of the most."""

@@ -30,15 +30,18 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float, Key
 
-from mithridate import execution
-from mithridate.assembly import attack_of, evaluation_rule, policies_of
-from mithridate.attack import Attack, Poisoning
-from mithridate.auditing import Progress, versions
-from mithridate.config import AuditConfig
-from mithridate.datasets import Dataset, Split, load_dataset
+from mithridate.attacks.bilevel import Attack, Poisoning
+from mithridate.attacks.outer import OuterStep, begin, take_steps
+from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.auditing.audit import Progress, versions
+from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Dataset, Split, load_dataset
+from mithridate.data.feasible import Box, FeasibleSet
+from mithridate.defences.policies import Learned
+from mithridate.defences.tuning import Strength
 from mithridate.errors import InputError
-from mithridate.evaluation import Measured, retrain_and_measure
-from mithridate.feasible import Box, FeasibleSet
+from mithridate.execution import devices
 from mithridate.hypergradients import (
     STATUSES,
     Bilevel,
@@ -51,17 +54,14 @@ from mithridate.hypergradients import (
     Reversible,
     number,
 )
-from mithridate.newton import norm
-from mithridate.outer import OuterStep, begin, take_steps
-from mithridate.policies import Learned
 from mithridate.reproduction import fig4_claims
 from mithridate.reproduction.fig4_claims import EXACT, FORWARD, REVERSE, REVERSED, SOLVED
 from mithridate.reproduction.outcome import Reproduction
-from mithridate.results import check_free
-from mithridate.rows import Rows
+from mithridate.results.results import check_free
 from mithridate.seeds import key
-from mithridate.training import Exact, GradientDescent, add
-from mithridate.tuning import Strength
+from mithridate.victims.newton import norm
+from mithridate.victims.rows import Rows
+from mithridate.victims.rules import Exact, GradientDescent, add
 
 CLEAN_ROUNDS, CLEAN_ROUND = 5, 10
 """λ's own steps on clean data: T_λ = 50 of Table 2."""
@@ -236,7 +236,7 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
             done.append(at)
         return stages
 
-    outcomes = execution.run([functools.partial(chain, *cell) for cell in cells], execution.chosen(config.execution))
+    outcomes = devices.run([functools.partial(chain, *cell) for cell in cells], devices.chosen(config.execution))
     on_progress(Progress(total, total, "derivatives at the final points"))
     # Apart from the chains, which may share the device: a hypergradient is timed when nothing else runs.
     return pd.DataFrame(

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mithridate.config import AuditConfig
-from mithridate.figures import COLOURS, MARKERS, CurveDisplay
+from mithridate.configuration.config import AuditConfig
 from mithridate.reproduction import outcome
 from mithridate.reproduction.outcome import Claim, above, mean_and_half, signed, within
-from mithridate.verdict import curves
+from mithridate.results.figures import COLOURS, MARKERS, CurveDisplay
+from mithridate.results.verdict import curves
 
 claim = functools.partial(outcome.claim, where="App. E.1")
 

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mithridate.figures import COLOURS
 from mithridate.reproduction import outcome
 from mithridate.reproduction.effects import LEARNED, SMALL, at, change
 from mithridate.reproduction.outcome import Claim, below
 from mithridate.reproduction.panels import called, grid, shown_as
 from mithridate.reproduction.studies import KEYS, LAYERS, LOGISTIC, NETWORK, Remade, by_layer
-from mithridate.results import AuditResult
+from mithridate.results.figures import COLOURS
+from mithridate.results.results import AuditResult
 
 BINS = (9, 61)
 """The fewest and the most bins; between them as many as the square root of the number of weights."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mithridate.auditing import Progress
+from mithridate.auditing.audit import Progress
 from mithridate.errors import MithridateError, StorageError
 from mithridate.reproduction import FIGURES
 from mithridate.reproduction.outcome import Claim, signed

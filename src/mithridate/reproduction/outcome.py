@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mithridate.results import written_whole
-from mithridate.verdict import curves
+from mithridate.results.results import written_whole
+from mithridate.results.verdict import curves
 
 Answer = Literal["holds", "does not hold", "not enough data"]
 

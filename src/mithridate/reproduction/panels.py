@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mithridate.figures import COLOURS, DASHES, MARKERS, CurveDisplay
 from mithridate.reproduction.effects import CLEAN, LEARNED
 from mithridate.reproduction.studies import PAPERS
-from mithridate.verdict import curves
+from mithridate.results.figures import COLOURS, DASHES, MARKERS, CurveDisplay
+from mithridate.results.verdict import curves
 
 POISON = "poison in the training set [%]"
 

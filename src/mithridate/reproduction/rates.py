@@ -24,7 +24,7 @@ from mithridate.reproduction.effects import (
 from mithridate.reproduction.outcome import Claim, above, below
 from mithridate.reproduction.panels import grid, shares, shown_as, titled
 from mithridate.reproduction.studies import LOGISTIC, NETWORK, Remade, records
-from mithridate.results import AuditResult
+from mithridate.results.results import AuditResult
 
 RATES = {"fpr": "false positive rate", "fnr": "false negative rate"}
 FOCUS = 0.10

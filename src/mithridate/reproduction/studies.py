@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mithridate.auditing import Progress, audit
-from mithridate.config import AuditConfig
-from mithridate.datasets import load_dataset
-from mithridate.downloads import at_hand
+from mithridate.auditing.audit import Progress, audit
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.presets import setting
+from mithridate.data.datasets import load_dataset
+from mithridate.data.downloads import at_hand
 from mithridate.errors import InputError
-from mithridate.presets import setting
 from mithridate.reproduction.effects import CLEAN, LEARNED, SMALL
 from mithridate.reproduction.outcome import Claim, Reproduction
-from mithridate.results import AuditResult
+from mithridate.results.results import AuditResult
 
 KEYS = ["dataset", "split", "policy", "n_poison", "ratio"]
 """What a row of every figure's frame is about."""

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mithridate.assembly import attack_of, policies_of
-from mithridate.auditing import Progress
-from mithridate.config import AuditConfig
-from mithridate.datasets import CATALOGUE, Dataset, Entry, load_dataset
-from mithridate.presets import setting
+from mithridate.auditing.assembly import attack_of, policies_of
+from mithridate.auditing.audit import Progress
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.presets import setting
+from mithridate.data.datasets import CATALOGUE, Dataset, Entry, load_dataset
 from mithridate.reproduction.outcome import Claim
-from mithridate.results import written_whole
+from mithridate.results.results import written_whole
 
 Interval = tuple[float, float]
 Row = dict[str, Any]

@@ -7,16 +7,16 @@ import jax
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from mithridate.attack import Attack, Budget
-from mithridate.encoding import Encoder, Schema
+from mithridate.attacks.bilevel import Attack, Budget
+from mithridate.data.encoding import Encoder, Schema
+from mithridate.data.feasible import Mixed
+from mithridate.defences.policies import Policy
 from mithridate.errors import InputError
-from mithridate.feasible import Mixed
-from mithridate.learner import Learner
-from mithridate.models import MLP, LogisticRegression, Model
-from mithridate.policies import Policy
-from mithridate.rows import Rows
-from mithridate.steps import poison_rule
-from mithridate.training import Exact, GradientDescent
+from mithridate.hypergradients.steps import poison_rule
+from mithridate.victims.learner import Learner
+from mithridate.victims.models import MLP, LogisticRegression, Model
+from mithridate.victims.rows import Rows
+from mithridate.victims.rules import Exact, GradientDescent
 
 Surrogate = str | Learner | Model
 

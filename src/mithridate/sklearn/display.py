@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from mithridate.errors import InputError
-from mithridate.figures import COLOURS, DASHES, MARKERS
+from mithridate.results.figures import COLOURS, DASHES, MARKERS
 from mithridate.sklearn.curves import poisoning_curve
 
 SHADES = ("0.6", COLOURS[1], COLOURS[0])

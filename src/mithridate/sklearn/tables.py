@@ -8,10 +8,10 @@ import pandas as pd
 from scipy.sparse import vstack
 from sklearn.utils.multiclass import type_of_target
 
-from mithridate.columns import check_size, read_column, whole
-from mithridate.encoding import Column, Kind, Schema
+from mithridate.data.columns import check_size, read_column, whole
+from mithridate.data.encoding import Column, Kind, Schema
+from mithridate.data.readers import Source, check_dense, check_names
 from mithridate.errors import InputError
-from mithridate.readers import Source, check_dense, check_names
 
 Bounds = tuple[Any, Any]
 

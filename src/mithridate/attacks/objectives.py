@@ -1,0 +1,90 @@
+"""What the attacker wants: D_target, and A on it (Eq. 2; Muñoz-González et al., 2017).
+
+    indiscriminate        errors of any kind: D_target = D_val, A = L (Eq. 3)
+    target-class A        errors on class A: D_target = D_val's rows of A, A = L      (error-generic)
+    misclassify A-as-B    A taken for B: the same rows, labelled B, A = −L            (error-specific)
+    rows FILE             the file's rows given the labels that they have there, A = −L
+
+The defender goes on tuning λ on the whole of D_val.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mithridate.configuration.objective import Flip, parse_objective
+from mithridate.errors import InputError
+
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Features (n, m) and labels (n,)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The attacker's side of Eq. 2 on one split.
+
+    `target`, `valid`, `specific` and `start` as `Attack` takes them; `goal`, the rows on which success is measured once
+    the victim is retrained: the share that gets these labels where the objective is `specific`, else any others.
+    """
+
+    target: Labelled
+    goal: Labelled
+    valid: Labelled | None = None
+    specific: bool = False
+    start: Labelled | None = None
+
+
+def objective_of(
+    text: str,
+    classes: Sequence[str],
+    valid: Labelled,
+    test: Labelled,
+    read: Callable[[str], Labelled],
+    flip: Callable[[np.ndarray], np.ndarray],
+) -> Objective:
+    """Return the objective that `text` names, for a split's validation and test rows.
+
+    `read` returns the rows of a file as the victim sees them, `flip` other labels for some. Raises `InputError` as
+    `parse_objective`, and where a class has no rows to aim at.
+    """
+    kind, what = parse_objective(text, classes)
+    if kind == "indiscriminate":
+        return Objective(valid, test)
+    if isinstance(what, str):
+        target = read(what)
+        return Objective(target, target, valid, True, target)
+    (own_x, own_y), (goal_x, goal_y) = (_of_class(rows, what[0]) for rows in (valid, test))
+    for name, there in (("validation", own_y), ("test", goal_y)):
+        if not len(there):
+            raise InputError(f"objective = {text!r}: there are no {name} rows of {classes[what[0]]!r} to aim at")
+    if kind == "target-class":
+        return Objective((own_x, own_y), (goal_x, goal_y), valid, False, (own_x, flip(own_y)))
+    wanted = own_x, np.full_like(own_y, what[1])
+    return Objective(wanted, (goal_x, np.full_like(goal_y, what[1])), valid, True, wanted)
+
+
+def _of_class(rows: Labelled, label: int) -> Labelled:
+    x, y = rows
+    return x[y == label], y[y == label]
+
+
+def flipped(
+    labels: np.ndarray, rule: Flip, draw: np.random.Generator, x: np.ndarray, y: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Return another label for each of `labels` (n,): of two classes the other one.
+
+    Of more classes, by `rule`: any other, drawn at random; or that whose mean lies nearest to, or farthest from, the
+    mean of the row's own, in the rows x (N, m), y (N,).
+    """
+    if n_classes == 2:
+        return 1 - labels
+    if rule == "random":
+        return (labels + draw.integers(1, n_classes, len(labels))) % n_classes
+    means = np.full((n_classes, x.shape[1]), np.nan)
+    for k in np.unique(y).astype(int):
+        means[k] = x[y == k].mean(axis=0, dtype=np.float64)
+    distances = np.linalg.norm(means[:, None] - means[None], axis=2)
+    np.fill_diagonal(distances, np.nan)
+    pick = np.nanargmin if rule == "nearest" else np.nanargmax
+    return np.array([pick(distances[int(label)]) for label in labels], labels.dtype)

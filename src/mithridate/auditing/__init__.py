@@ -1,0 +1,1 @@
+"""The audit: splits × policies × ratios."""

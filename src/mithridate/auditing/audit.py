@@ -1,0 +1,278 @@
+"""The audit: splits × policies × poison ratios → records, and a run directory that outlasts whatever stops it.
+
+The chains (see `sweep`) are executed in this process or in others (see `workers`); what they yield is stored as it
+comes (see `store`), so that an audit goes on from there, to the same bits.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mithridate.attacks.bilevel import Attack
+from mithridate.auditing.assembly import mismatch, threat_model
+from mithridate.auditing.cells import Begun, Cell, Paused, restored
+from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
+from mithridate.auditing.sweep import Chain, Sweep
+from mithridate.configuration.config import BUILT_IN, AuditConfig
+from mithridate.data.datasets import Dataset, Split
+from mithridate.data.sources import loaded, names_file, prepared
+from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
+from mithridate.execution.chains import stream
+from mithridate.execution.devices import surroundings
+from mithridate.results.records import to_frame
+from mithridate.results.results import AuditResult, load_result
+from mithridate.results.verdict import verdict
+from mithridate.versions import versions
+
+
+class Progress(NamedTuple):
+    """Where an audit stands: cells finished of all, and what is running."""
+
+    done: int
+    total: int
+    running: str
+
+
+def audit(
+    dataset: str | Path | Dataset,
+    config: AuditConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> AuditResult:
+    """Find out how much poison a pipeline takes: run every split, policy and ratio.
+
+    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options`; `out`, a run
+    directory: each finished cell is on the disk there before `on_progress` hears of it, and if there are some of the
+    same audit already, it goes on from them; `on_progress`, called before every cell and at the end; `stop`, asked
+    between the steps: once it returns True, what there is is saved and `Interrupted` raised. Everything is checked
+    before anything is computed: raises `InputError`, `DataError` or `StorageError`.
+
+    Example:
+        >>> import mithridate as mi
+        >>> result = mi.audit("synthetic", splits=2, points=2, hyperiterations=5, policies=("fixed=-8",))
+        >>> result.frame["n_poison"].tolist()
+        [0, 1, 2, 0, 1, 2]
+    """
+    data, config = prepared(dataset, config, options)
+    with surroundings(config.precision, config.execution):
+        if out is None:
+            return _computed(_checked(data, config), None, on_progress, stop)
+        place = str(Path(config.dataset).resolve()) if names_file(config.dataset) else config.dataset
+        return _kept(data, config, place, Path(out), on_progress, stop)
+
+
+def resume(
+    directory: str | Path,
+    *,
+    model: str | None = None,
+    execution: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> AuditResult:
+    """Go on with the audit of a run directory, and return its result; failed cells are tried again.
+
+    Arguments: `model`, the model's name again where it is the user's own code, which is not run because a directory
+    says so; `execution`, if it is to be another one; the others as of `audit`. Raises `StorageError` when the directory
+    holds no such run, is in use or belongs to other data or versions, and as `audit` does.
+    """
+    folder = Path(directory)
+    if (folder / "audit.json").exists() and not (folder / CELLS).exists():
+        return load_result(folder)
+    found = Manifest.read(folder)
+    again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to go on"
+    named = str(found.config.get("model"))
+    if named not in BUILT_IN and named != model:
+        raise InputError(
+            f"{folder}: its model is {named}, code that would be run; if you trust it, add --model {named} ({again})"
+        )
+    try:
+        config = AuditConfig.of(**found.config | {"execution": execution or found.execution})
+        data = loaded(found.place, config)
+    except MithridateError as error:
+        raise StorageError(f"{folder}: its data and model cannot be had again: {error}; {again}") from None
+    with surroundings(config.precision, config.execution):
+        return _kept(data, config, found.place, folder, on_progress, stop)
+
+
+def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) -> Path | None:
+    """Return the last directory, by name, that holds a run of this audit which is not finished; None without one."""
+    digest: str | None = None
+    for directory in sorted(directories, reverse=True):
+        if (directory / CELLS).is_dir() and (directory / MANIFEST).is_file():
+            with surroundings(config.precision, config.execution):
+                digest = digest or Sweep(data, config).digest()
+            own = Manifest.of(config.model_dump(mode="json"), digest, "", versions())
+            try:
+                own.check(Manifest.read(directory), directory)
+            except StorageError:
+                continue
+            return directory
+    return None
+
+
+def _kept(
+    data: Dataset,
+    config: AuditConfig,
+    place: str,
+    directory: Path,
+    on_progress: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> AuditResult:
+    """Return the result computed in a run directory, and written there; or as it stands there if it is complete."""
+    sweep = _checked(data, config)
+    manifest = Manifest.of(config.model_dump(mode="json"), sweep.digest(), place, versions())
+    with opened(directory, manifest) as store:
+        if store.complete:
+            return load_result(directory)
+        result = _computed(sweep, store, on_progress, stop)
+        result.save_into(directory)
+        if result.status != "failed":
+            store.clear()
+    return result
+
+
+def _checked(data: Dataset, config: AuditConfig) -> Sweep:
+    sweep = Sweep(data, config)
+    sweep.check()
+    return sweep
+
+
+def _computed(
+    sweep: Sweep, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> AuditResult:
+    config, splits, policies = sweep.config, sweep.config.splits, [policy.name for policy in sweep.policies]
+    cells, paused = _read(store)
+    chains = [
+        Chain(
+            split,
+            policy,
+            {ratio: cells[split, policy, ratio] for ratio in range(sweep.ratios) if (split, policy, ratio) in cells},
+            paused.get((split, policy)),
+        )
+        for split in range(splits)
+        for policy in range(len(policies))
+    ]
+    done, total = sum(not cell.failed for cell in cells.values()), len(chains) * sweep.ratios
+    for outcome in stream(sweep, [chain for chain in chains if sweep.unfinished(chain)], config.execution, stop):
+        match outcome:
+            case Begun(split, policy, ratio):
+                at = f"split {split + 1}/{splits} · {policies[policy]} · ratio {ratio + 1}/{sweep.ratios}"
+                on_progress(Progress(done, total, at))
+            case Paused() if store:
+                store.write(outcome.name, outcome.arrays())
+            case Cell(split, policy, ratio):
+                if store:
+                    store.write(outcome.name, outcome.arrays())
+                    store.remove(Paused.name_of(split, policy))
+                cells[split, policy, ratio] = outcome
+                done += 1
+    if len(cells) < total or (stop() and any(cell.failed for cell in cells.values())):
+        remedy = f"; `mithridate resume {store.directory}` goes on" if store else ""
+        raise Interrupted(f"stopped with {done} of {total} cells done{remedy}")
+    on_progress(Progress(total, total, "done"))
+    return _assembled(sweep, cells)
+
+
+def _read(store: Store | None) -> tuple[dict[tuple[int, int, int], Cell], dict[tuple[int, int], Paused]]:
+    cells, paused = {}, {}
+    if store is None:
+        return cells, paused
+    for name, arrays in store.read().items():
+        try:
+            found = restored(name, arrays)
+        except ValueError as error:
+            where = store.directory / CELLS / f"{name}.npz"
+            raise StorageError(f"{where} cannot be used: {error}; remove it to have it computed again") from None
+        if isinstance(found, Cell):
+            cells[found[:3]] = found
+        elif found:
+            paused[found[:2]] = found
+    return cells, paused
+
+
+def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
+    """Return the result that all cells come to."""
+    data, config = sweep.data, sweep.config
+    frame = to_frame(cells[key].record for key in sorted(cells))
+    found = verdict(frame)
+    if warning := mismatch(config):
+        found = replace(found, warnings=(*found.warnings, warning))
+    poison = {}
+    for index in range(config.splits):
+        split, attacks = sweep.ready(index)[:2]
+        for number, attack in enumerate(attacks):
+            own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
+            if own[0].batch:
+                poison[index, attack.policy.name] = _poison_arrays(own, attack, split)
+    split = sweep.ready(0).split
+    return AuditResult(
+        dataset={
+            "name": data.name,
+            "classes": list(data.classes),
+            "features": split.x_train.shape[1],
+            "feature_names": list(split.feature_names),
+            "columns": _columns(data),
+            "image_shape": data.image_shape,
+            "train": config.train,
+            "valid": config.valid,
+            "test": len(split.y_test),
+            "official_test_rows": data.test is not None,
+            "source": data.source,
+        },
+        threat_model=threat_model(config, data.classes),
+        config=config.model_dump(mode="json"),
+        versions=versions(),
+        frame=frame,
+        verdict=found,
+        poison=poison,
+        rows={at: _rows_of(arrays, sweep.ready(at[0]).split) for at, arrays in poison.items()} if data.schema else {},
+    )
+
+
+def _columns(data: Dataset) -> list[dict[str, str]]:
+    """Return name and kind of each column of the user's own table, the target's kind "target"; nothing for others."""
+    if data.schema is None:
+        return []
+    kinds = {column.name: column.kind for column in data.schema.columns} | {data.schema.target.name: "target"}
+    return [{"name": name, "kind": kinds[name]} for name in data.schema.order]
+
+
+def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
+    before, after = (split.decode(poison[name], poison["y_poison"]) for name in ("x_start", "x_poison"))
+    return before, after
+
+
+def _poison_arrays(cells: list[Cell], attack: Attack, split: Split) -> dict[str, np.ndarray]:
+    """Return what it takes to retrain on the poisoned sets of one chain without this program.
+
+    The first `counts[i]` points are the poison at ratio i; raw features are x·scale + offset.
+    """
+    batches = [cell.batch for cell in cells if cell.batch]
+    x_start, y_poison, places = attack.starting_points(split.x_train, split.y_train)
+    counts = [cell.record.n_poison for cell in cells if cell.batch]
+    most, added = counts[-1], attack.budget == "added"
+    ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
+    weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
+    return {
+        "x_poison": np.concatenate([b.x_poison for b in batches[1:]] or [x_start])[:most].astype(np.float32),
+        "y_poison": y_poison[:most].astype(np.int8),
+        "x_start": x_start[:most].astype(np.float32),
+        "replaced": np.empty(0, np.int64) if added else places[:most],
+        "replaced_rows": np.empty(0, np.int64) if added else split.train_rows[places[:most]],
+        "counts": np.array(counts),
+        "log_strength": np.array([batch.log_strength for batch in batches]),
+        "history": np.concatenate([batch.history for batch in batches]).astype(np.float32),
+        "train_rows": split.train_rows,
+        "valid_rows": split.valid_rows,
+        "test_rows": split.test_rows,
+        "offset": split.offset,
+        "scale": split.scale,
+    } | (weights if all(ends.values()) else {})

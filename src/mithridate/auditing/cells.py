@@ -1,0 +1,148 @@
+"""The cells of an audit, as they are computed and as they are stored: plain arrays, nothing that could run.
+
+A cell is one split, policy and ratio; the cells of one split and policy are a chain, of which every cell depends on
+the one before.
+"""
+
+import json
+import math
+import re
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from mithridate.attacks.bilevel import Answered, Batch, Midway
+from mithridate.files.limits import check_plain
+from mithridate.results.records import Record
+
+_RECORD = TypeAdapter(Record)
+_NAME = re.compile(r"split(\d{1,6})-policy(\d{1,6})-(?:ratio(\d{1,6})|midway)")
+
+
+class Begun(NamedTuple):
+    """A cell that is being computed now; splits, policies and ratios are numbered from 0."""
+
+    split: int
+    policy: int
+    ratio: int
+
+
+class Cell(NamedTuple):
+    """A cell that is finished, or has failed (`record.status`): then `batch` may be missing, or is what it came to.
+
+    `weights`: the victim's, layer by layer, flat, where the result keeps them.
+    """
+
+    split: int
+    policy: int
+    ratio: int
+    record: Record
+    batch: Batch | None
+    weights: tuple[np.ndarray, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The cell's name in a store."""
+        return f"split{self.split}-policy{self.policy}-ratio{self.ratio}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is to be tried again."""
+        return "failed" in self.record.status.split("+")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return it as arrays."""
+        values = asdict(self.record)
+        # Not every reader of JSON knows NaN.
+        plain = json.dumps({name: _without_nan(value) for name, value in values.items()}, ensure_ascii=False)
+        batch = {} if self.batch is None else self.batch._asdict()
+        return {
+            "record": np.array(plain),
+            **{f"batch_{name}": np.asarray(value) for name, value in batch.items()},
+            **{f"weights_{layer}": leaf for layer, leaf in enumerate(self.weights)},
+        }
+
+
+class Paused(NamedTuple):
+    """A cell whose attack stands between two rounds, and the seconds that it has taken."""
+
+    split: int
+    policy: int
+    ratio: int
+    midway: Midway
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The chain's name in a store: of each there is one cell at most that is unfinished."""
+        return self.name_of(self.split, self.policy)
+
+    @staticmethod
+    def name_of(split: int, policy: int) -> str:
+        """Return the name of a chain's unfinished cell."""
+        return f"split{split}-policy{policy}-midway"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return it as arrays."""
+        at = self.midway
+        return {
+            "ratio": np.array(self.ratio),
+            "seconds": np.array(self.seconds),
+            "taken": np.array(at.taken),
+            "history": at.history,
+            "statuses": at.statuses,
+            **{f"start_{name}": np.asarray(value) for name, value in at.start._asdict().items()},
+            **{f"best_{name}": np.asarray(value) for name, value in at.best._asdict().items()},
+            **{f"state_{number}": leaf for number, leaf in enumerate(at.state)},
+        }
+
+
+def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
+    """Return what was stored under a name; None for a name of something else. Raises `ValueError` if damaged."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return None
+    split, policy = int(found[1]), int(found[2])
+    try:
+        if not found[3]:
+            return _paused(split, policy, arrays)
+        values = json.loads(str(arrays["record"]))
+        check_plain(values)
+        record = _RECORD.validate_python({name: _with_nan(value) for name, value in values.items()})
+        batch = {field: arrays[f"batch_{field}"] for field in Batch._fields} if "batch_value" in arrays else None
+        made = Batch(**{field: _plain(value, field) for field, value in batch.items()}) if batch else None
+        return Cell(split, policy, int(found[3]), record, made, _numbered(arrays, "weights"))
+    except (LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is damaged ({error})") from None
+
+
+def _paused(split: int, policy: int, arrays: dict[str, np.ndarray]) -> Paused:
+    start, best = (
+        Answered(**{field: _plain(arrays[f"{end}_{field}"], field) for field in Answered._fields})
+        for end in ("start", "best")
+    )
+    history, statuses = arrays["history"], arrays["statuses"]
+    midway = Midway(int(arrays["taken"]), start, best, _numbered(arrays, "state"), history, statuses)
+    return Paused(split, policy, int(arrays["ratio"]), midway, float(arrays["seconds"]))
+
+
+def _plain(value: np.ndarray, field: str) -> Any:
+    return float(value) if field in ("value", "value_start", "stability") else value
+
+
+def _numbered(arrays: dict[str, np.ndarray], kind: str) -> tuple[np.ndarray, ...]:
+    return tuple(arrays[f"{kind}_{i}"] for i in range(sum(name.startswith(f"{kind}_") for name in arrays)))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_nan(entry) for entry in value]
+    return math.nan if value is None else value

@@ -1,0 +1,90 @@
+"""What a victim does once it is retrained from scratch on a poisoned set."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from mithridate.execution.devices import shared
+from mithridate.victims.learner import Learner
+from mithridate.victims.losses import predicted
+from mithridate.victims.rows import Rows
+
+
+class Metrics(NamedTuple):
+    """What a retrained victim does; errors and rates are shares of the test rows.
+
+    `attack_success`, `attack_loss`: the share of the attacker's goal rows that go his way, and A on D_target. `fprs`
+    and `fnrs`: each class against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two,
+    their means of more. `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
+    """
+
+    test_error: Float[Array, ""]
+    attack_success: Float[Array, ""]
+    fpr: Float[Array, ""]
+    fnr: Float[Array, ""]
+    fprs: Float[Array, " classes"]
+    fnrs: Float[Array, " classes"]
+    valid_loss: Float[Array, ""]
+    attack_loss: Float[Array, ""]
+    weight_norm_sq: Float[Array, ""]
+    weight_norms: Float[Array, " layers"]
+
+
+class Measured(NamedTuple):
+    """The rows on which a victim is measured: `goal` as in `Objective`, all others as in a `Split`."""
+
+    valid: Rows
+    test: Rows
+    target: Rows
+    goal: Rows
+
+
+class Retrained(NamedTuple):
+    """A victim's weights, one leaf per layer, and how it does."""
+
+    weights: PyTree[Array]
+    metrics: Metrics
+
+
+@shared
+def retrain_and_measure(
+    victim: Learner,
+    train: Rows,
+    on: Measured,
+    specific: Bool[Array, ""],
+    log_strength: Float[Array, "*groups"],
+    key: Key[Array, ""],
+) -> Retrained:
+    """Train `victim` on `train` from scratch and measure it; `specific` as in `Attack`.
+
+    A rate without rows to measure is 0. Where training diverged every figure is NaN: its predictions mean nothing.
+    """
+    params = victim.train((train,), log_strength, key)
+    weights, logits = victim.model.weights(params), victim.model.logits(params, on.test.x)
+    n_classes = 2 if logits.ndim == 1 else logits.shape[1]
+    own, classes = predicted(logits), jnp.arange(n_classes, dtype=logits.dtype)
+    taken, there = own[:, None] == classes[None], on.test.y[:, None] == classes[None]
+    fprs, fnrs = _share(taken & ~there, ~there), _share(~taken & there, there)
+    reached = (predicted(victim.model.logits(params, on.goal.x)) == on.goal.y) == specific
+    loss = victim.mean_loss(params, (on.target,))
+    found = Metrics(
+        test_error=jnp.mean(own != on.test.y),
+        attack_success=jnp.mean(reached),
+        fpr=fprs[1] if n_classes == 2 else jnp.mean(fprs),
+        fnr=fnrs[1] if n_classes == 2 else jnp.mean(fnrs),
+        fprs=fprs,
+        fnrs=fnrs,
+        valid_loss=victim.mean_loss(params, (on.valid,)),
+        attack_loss=jnp.where(specific, -loss, loss),
+        weight_norm_sq=victim.weight_norm_sq(params),
+        weight_norms=jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(weights)]),
+    )
+    sound = jnp.isfinite(found.valid_loss) & jnp.isfinite(found.weight_norm_sq)
+    return Retrained(weights, Metrics(*(jnp.where(sound, value, jnp.nan) for value in found)))
+
+
+def _share(part: Bool[Array, "n k"], whole: Bool[Array, "n k"]) -> Float[Array, " k"]:
+    """Return how many of `whole` are in `part`, column by column."""
+    return jnp.sum(part, axis=0) / jnp.maximum(jnp.sum(whole, axis=0), 1)

@@ -1,0 +1,198 @@
+"""The chains of an audit, computed: each split and policy is a chain of nested poison sets (App. B).
+
+A chain depends on no other, and yields what it has come to as it goes: `Begun`, `Cell`, and between two rounds of an
+attack, when it is wanted, `Paused`. Given what was stored of these, it goes on from there to the same numbers.
+"""
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mithridate.attacks.bilevel import Attack, Batch, Midway
+from mithridate.attacks.objectives import Labelled
+from mithridate.auditing.assembly import attack_of, model_of, objective_on, policies_of
+from mithridate.auditing.cells import Begun, Cell, Paused
+from mithridate.auditing.measuring import failed_cell, measured_cell
+from mithridate.configuration.config import BUILT_IN, AuditConfig
+from mithridate.data.datasets import Dataset, Split
+from mithridate.defences.policies import CrossValidated
+from mithridate.errors import InputError, MithridateError
+from mithridate.execution import devices
+from mithridate.execution.chains import check
+from mithridate.execution.work import Pace
+from mithridate.victims.rows import Rows
+
+
+class Ready(NamedTuple):
+    """What the chains of one split share: the attacks in the order of the policies, D_tr on the device, the goal."""
+
+    split: Split
+    attacks: list[Attack]
+    rows: Rows
+    goal: Labelled
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One split and policy, by number, and what is known of it: its finished cells by ratio, and where one paused."""
+
+    split: int
+    policy: int
+    cells: Mapping[int, Cell] = field(default_factory=dict)
+    paused: Paused | None = None
+
+
+class Sweep:
+    """All chains of an audit on `data`; it can be sent to another process, and makes there what it needs."""
+
+    def __init__(self, data: Dataset, config: AuditConfig):
+        self.data, self.config = data, config
+        self.policies = policies_of(config)
+        self.ratios = 1 + math.ceil(config.points / config.batch)
+        self._model: Any = None
+        self._ready: dict[int, Ready] = {}
+
+    def __reduce__(self):
+        return _remade, (self.data, self.config)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which all of it has to run."""
+        return devices.surroundings(self.config.precision, self.config.execution)
+
+    def ready(self, index: int) -> Ready:
+        """Return what the chains of split `index` share, made once; raises `InputError`."""
+        if index not in self._ready:
+            config, data = self.config, self.data
+            split = data.split(config.train, config.valid, config.seed, index)
+            seed = f"{config.seed}/{data.name}/{index}"
+            self._model = self._model or model_of(config, split)
+            aim = objective_on(config, split, seed)
+            attacks = [attack_of(config, split, policy, seed, self._model, aim) for policy in self.policies]
+            rows = attacks[0].rows(split.x_train, split.y_train)
+            self._ready[index] = Ready(split, attacks, rows, aim.goal)
+        return self._ready[index]
+
+    def check(self) -> None:
+        """Make all that can be made before anything is computed; raises `InputError`."""
+        check(self.config.execution)
+        batched, exact = devices.chosen(self.config.execution) == "batched", (self.config.victim, self.config.inner)
+        if batched and "exact" in exact and jax.default_backend() == "cpu":
+            # LAPACK's batched routines can wait for each other for ever on a CPU.
+            raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
+        for index in range(self.config.splits):
+            self.ready(index)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what the numbers come from besides the configuration: data, the attacker's rows, code.
+
+        Of a model of the user's own the code is what JAX traces of it.
+        """
+        split, attacks = self.ready(0)[:2]
+        found = hashlib.sha256(self.data.digest().encode())
+        for array in attacks[0].target:
+            found.update(np.ascontiguousarray(array).data)
+        if self.config.model not in BUILT_IN:
+            rows = jax.ShapeDtypeStruct((1, split.x_train.shape[1]), float)
+            code = jax.make_jaxpr(lambda x: self._model.logits(self._model.init(jax.random.key(0)), x))(rows)
+            found.update(re.sub("0x[0-9a-f]+", "", str(code)).encode())
+            for constant in code.consts:
+                found.update(np.ascontiguousarray(constant).data)
+        return found.hexdigest()
+
+    def unfinished(self, chain: Chain) -> bool:
+        """Return whether any cell of a chain is missing or has failed."""
+        return any(self._missing(chain, ratio) for ratio in range(self.ratios))
+
+    def run(self, chain: Chain, pace: Pace) -> Iterator[Begun | Cell | Paused]:
+        """Compute what is missing of a chain, to its end or until it is asked to stop.
+
+        A cell that cannot be computed is yielded as failed, and those after it, which start from its poison.
+        """
+        split, attacks, rows, goal = self.ready(chain.split)
+        attack, at, ratio = attacks[chain.policy], (chain.split, chain.policy), 0
+        done: list[Batch] = []
+        while (cell := chain.cells.get(len(done))) and cell.batch:
+            done.append(cell.batch)
+        paused = chain.paused if chain.paused and chain.paused.ratio == len(done) else None
+        earlier, started = paused.seconds if paused else 0.0, time.perf_counter()
+
+        def spent() -> float:
+            return earlier + time.perf_counter() - started
+
+        try:
+            stages = attack.stages(split.x_train, split.y_train, rows, done, paused.midway if paused else None)
+            if self._missing(chain, ratio):
+                yield Begun(*at, ratio)
+            for stage in stages:
+                if isinstance(stage, Midway):
+                    if pace.due():
+                        yield Paused(*at, ratio, stage, spent())
+                else:
+                    if self._missing(chain, ratio):
+                        record, weights = measured_cell(self.config, chain.split, attack, stage, split, goal)
+                        kept = jax.tree.leaves(weights) if not chain.split and ratio in (0, self.ratios - 1) else []
+                        flat = tuple(np.asarray(leaf, np.float32).ravel() for leaf in kept)
+                        yield Cell(*at, ratio, replace(record, seconds=spent()), stage.batches[-1], flat)
+                    ratio, earlier, started = ratio + 1, 0.0, time.perf_counter()
+                    if ratio < self.ratios and self._missing(chain, ratio) and not pace.stopped():
+                        yield Begun(*at, ratio)
+                if pace.stopped():
+                    return
+        except MithridateError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it was, the other chains go on, and the record says it)
+            for cell in self._failed(chain, ratio, _reason(error)):
+                yield cell._replace(record=replace(cell.record, seconds=spent()))
+                earlier, started = 0.0, time.perf_counter()
+
+    def size(self, chain: Chain) -> int:
+        """Return about how many steps a chain has left, a cross-validated answer counted for each of its folds."""
+        config, policy = self.config, self.policies[chain.policy]
+        steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
+        folds = config.folds if isinstance(policy, CrossValidated) and policy.on_poisoned else 1
+        return steps * folds * sum(self._missing(chain, ratio) for ratio in range(self.ratios))
+
+    def after(self, chain: Chain, outcome: Begun | Cell | Paused) -> Chain:
+        """Return a chain as it is once it has yielded this."""
+        match outcome:
+            case Cell():
+                return replace(chain, cells={**chain.cells, outcome.ratio: outcome}, paused=None)
+            case Paused():
+                return replace(chain, paused=outcome)
+        return chain
+
+    def given_up(self, chain: Chain, reason: str) -> Iterator[Cell]:
+        """Yield what is missing of a chain as failed."""
+        first = next((ratio for ratio in range(self.ratios) if self._missing(chain, ratio)), self.ratios)
+        yield from self._failed(chain, first, reason)
+
+    def _failed(self, chain: Chain, first: int, reason: str) -> Iterator[Cell]:
+        split, attacks = self.ready(chain.split)[:2]
+        for ratio in (each for each in range(first, self.ratios) if self._missing(chain, each)):
+            record = failed_cell(self.config, chain.split, attacks[chain.policy], ratio, split, reason)
+            yield Cell(chain.split, chain.policy, ratio, record, None)
+            reason = f"ratio {first + 1} failed, on whose poison it builds"
+
+    @staticmethod
+    def _missing(chain: Chain, ratio: int) -> bool:
+        return ratio not in chain.cells or chain.cells[ratio].failed
+
+
+def _remade(data: Dataset, config: AuditConfig) -> Sweep:
+    with devices.surroundings(config.precision, config.execution):
+        return Sweep(data, config)
+
+
+def _reason(error: Exception) -> str:
+    said = (str(error).strip() or "no message").splitlines()[0][:300]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+        return f"out of memory ({said}): use hypergradient = checkpointed, or a smaller batch"
+    return f"{type(error).__name__}: {said}"

@@ -1,0 +1,1 @@
+"""Whether the hypergradients are right."""

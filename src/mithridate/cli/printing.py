@@ -1,0 +1,205 @@
+"""What the command line prints: tables and sentences from results."""
+
+import math
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mithridate.checking.check import FAILING, PASSING, CheckResult
+from mithridate.planning import Plan, duration, gib
+from mithridate.results.report.wording import cell, strengths
+from mithridate.results.results import AuditResult
+from mithridate.results.verdict import METRICS, curves, measure
+
+SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
+
+
+def print_audit(console: Console, result: AuditResult) -> None:
+    """Print an audit's tables and verdict."""
+    found = curves(result.frame, (*METRICS, "baseline_attack_success"))
+    ratios = next(iter(found.values()))["ratio"]
+    nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
+    shown = sorted(nearest | {len(ratios) - 1})
+    data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
+    model = "logistic regression" if config["model"] == "logistic" else config["model"]
+    console.print(
+        f"\n{model} on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
+        f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
+        highlight=False,
+    )
+    error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
+    named = measure(config["objective"])
+    error.title = f"{named[0].upper()}{named[1:]} by share of poison"
+    did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
+    error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
+    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
+    end.title = f"At {ratios[-1]:.1%} poison"
+    for policy, curve in found.items():
+        error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
+        tolerance = result.verdict.tolerance[policy]
+        sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
+        norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
+        tuned = strengths(result.frame[result.frame["policy"] == policy])
+        flips = cell(curve["baseline_attack_success"], -1, share=True)
+        end.add_row(policy, f"{sign}{tolerance:.1%}", flips, tuned, norm)
+    for table in (error, end):
+        table.columns[0].no_wrap = True
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    console.print("Verdict", style="bold")
+    for sentence in result.verdict.summary:
+        console.print(f"• {sentence}", highlight=False)
+    for warning in result.verdict.warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False)
+    threat = result.threat_model
+    console.print(
+        f"Threat model: the attacker aims at {threat['goal']}; knows {threat['knows']}; controls "
+        f"{threat['controls']}; may change {threat['may_change']}. Validation rows: {threat['validation_set']}.",
+        highlight=False,
+    )
+
+
+def print_check(console: Console, result: CheckResult) -> None:
+    """Print a check's table, how to read it, and a sentence on everything that does not simply agree."""
+    at = result.setting
+    steps = f"T = {at['inner_steps']}, η·curvature = {at['stability']:.2g}" if at["inner_steps"] else "solved"
+    console.print(
+        f"\n{at['model']} on {result.dataset}: {at['train']} training rows × {at['features']} features, {at['points']} "
+        f"of them poison; {at['valid']} validation rows; λ = {at['log_strength']:.3g}; {steps}; {at['precision']} on "
+        f"{at['device']}",
+        highlight=False,
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in ("\nmethod", "\nspace"):
+        table.add_column(name, no_wrap=True)
+    for name in ("λ\nerror", "\ndiff.", "X_p\nerror", "\ndiff.", "\ntime", "\nmemory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("\nverdict", no_wrap=True)
+    for row in result.frame.to_dict("records"):
+        is_reference = f"{row['method']} ({row['space']})" == result.reference
+        numbers = [
+            "ref." if is_reference and name.endswith("difference") else _small(row[name])
+            for name in ("hyper_error", "hyper_difference", "poison_error", "poison_difference")
+        ]
+        costs = _scaled(row["seconds"], "s"), _scaled(row["temp_bytes"], "B")
+        table.add_row(
+            escape(row["method"]), row["space"], *numbers, *costs, row["verdict"], style=_style(row["verdict"])
+        )
+    console.print(table)
+    console.print(
+        f"\nerror: relative, against central differences in float64: along λ, and in X_p along the hypergradient and "
+        f"{at['directions']} random directions. diff.: relative, against {result.reference or 'no method'}. Up to "
+        f"{_small(at['tolerance'])} agrees. time: median of a few calls, compiled. memory: XLA's temporary memory.",
+        style="dim",
+        highlight=False,
+    )
+    console.print("Verdict", style="bold")
+    for sentence, style in sentences(result):
+        console.print(f"• {sentence}", style=style, highlight=False, markup=False)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what an audit would compute, and what it would take."""
+    policies, cells = len(plan.chains), plan.cells
+    console.print(
+        f"\n{plan.dataset}: {plan.splits} split(s) × {policies} policies × {plan.ratios} ratios = {cells} cells; "
+        f"{plan.execution}"
+        + (f", workers of {plan.threads} thread(s)" if plan.workers > 1 else "")
+        + f"; {', '.join(sorted({f'{chain.method} ({chain.space})' for chain in plan.chains}))}",
+        highlight=False,
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("\npolicy", no_wrap=True)
+    for name in (
+        "hyper-\ngradients",
+        "inner\nsteps",
+        "trainings\ntuning λ",
+        "checking\nλ",
+        "re-\ntrainings",
+        "a split\ntakes",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for chain, seconds in zip(plan.chains, plan.chain_seconds, strict=True):
+        counts = (
+            chain.hypergradients,
+            chain.inner_steps,
+            chain.trainings + chain.slopes,
+            chain.checks,
+            chain.evaluations,
+        )
+        table.add_row(escape(chain.policy), *(f"{count:,}" if count else "—" for count in counts), duration(seconds))
+    console.print(table)
+    took = f"{duration(plan.seconds)}" + (f", and {duration(plan.compiling)} of compiling" if plan.compiling else "")
+    how = "by a short calibration" if plan.calibrated else "by counted operations, compiling left out"
+    told = (
+        ("time", f"about {took} (within a factor of {plan.sure:g}, {how})"),
+        ("memory", f"{gib(plan.memory)} ({gib(plan.step)} for the largest step, {gib(plan.rows)} for rows); "
+         f"{gib(plan.free)} are free"),
+        ("disk", gib(plan.disk)),
+    )  # fmt: skip
+    for name, text in told:
+        console.print(f"{name:8}{text}", highlight=False, soft_wrap=True)
+    for refusal in plan.refusals:
+        console.print(f"! {refusal}", style="bold red", highlight=False, markup=False)
+    for warning in plan.warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
+
+
+def sentences(result: CheckResult) -> list[tuple[str, str]]:
+    """Return what a check has to say, each sentence with its style."""
+    at, frame = result.setting, result.frame
+    told = []
+    for name, part in (("λ", ("hyper",)), ("X_p", ("first", "others"))):
+        doubt = max(result.differences[p]["uncertainty"] for p in part)
+        rounding = max(result.differences[p]["rounding"] for p in part)
+        if doubt > at["tolerance"]:
+            why = "the derivative is near A's rounding" if rounding > doubt / 2 else "A has jumps or kinks here"
+            told.append((f"Central differences in {name} are uncertain to {doubt:.1e}: {why}.", "yellow"))
+    if at["stability"] > 2:
+        told.append(("η·curvature is above 2: inner training diverges. Lower the learning rate or λ.", "yellow"))
+    notes = frame[(frame["verdict"] != "agrees") | (frame["note"] != "")]
+    for (verdict, note), rows in notes.groupby(["verdict", "note"], sort=False):
+        names = " and ".join(f"{m} ({s})" for m, s in zip(rows["method"], rows["space"], strict=True))
+        told.append((f"{names} — {verdict}: {note}.", _style(str(verdict))))
+    if (frame["verdict"] == "drifted").any():
+        reason = "multiplies errors by up to 1/(1 − η·curvature), and from 1 on cannot be found by iteration"
+        told.append((f"A step run backwards {reason}.", ""))
+    if (frame["verdict"] == "rounding").any():
+        reason = "as near divergence, and where a network's kinks make its gradient jump"
+        told.append((f"Rounding changes the course of training, {reason}: use float64 or a smaller learning rate.", ""))
+    used = frame[(frame["method"] == at["method"]) & (frame["space"] == at["space"])]["verdict"]
+    for verdict in used:
+        told.append((f"An audit with this configuration uses {at['method']} ({at['space']}): {verdict}.", ""))
+    if result.ok:
+        told.append(("Every method agrees or says why not.", "green"))
+    elif frame["verdict"].isin(PASSING).any():
+        told.append(("The check failed: a method is wrong and does not say so.", "bold red"))
+    else:
+        told.append(("The check failed: no method was found to be right.", "bold red"))
+    return told
+
+
+def _style(verdict: str) -> str:
+    return "bold red" if verdict in FAILING else "" if verdict == "agrees" else "yellow"
+
+
+def _small(number: float) -> str:
+    """Return a relative error: 3e-6, 0.12, 130."""
+    if math.isnan(number):
+        return "—"
+    if number >= 0.1 or not number:
+        return f"{float(f'{number:.2g}'):g}"
+    digit, _, exponent = f"{number:.0e}".partition("e")
+    return f"{digit}e{int(exponent)}"
+
+
+def _scaled(number: float, unit: str) -> str:
+    """Return a quantity with two digits and a prefix: 16 ms, 4.7 MB."""
+    if math.isnan(number):
+        return "—"
+    exponent = int(np.clip(math.floor(math.log10(max(number, 1e-9)) / 3), -2, 3))
+    return f"{float(f'{number / 1000.0**exponent:.2g}'):g} {('µ', 'm', '', 'k', 'M', 'G')[exponent + 2]}{unit}"

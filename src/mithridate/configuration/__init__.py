@@ -1,0 +1,1 @@
+"""What can be asked for: options, their defaults by data set, their grammar."""

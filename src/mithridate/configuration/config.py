@@ -1,0 +1,292 @@
+"""The configuration of an audit: one schema for the file, the flags and Python."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from mithridate.configuration.objective import Flip
+from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
+from mithridate.errors import InputError
+from mithridate.files.limits import OPTION, check_plain, read_toml
+
+BUILT_IN = ("logistic", "mlp")
+EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
+WIDEST = 2**16
+FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
+"""The options that only the user's own data in a file have."""
+
+
+def model_name(model: Any) -> str:
+    """Return the name under which results speak of a model: itself, its `name`, its `__name__` or its class's."""
+    names = (model, getattr(model, "name", None), getattr(model, "__name__", None), type(model).__name__)
+    return next(name for name in names if isinstance(name, str))
+
+
+class AuditConfig(BaseModel):
+    """Everything that decides an audit's numbers.
+
+    What is not given is filled in from the data set's own setting (`presets`) and the preset, so that a
+    configuration always says all that was used; `poison` has then become `points`. Build one with `of`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    dataset: str = Field(description="name of the data set, or a file of your own: CSV, Parquet, NPZ or svmlight")
+    target: str | None = Field(None, description="the column of the file that holds the labels")
+    positive: str | None = Field(
+        None, description="the label to be found: class 1 of two, or one of several against the rest"
+    )
+    missing: Literal["refuse", "drop", "impute"] = Field(
+        "refuse",
+        description="rows with empty cells: refuse the file, drop the rows, or impute the training rows' median or "
+        "most frequent category",
+    )
+    feasible: tuple[str, ...] = Field(
+        (),
+        description="what poisoned cells of a column may hold, as COLUMN=LOW:HIGH or COLUMN=A|B, in the file's units; "
+        "repeatable; by default the range in the training rows, and any category",
+    )
+    drop: tuple[str, ...] = Field(
+        (), description="a column of the file to leave out, such as a row's number; repeatable"
+    )
+    model: Any = Field(
+        "logistic",
+        description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
+        "model itself, or a function of the number of features that returns it)",
+    )
+    hidden: tuple[int, ...] = Field((128, 32), min_length=1, description="widths of mlp's hidden layers, as 128,32")
+    victim: Literal["sgd", "exact"] = Field(
+        "sgd", description="the victim that is evaluated: trained by SGD, or solved to optimality (exact)"
+    )
+    inner: Literal["gd", "sgd", "exact"] = Field(
+        "gd",
+        description="the victim that is attacked: trained by gradient descent (gd), by minibatches (sgd), or exact; by "
+        "default exact where the one evaluated is, else gd",
+    )
+    preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
+    train: int = Field(ge=2, description="training rows")
+    valid: int = Field(ge=2, description="trusted validation rows")
+    points: int = Field(0, ge=1, description="most poisoning points")
+    poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
+    batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
+    budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    objective: str = Field(
+        "indiscriminate",
+        description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class A), "
+        "misclassify A-as-B, or rows FILE (these rows given the labels that they have in the file)",
+    )
+    flip: Flip = Field(
+        "random",
+        description="the label that a clone gets where there are more than two classes: another one at random, or that "
+        "of the nearest or farthest class",
+    )
+    initial: Literal["fixed", "fresh"] | int = Field(
+        description="w0 of inner training: fixed; fresh, drawn anew at every outer step; or a number K, the mean "
+        "hypergradient of K fresh draws; by default fixed for logistic (whose w0 is 0), else fresh",
+    )
+    splits: int = Field(0, ge=1, le=10_000, description="random splits")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    policies: tuple[str, ...] = Field(
+        min_length=1,
+        description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned; repeatable",
+    )
+    folds: int = Field(5, ge=2, description="folds of cross-validation")
+    hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
+    joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
+    hypergradient: Literal["auto", "reverse", "checkpointed", "reversible", "forward", "implicit"] = Field(
+        "auto",
+        description="its method; auto: reverse, or checkpointed where the inner victim is sgd, implicit where exact",
+    )
+    space: Literal["auto", "plain", "gram"] = Field(
+        "auto", description="coordinates of training; auto: what costs less"
+    )
+    execution: str = Field(
+        "auto",
+        description="splits and policies in turn (serial), as one batch divided among all devices (batched), in turn "
+        "with the training rows divided (sharded), in N processes (processes:N; without N one for each core), or on a "
+        "Ray cluster (ray:ADDRESS; without one it is started here); auto: batched on a GPU",
+    )
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="of all numbers; by default float64 where a victim is exact, else float32"
+    )
+    poison_step: float = Field(gt=0, description="α, outer step size of the points")
+    poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step rule of the points")
+    hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
+    hyper_rule: Literal["rprop", "decay", "constant", "raw"] = Field("rprop", description="outer step rule of λ")
+    closing: bool = Field(True, description="close each round with λ's best response")
+    select: Literal["best", "last"] = Field("best", description="keep the best round's points, or the last's")
+    alternate: bool = Field(False, description="a second backward pass for λ, as Algorithm 1 is written")
+    learning_rate: float = Field(gt=0, description="η of the inner gradient descent")
+    inner_steps: int = Field(ge=1, description="T of the inner gradient descent")
+    inner_batch: int | None = Field(
+        None, ge=1, description="rows of a step of inner sgd; by default as many as in the evaluation's (batch_size)"
+    )
+    stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
+    bounds: tuple[float, float] | None = Field(
+        None, description="low and high of every feature of the poison, as the model sees it (standardised or scaled)"
+    )
+    strengths: str = Field(
+        pattern=r"^(one|layers|[0-9]{1,4}(,[0-9]{1,4})*)$",
+        description="which layers have a λ of their own: one for all; layers, each; or the group of each layer, as "
+        "0,0,1; by default layers for mlp, else one",
+    )
+    strength_bounds: tuple[float, float] = Field(description="low and high of λ")
+    train_learning_rate: float = Field(gt=0, description="η of the evaluation's SGD")
+    batch_size: int = Field(ge=1, description="the evaluation's minibatches")
+    epochs: int = Field(ge=1, description="the evaluation's epochs")
+
+    @classmethod
+    def of(cls, **options: Any) -> "AuditConfig":
+        """Return the configuration with these options; an option that is None counts as not given.
+
+        Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
+        """
+        for name, value in options.items():
+            try:
+                check_plain(value, OPTION)
+            except ValueError as error:
+                raise InputError(f"{name[:100]!r} cannot be used: {error}") from None
+        try:
+            found = cls(**options)
+            check_plain([value for _, value in found], OPTION)
+        except ValidationError as error:
+            raise InputError(_first(error)) from None
+        except (ValueError, OverflowError):
+            raise InputError("an option is a number of too many digits; at most 100 are read") from None
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Any]:
+        """Return the options of a TOML file, not yet checked against the schema."""
+        try:
+            return read_toml(path)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"configuration {path} is not TOML: {error}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"configuration {path} cannot be read: {error}") from None
+
+    @property
+    def most_poison(self) -> float:
+        """The largest audited share of poison."""
+        return self.points / (self.train + (self.points if self.budget == "added" else 0))
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _widths(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        named = isinstance(value, str) and (value in BUILT_IN or re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", value))
+        if named or callable(value) or hasattr(value, "logits"):
+            return value
+        raise ValueError(f"model = {value!r}: use logistic, mlp, or module:attribute for one of your own")
+
+    @field_serializer("model", when_used="json")
+    def _named(self, value: Any) -> str:
+        return model_name(value)
+
+    @field_validator("execution")
+    @classmethod
+    def _executed(cls, value: str) -> str:
+        if not EXECUTION.fullmatch(value):
+            raise ValueError(
+                f"execution = {value!r}: use auto, serial, batched, sharded, processes, processes:N with N from 1 on, "
+                "ray, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
+            )
+        return value
+
+    @field_validator("initial", mode="before")
+    @classmethod
+    def _draws(cls, value: Any) -> Any:
+        if value in ("fixed", "fresh"):
+            return value
+        if re.fullmatch(r"[1-9]\d*", str(value)):
+            return int(value)
+        raise ValueError(f"initial = {value!r}: use fixed, fresh, or how many draws to average, from 1 on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Fill in what depends on the names of data set, model and victims alone."""
+        given = {name: value for name, value in options.items() if value is not None}
+        model = given.get("model", "logistic")
+        kind = model if isinstance(model, str) else "own"
+        base = setting(str(given.get("dataset")), kind)
+        filled = {name: getattr(base, name) for name in cls.model_fields if hasattr(base, name)}
+        filled["inner"] = "exact" if given.get("victim") == "exact" else "gd"
+        exact = "exact" in (given.get("victim"), given.get("inner", filled["inner"]))
+        filled["precision"] = "float64" if exact else "float32"
+        filled["initial"] = "fixed" if kind == "logistic" else "fresh"
+        return filled | given
+
+    @model_validator(mode="after")
+    def _derive(self) -> "AuditConfig":
+        """Fill in what depends on other options, now that they are of the right type; check what must agree."""
+        preset = PRESETS[self.preset]
+        if self.points and self.poison:
+            raise ValueError("points and poison are two ways to say the same; give one")
+        share = self.poison or MOST_POISON
+        rows = self.train * share / (1 if self.budget == "replaced" else 1 - share)
+        points = self.points or math.ceil(rows - 1e-9)
+        derived = {
+            "points": points,
+            "poison": None,
+            "batch": self.batch or math.ceil(points / preset["ratios"]),
+            "splits": self.splits or preset["splits"],
+            "inner_batch": self.inner_batch or (self.batch_size if self.inner == "sgd" else None),
+        }
+        origin = "" if self.points else f" ({share:.1%} poison of train = {self.train})"
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)  # the model is frozen for everybody else
+        if self.points > self.train:
+            raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
+        if self.points > self.valid and self.objective == "indiscriminate":
+            raise ValueError(
+                f"points = {self.points}{origin}: more than the {self.valid} validation rows they are cloned from; "
+                "raise valid"
+            )
+        if self.batch > self.points:
+            raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
+        if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
+            raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
+        if self.strengths != "one" and any(policy.startswith("cv-") for policy in self.policies):
+            raise ValueError(
+                f"strengths = {self.strengths}: cross-validation over a grid of several λ would take too long; search "
+                "at random with policy search-clean=60 (60 vectors tried), or use strengths = one"
+            )
+        if self.model == "mlp":
+            if not 1 <= min(self.hidden) <= max(self.hidden) <= WIDEST:
+                raise ValueError(f"hidden = {self.hidden}: every layer must be from 1 to {WIDEST:,} wide")
+            if "exact" in (self.victim, self.inner):
+                raise ValueError("an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd")
+        if self.inner_batch and self.inner != "sgd":
+            raise ValueError(f"inner_batch = {self.inner_batch}: inner = {self.inner} has no batches; use inner = sgd")
+        if self.inner == "exact" and self.hypergradient not in ("auto", "implicit"):
+            raise ValueError(
+                f"hypergradient = {self.hypergradient} differentiates training steps, and inner = exact has none; "
+                "use implicit"
+            )
+        for name in ("bounds", "strength_bounds"):
+            pair = getattr(self, name)
+            if pair and pair[0] > pair[1]:
+                raise ValueError(f"{name} = {pair}: the wrong way round; give the lower bound first")
+        return self
+
+
+def _first(error: ValidationError) -> str:
+    """Return one line: which option, its value, what is allowed."""
+    fault = error.errors()[0]
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"unknown option {name!r}; the options are {', '.join(AuditConfig.model_fields)}"
+    if fault["type"] == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

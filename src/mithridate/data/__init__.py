@@ -1,0 +1,1 @@
+"""Data sets: read or refused, encoded, split; what a row may hold."""

@@ -1,0 +1,221 @@
+"""Tables as the numbers that a model sees, and back.
+
+A row of a table is kept raw: one number a column, for a boolean or a category its place in `Column.categories`, NaN
+where the cell is empty. An `Encoder`, fitted on the training rows alone, makes features of it:
+
+    number, integer   (raw − mean) / standard deviation
+    boolean           0 or 1
+    category          one feature for each category, 1 in one of them and 0 in the others
+
+Empty cells get the training rows' median, or the most frequent value.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Num
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from mithridate.data.feasible import Mixed
+from mithridate.errors import InputError
+
+Kind = Literal["number", "integer", "boolean", "category"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: what it is called, what its cells may hold, how they are written.
+
+    `dtype` is the pandas type of the column; `categories`, the cells that stand for 0, 1, … of a boolean or a
+    category. `low` and `high` (numbers and integers, in the table's own units) and `allowed` (places in `categories`)
+    say what a poisoned cell may hold; None leaves it at the training rows' range, or at every category.
+    """
+
+    name: str
+    kind: Kind
+    dtype: Any = "float64"
+    categories: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    allowed: tuple[int, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The categories as text."""
+        return tuple(map(str, self.categories))
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers can be written."""
+        return self.kind in ("integer", "boolean")
+
+    def written(self, raw: Num[np.ndarray, " n"]) -> pd.Series:
+        """Return raw numbers as the cells of this column."""
+        if self.categories:
+            return pd.Series([self.categories[int(code)] for code in raw], dtype=self.dtype, name=self.name)
+        return pd.Series(np.rint(raw) if self.whole else raw, name=self.name).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table: the features, the target, and the `order` in which the file has them all.
+
+    The target's `categories` are the labels of class 0, 1, … as the file writes them.
+    """
+
+    columns: tuple[Column, ...]
+    target: Column
+    order: tuple[str, ...]
+
+    def places(self, *kinds: Kind) -> list[int]:
+        """Return the places of the columns of these kinds."""
+        return [place for place, column in enumerate(self.columns) if column.kind in kinds]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A table's raw rows (n, columns) as features (n, m), and features as rows of the table; see `fit`.
+
+    `low` and `high` (columns,) bound what may be written, in the table's own units.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithridate.data.encoding import Column, Encoder, Schema
+        >>> columns = Column("age", "integer", "int64"), Column("sex", "category", "str", ("f", "m"))
+        >>> schema = Schema(columns, Column("ill", "boolean", "bool", (False, True)), ("age", "sex", "ill"))
+        >>> encoder = Encoder.fit(schema, np.array([[30.0, 0.0], [50.0, 1.0]]))
+        >>> encoder.feature_names
+        ('age', 'sex=f', 'sex=m')
+        >>> x = encoder.transform(np.array([[50.0, 0.0]]))
+        >>> x.tolist()
+        [[1.0, 1.0, 0.0]]
+        >>> encoder.decode(x, np.array([1])).to_dict("records")
+        [{'age': 50, 'sex': 'f', 'ill': True}]
+    """
+
+    schema: Schema
+    transformer: ColumnTransformer = field(repr=False)
+    low: np.ndarray = field(repr=False)
+    high: np.ndarray = field(repr=False)
+
+    @classmethod
+    def fit(cls, schema: Schema, raw: Float[np.ndarray, "n columns"]) -> "Encoder":
+        """Return the encoder of these training rows.
+
+        Raises `InputError` when one end of a range was given and the training rows lie beyond it altogether.
+        """
+        grouped = schema.places("category")
+        codes: Any = [np.arange(len(schema.columns[place].categories)) for place in grouped]
+        one_hot = OneHotEncoder(categories=codes, sparse_output=False)
+        transformer = ColumnTransformer(
+            [
+                ("scaled", make_pipeline(_filled("median"), StandardScaler()), schema.places("number", "integer")),
+                ("plain", _filled("most_frequent"), schema.places("boolean")),
+                ("grouped", make_pipeline(_filled("most_frequent"), one_hot), grouped),
+            ]
+        )
+        transformer.fit(raw)
+        # An empty column of the training rows is filled with 0; so is its range.
+        seen = np.where(np.isnan(raw).all(axis=0), 0.0, raw)
+        low, high = np.nanmin(seen, axis=0), np.nanmax(seen, axis=0)
+        for place, column in enumerate(schema.columns):
+            ends = (0.0, 1.0) if column.kind == "boolean" else (low[place], high[place])
+            low[place], high[place] = (
+                end if given is None else given for given, end in zip((column.low, column.high), ends, strict=True)
+            )
+            if low[place] > high[place]:
+                raise InputError(
+                    f"feasible {column.name}: from {low[place]:g} to {high[place]:g} there is nothing; the training "
+                    f"rows go from {ends[0]:g} to {ends[1]:g}, so give both ends"
+                )
+        return cls(schema, transformer, low, high)
+
+    def transform(self, raw: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n m"]:
+        """Return the features (n, m), float32, of raw rows."""
+        return np.asarray(self.transformer.transform(raw), np.float32)
+
+    @functools.cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each feature is: the column, or `column=category`."""
+        columns = self.schema.columns
+        single = [columns[place].name for place in self.schema.places("number", "integer")]
+        single += [columns[place].name for place in self.schema.places("boolean")]
+        grouped = [columns[place] for place in self.schema.places("category")]
+        return (*single, *(f"{column.name}={label}" for column in grouped for label in column.labels))
+
+    @functools.cached_property
+    def offset(self) -> Float[np.ndarray, " m"]:
+        """The raw value of each feature's 0."""
+        return self._of_scaled("mean_", 0.0)
+
+    @functools.cached_property
+    def scale(self) -> Float[np.ndarray, " m"]:
+        """The raw size of each feature's 1."""
+        return self._of_scaled("scale_", 1.0)
+
+    def _of_scaled(self, name: str, otherwise: float) -> np.ndarray:
+        found = np.full(len(self.feature_names), otherwise)
+        if self.schema.places("number", "integer"):
+            found[self.transformer.output_indices_["scaled"]] = getattr(
+                self.transformer.named_transformers_["scaled"][-1], name
+            )
+        return found
+
+    @functools.cached_property
+    def feasible(self) -> Mixed:
+        """Φ in the features' own units: the ranges, and one category for each group."""
+        columns, m = self.schema.columns, len(self.feature_names)
+        single = self.schema.places("number", "integer") + self.schema.places("boolean")
+        grouped = self.schema.places("category")
+        low, high, whole = np.zeros(m), np.zeros(m), np.zeros(m, dtype=bool)
+        spots, ends = np.arange(len(single)), np.stack([self.low[single], self.high[single]])
+        low[spots], high[spots] = (ends - self.offset[spots]) / self.scale[spots]
+        whole[spots] = [columns[place].whole for place in single]
+        groups, first = [], len(single)
+        for place in grouped:
+            column = columns[place]
+            allowed = range(len(column.categories)) if column.allowed is None else column.allowed
+            groups.append([first + code for code in allowed])
+            first += len(column.categories)
+            high[groups[-1]] = 1.0
+        return Mixed(low, high, whole=whole, offset=self.offset, scale=self.scale, groups=groups)
+
+    def raw(self, x: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n columns"]:
+        """Return the raw rows of features: whole where they have to be, else to a millionth of the scale, in range."""
+        x = np.asarray(x, np.float64)
+        single = self.schema.places("number", "integer") + self.schema.places("boolean")
+        found = np.empty((len(x), len(self.schema.columns)))
+        found[:, single] = (x * self.scale[None] + self.offset[None])[:, : len(single)]
+        first = len(single)
+        for place in self.schema.places("category"):
+            width = len(self.schema.columns[place].categories)
+            found[:, place] = x[:, first : first + width].argmax(axis=1)
+            first += width
+        for feature, place in enumerate(single):
+            # Further digits are float32's, not the row's.
+            digits = 0 if self.schema.columns[place].whole else 6 - math.floor(math.log10(self.scale[feature]))
+            found[:, place] = np.round(found[:, place], digits)
+        return np.where(self._grouped[None], found, np.clip(found, self.low[None], self.high[None]))
+
+    @functools.cached_property
+    def _grouped(self) -> np.ndarray:
+        return np.array([column.kind == "category" for column in self.schema.columns])
+
+    def decode(self, x: Float[np.ndarray, "n m"], y: Int[np.ndarray, " n"] | None = None) -> pd.DataFrame:
+        """Return features (n, m), with the labels y (n,) where given, as rows in the table's own columns and units."""
+        raw = self.raw(x)
+        cells = {column.name: column.written(raw[:, place]) for place, column in enumerate(self.schema.columns)}
+        if y is not None:
+            cells[self.schema.target.name] = self.schema.target.written(y)
+        return pd.DataFrame({name: cells[name] for name in self.schema.order if name in cells})
+
+
+def _filled(strategy: str) -> SimpleImputer:
+    return SimpleImputer(strategy=strategy, keep_empty_features=True)

@@ -1,0 +1,70 @@
+"""Where an audit's data come from: the catalogue, a file of the user's own, or a `Dataset` made in Python."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
+from mithridate.configuration.presets import setting
+from mithridate.data.datasets import Dataset, load_dataset
+from mithridate.data.readers import ARRAYS, TABLES
+from mithridate.data.tables import read_dataset
+from mithridate.errors import InputError
+
+PLENTY = 2**30
+"""Rows enough for every option that is right for some file."""
+
+
+def names_file(dataset: str) -> bool:
+    """Return whether a data set's name is that of a file: by its ending, or because it is there."""
+    path = Path(dataset)
+    return path.suffix.lower() in TABLES + ARRAYS or len(path.parts) > 1 or path.is_file()
+
+
+def prepared(
+    dataset: str | Path | Dataset, config: AuditConfig | None, options: dict[str, Any]
+) -> tuple[Dataset, AuditConfig]:
+    """Return the data set, loaded, and the configuration of its audit: the one given, or that with these options.
+
+    Own data have sizes of their own (`Dataset.sizes`), and their evaluation as many epochs as give η·steps of the
+    tabular setting. Raises `InputError` or `DataError`.
+    """
+    name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
+    if config is not None:
+        if options:
+            raise InputError(f"give a config or options, not both: {', '.join(options)}")
+        if name not in (config.dataset, Path(config.dataset).stem):
+            raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
+        return dataset if isinstance(dataset, Dataset) else loaded(name, config), config
+    options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
+    # Wrong options are refused before a large file is read. How many rows it has is not known yet, nor how many points
+    # follow from them: no number of validation rows is too small for these.
+    plenty = {"train": PLENTY, "valid": PLENTY} if names_file(name) else {}
+    first = plenty | options
+    if plenty and first["train"] == PLENTY and isinstance(first["valid"], int) and first["valid"] > 0:
+        first["valid"] = max(PLENTY, first["valid"])
+    asked = AuditConfig.of(**first)
+    data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
+    return data, AuditConfig.of(**_sizes(data, options) | options)
+
+
+def loaded(name: str, config: AuditConfig) -> Dataset:
+    """Return the data set of this name, or in this file, read as the configuration says; raises as `prepared`."""
+    own = {option: getattr(config, option) for option in FILE_OPTIONS}
+    if names_file(name):
+        return read_dataset(Path(name), **own)
+    for option, value in own.items():
+        if value != AuditConfig.model_fields[option].default:
+            raise InputError(f"{option} = {value!r}: only for a file of your own; {name} is in the catalogue")
+    return load_dataset(name)
+
+
+def _sizes(data: Dataset, options: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes and epochs of own data; nothing for a data set with a setting of its own."""
+    if data.balanced:
+        return {}
+    train, valid = data.sizes
+    model, rows = options.get("model", "logistic"), options.get("train", train)
+    usual = setting(options["dataset"], model if isinstance(model, str) else "own")
+    epochs = math.ceil(usual.epochs * usual.train / rows) if isinstance(rows, int) and rows > 0 else usual.epochs
+    return {"train": train, "valid": valid, "epochs": epochs}

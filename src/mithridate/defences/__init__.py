@@ -1,0 +1,1 @@
+"""What a defender does about poison."""

@@ -1,0 +1,224 @@
+"""How the defender sets λ, and so how λ answers an attack.
+
+A policy has a `name`; `respond`, the λ that the defender would use on a given training set; `after_clean`, the
+policy in force once the training data can be poisoned; and, where λ also moves inside the attack's outer step
+(Eq. 5), a `descent` rule. The attacker knows the policy.
+"""
+
+import math
+import re
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from mithridate.configuration.presets import PAPER_STRENGTHS
+from mithridate.data.feasible import Box
+from mithridate.defences.tuning import (
+    Strength,
+    cross_validation_losses,
+    first_minimiser,
+    folds,
+    minimise,
+    minimise_vector,
+    smaller_class,
+    validation_losses,
+    validation_slope,
+)
+from mithridate.errors import InputError
+from mithridate.hypergradients import Bilevel
+from mithridate.hypergradients.steps import hyper_rule
+from mithridate.seeds import generator, seed_of
+from mithridate.victims.rows import join
+
+LARGEST = 30.0
+"""Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What an attack asks of the defender."""
+
+    @property
+    def name(self) -> str:
+        """The policy's name in records and figures."""
+        ...
+
+    @property
+    def strengths(self) -> Box:
+        """Φ(λ)."""
+        ...
+
+    @property
+    def descent(self) -> optax.GradientTransformation | None:
+        """The rule by which λ descends during the attack, or None where it stands still between responses."""
+        ...
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return the λ that the defender sets when trained on `problem` with these points; now it is λ."""
+        ...
+
+    def after_clean(self, log_strength: Strength) -> "Policy":
+        """Return the policy for poisoned data, given the λ found on clean data."""
+        ...
+
+
+class Fixed(eqx.Module):
+    """λ stands still; the attacker knows the value, which is the same for all groups unless it is a vector."""
+
+    log_strength: float | Strength
+    label: str | None = None
+    descent: None = None
+
+    @property
+    def name(self) -> str:
+        """`fixed=VALUE`, unless a label was given."""
+        return self.label or f"fixed={self.log_strength:g}"
+
+    @property
+    def strengths(self) -> Box:
+        """The one value."""
+        return Box(self.log_strength, self.log_strength)
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return the value, in the shape of λ."""
+        return np.full_like(log_strength, self.log_strength)
+
+    def after_clean(self, log_strength: Strength) -> "Fixed":
+        """Return itself."""
+        return self
+
+
+class Learned(eqx.Module):
+    """λ_RMD: tuned on the trusted validation set while the attack runs (Eq. 3).
+
+    Within the attack λ descends along its hypergradient by `descent`. With `closing` (the default), a solve over
+    the whole of Φ(λ) then sets λ to the defender's best response to the points as they stand. Without it the λ
+    reported is wherever the descent ended: the paper's procedure, with `hyper_rule("constant", 0.99)`.
+    """
+
+    strengths: Box = Box(*PAPER_STRENGTHS)
+    descent: optax.GradientTransformation = hyper_rule("rprop", 0.99)
+    closing: bool = True
+    poisoned: bool = False
+    name: str = eqx.field(default="learned", static=True)
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once `poisoned`)."""
+        if self.poisoned and not self.closing:
+            return log_strength
+
+        def losses(grid: Array) -> Array:
+            return validation_losses(problem, x_poison, grid, key)
+
+        if not log_strength.ndim:
+            return minimise(losses, self.strengths)
+        return minimise_vector(
+            losses, lambda s: validation_slope(problem, x_poison, s, key), self.strengths, log_strength
+        )
+
+    def after_clean(self, log_strength: Strength) -> "Learned":
+        """Return itself, knowing that data may be poisoned now."""
+        return replace(self, poisoned=True)
+
+
+class CrossValidated(eqx.Module):
+    """λ by stratified k-fold cross-validation on the training set, with no trusted data.
+
+    With `on_poisoned` it is run again on the poisoned set at every ratio, and the attack lets it answer several
+    times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
+    Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
+    for a vector λ a grid has too many points.
+    """
+
+    on_poisoned: bool
+    strengths: Box = Box(*PAPER_STRENGTHS)
+    k: int = 5
+    seed: int = 0
+    budget: int | None = None
+    descent: None = None
+
+    @property
+    def name(self) -> str:
+        """`cv-clean` or `cv-poisoned`, or `search-clean=BUDGET` or `search-poisoned=BUDGET`."""
+        data = "poisoned" if self.on_poisoned else "clean"
+        return f"search-{data}={self.budget}" if self.budget else f"cv-{data}"
+
+    def respond(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set.
+
+        Poison can leave a class with fewer rows than there are folds: then there are as many folds as rows, and
+        with fewer than two rows λ stays.
+        """
+        rows = join(problem.blocks(x_poison))
+        labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
+        k = min(self.k, smaller_class(labels[there]))
+        if k < 2:
+            return log_strength
+        held_out = np.zeros((k, len(labels)), dtype=bool)
+        held_out[:, there] = folds(labels[there], k, seed_of(self.seed, "folds"))
+        held_out = jnp.asarray(held_out)
+
+        def losses(grid: Array) -> Array:
+            return cross_validation_losses(problem.learner, rows, held_out, grid, key)
+
+        if not self.budget:
+            return minimise(losses, self.strengths)
+        draw = generator(self.seed, "search")
+        candidates = draw.uniform(self.strengths.low, self.strengths.high, (self.budget, *log_strength.shape))
+        return candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))]
+
+    def after_clean(self, log_strength: Strength) -> Policy:
+        """Return itself, or λ_CLEAN held fixed."""
+        return self if self.on_poisoned else Fixed(log_strength, self.name)
+
+
+_SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
+_FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
+
+
+def parse_policy(
+    text: str,
+    strengths: Box,
+    descent: optax.GradientTransformation,
+    closing: bool = True,
+    k: int = 5,
+    seed: int = 0,
+) -> Policy:
+    """Return the policy that `text` names.
+
+    `fixed=VALUE`, `fixed=log(STRENGTH)`, `learned`, `cv-clean`, `cv-poisoned`, `search-clean=BUDGET` or
+    `search-poisoned=BUDGET`. Raises `InputError` for any other text.
+    """
+    match text:
+        case "learned":
+            return Learned(strengths, descent, closing)
+        case "cv-clean" | "cv-poisoned":
+            return CrossValidated(text == "cv-poisoned", strengths, k, seed)
+    if (found := _SEARCH.fullmatch(text)) and int(found["budget"]) > 0:
+        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]))
+    if found := _FIXED.fullmatch(text):
+        try:
+            number = float(found["strength"] or found["value"])
+            value = math.log(number) if found["strength"] else number
+        except ValueError:
+            number = value = math.nan
+        if abs(value) <= LARGEST:
+            return Fixed(value, f"fixed=log({number:g})" if found["strength"] else None)
+    raise InputError(
+        f"unknown policy {text!r}; use fixed=VALUE with a λ from −{LARGEST:g} to {LARGEST:g} (as fixed=-8 or "
+        "fixed=log(200)), learned, cv-clean, cv-poisoned, search-clean=BUDGET or search-poisoned=BUDGET (how many λ to "
+        "try, as search-clean=60)"
+    )

@@ -1,0 +1,182 @@
+"""Tuning λ by what a defender can measure: a trusted validation set, or k-fold cross-validation.
+
+Both train the learner for many λ at once (one batched run) and take the minimiser of the mean loss. λ is a number or a
+vector with one entry for each group of layers; a grid of k candidates is (k,) or (k, groups).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array, Bool, Float, Key
+from sklearn.model_selection import StratifiedKFold
+
+from mithridate.data.feasible import Box
+from mithridate.errors import InputError
+from mithridate.execution.devices import shared
+from mithridate.hypergradients import Bilevel
+from mithridate.victims.learner import Learner
+from mithridate.victims.rows import Rows
+
+POINTS = 17
+TIE = 1e-5
+
+DESCENTS = 4
+"""The most descents to a vector λ."""
+STOP = {"maxiter": 30, "maxls": 8, "ftol": 2e-6}
+"""When one of them ends: a loss in float32 shows no smaller fall."""
+
+Losses = Callable[[Float[Array, "k *groups"]], Float[Array, " k"]]
+"""Mean loss for each of k candidate λ."""
+Slope = Callable[[Float[Array, " groups"]], tuple[Float[Array, ""], Float[Array, " groups"]]]
+"""Mean loss and its derivative in a vector λ."""
+Strength = Float[np.ndarray, "*groups"]
+"""λ: a number, or one entry for each group of layers."""
+
+
+def first_minimiser(losses: np.ndarray) -> int:
+    """Return the first index whose loss is within 1e-5 relative of the least; NaN counts as +∞.
+
+    On a grid in ascending order that is the smallest λ. Where regularisation is too weak to matter the loss is flat
+    to rounding, and λ would be noise without the rule.
+    """
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    return int(np.argmax(losses <= losses.min() + TIE * np.abs(losses.min())))
+
+
+def minimise(losses: Losses, strengths: Box) -> Strength:
+    """Return the number λ that minimises `losses` over the interval, coarse to fine: three grids of 17 values.
+
+    NaN means that no loss was finite. The first grid spans the interval, so that a minimum far from the present λ is
+    found; each of the others spans the two cells around the last minimiser. The resolution is 1/1024 of the interval
+    (0.013 for the paper's bounds).
+    """
+    low, high = float(strengths.low), float(strengths.high)
+    left, right = low, high
+    best = low
+    for _ in range(3):
+        grid = np.linspace(left, right, POINTS)
+        values = _evaluated(losses, grid)
+        if not np.isfinite(values).any():
+            return np.array(math.nan)
+        best = float(grid[first_minimiser(values)])
+        cell = (right - left) / (POINTS - 1)
+        left, right = max(low, best - cell), min(high, best + cell)
+    return np.array(best)
+
+
+def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[np.ndarray, " groups"]) -> Strength:
+    """Return the vector λ that minimises `losses` over the box: L-BFGS-B, started again while that helps.
+
+    `slope` maps λ to the loss and its derivative. A descent can end in a minimum that is not the least, or where the
+    loss is flat. So after each, 17 values of every entry, the others as they are, and of all entries alike are tried,
+    over the whole interval, and the next begins where one of them is lower.
+    """
+    low, high = float(strengths.low), float(strengths.high)
+
+    def evaluated(point: np.ndarray) -> tuple[float, np.ndarray]:
+        value, derivative = slope(jnp.asarray(point, dtype=float))
+        return float(value), np.asarray(derivative, dtype=np.float64)
+
+    grid, point = np.linspace(low, high, POINTS), start
+    lines = [*np.eye(len(start)), *([np.ones(len(start))] if len(start) > 1 else ())]
+    for _ in range(DESCENTS):
+        found = scipy.optimize.minimize(
+            evaluated,
+            point,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(low, high)] * len(start),
+            options=STOP,  # pyright: ignore[reportArgumentType, reportCallIssue]
+        )
+        candidates = np.concatenate([found.x[None], *(np.where(line, grid[:, None], found.x) for line in lines)])
+        values = _evaluated(losses, candidates)
+        if not np.isfinite(values).any():
+            return np.full_like(start, math.nan)
+        if values[0] <= np.nanmin(values) * (1 + TIE):
+            return found.x
+        point = candidates[np.nanargmin(values)]
+    return point
+
+
+def _evaluated(losses: Losses, candidates: np.ndarray) -> np.ndarray:
+    return np.asarray(losses(jnp.asarray(candidates, dtype=float)))
+
+
+def best_response(losses: Losses, strengths: Box, at: Strength, spacing: float = 0.05) -> Strength:
+    """Return the minimiser on an even grid over the whole interval: the slow, independent check of the above.
+
+    For a vector λ every entry is the minimiser along its own axis, the others as they are `at`, on a grid ten times as
+    wide, with one of this spacing within five of it around the entry itself; or the entry itself, if nothing is lower.
+    """
+    low, high = float(strengths.low), float(strengths.high)
+
+    def even(width: float) -> np.ndarray:
+        return np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
+
+    if not at.ndim:
+        grid = even(spacing)
+        return np.asarray(grid[first_minimiser(_evaluated(losses, grid))])
+    best, near = at.copy(), spacing * np.arange(-5, 6)
+    for i, line in enumerate(np.eye(len(at))):
+        grid = np.clip(np.concatenate([at[i, None], even(10 * spacing), at[i] + near]), low, high)
+        values = _evaluated(losses, np.where(line, grid[:, None], at))
+        best[i] = grid[0] if values[0] <= np.nanmin(values) * (1 + TIE) else grid[np.nanargmin(values)]
+    return best
+
+
+@shared
+def validation_losses(
+    problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, "k *groups"], key: Key[Array, ""]
+) -> Float[Array, " k"]:
+    """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3)."""
+    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, problem.defended().attacker_loss)
+
+
+@shared
+def validation_slope(
+    problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Float[Array, " groups"], key: Key[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, " groups"]]:
+    """Return L(D_val, wT(X_p, λ)) and its derivative in λ, by reverse mode."""
+    return jax.value_and_grad(problem.defended().value, argnums=1)(x_poison, log_strength, key)
+
+
+def smaller_class(y: np.ndarray) -> int:
+    """Return the number of rows in the smaller class."""
+    return int(np.bincount(y.astype(int), minlength=2).min())
+
+
+def folds(y: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Return k stratified folds of labels y (n,) as masks (k, n), True where a row is held out.
+
+    Raises `InputError` when a class has fewer than k rows.
+    """
+    fewest = smaller_class(y)
+    if not 2 <= k <= fewest:
+        raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of rows in the smaller class")
+    split = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y)
+    masks = np.zeros((k, len(y)), dtype=bool)
+    for fold, (_, held_out) in enumerate(split):
+        masks[fold, held_out] = True
+    return masks
+
+
+@shared
+def cross_validation_losses(
+    learner: Learner,
+    rows: Rows,
+    held_out: Bool[Array, "k_folds n"],
+    log_strengths: Float[Array, "k *groups"],
+    key: Key[Array, ""],
+) -> Float[Array, " k"]:
+    """Return the mean loss of the held-out rows for each λ, over all folds."""
+
+    def fold(mask: Bool[Array, " n"]) -> Float[Array, " k"]:
+        kept, out = (rows.with_weight(jnp.where(part, rows.weight, 0.0)) for part in (~mask, mask))
+
+        return learner.path((kept,), log_strengths, key, lambda params: learner.mean_loss(params, (out,)) * out.size)
+
+    return jnp.sum(jax.lax.map(fold, held_out), axis=0) / rows.size

@@ -1,0 +1,1 @@
+"""Files that may do harm, and files that must be whole."""

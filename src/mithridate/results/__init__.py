@@ -1,0 +1,1 @@
+"""What an audit found: records, verdict, figures, report, run directory."""

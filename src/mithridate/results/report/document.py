@@ -1,0 +1,237 @@
+"""The page: results in, one HTML document out, with everything that it needs inside.
+
+Names that come from the user's data are text wherever they stand: Jinja escapes them in HTML and in the JSON of the
+charts, report.js in Plotly's labels; and the page's Content-Security-Policy lets nothing run but its own two scripts,
+which it names by their hashes, and nothing be fetched.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mithridate.configuration.config import AuditConfig
+from mithridate.errors import InputError, StorageError
+from mithridate.results.figures import COLOURS
+from mithridate.results.records import FAULTS
+from mithridate.results.report import charts, wording
+from mithridate.results.report.command import command, departures
+from mithridate.results.report.gallery import galleries
+from mithridate.results.report.source import Audited
+from mithridate.results.verdict import TOLERATED, curves
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+OUTLINES = (
+    "M13 7a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
+    "M13.5 2.5h9v9h-9z",
+    "M18 1l6 6l-6 6l-6-6z",
+    "M18 1.5l6 10h-12z",
+    "M18 12.5l6-10h-12z",
+    "M16 1.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
+    "M14 1.5l4 3.2l4-3.2l1.8 2.3l-4 3.2l4 3.2l-1.8 2.3l-4-3.2l-4 3.2l-1.8-2.3l4-3.2l-4-3.2z",
+)
+"""Plotly's markers in the order of `figures.MARKERS`, and their outlines in a key of 36 × 14."""
+DASHES = ("solid", "8px,4px", "8px,3px,2px,3px", "4px,3px", "12px,3px", "2px,3px", "14px,4px,2px,4px")
+
+
+class Style(NamedTuple):
+    """How a policy or run is drawn: numbers of colour and marker, Plotly's dash."""
+
+    name: str
+    colour: int
+    symbol: str
+    outline: str
+    dash: str
+
+
+def render(results: Sequence[Audited], titles: Sequence[str] | None = None) -> str:
+    """Return the report of these results as one HTML document that fetches nothing.
+
+    Arguments: `results`, at least one; `titles`, what to call each where there are several, by default by data set.
+    Raises `InputError` when there is no result, or titles are not as many as results.
+    """
+    if not results:
+        raise InputError("a report needs at least one result")
+    names = list(titles) if titles is not None else [str(result.dataset["name"]) for result in results]
+    if len(names) != len(results):
+        raise InputError(f"titles = {names}: there are {len(results)} results; give each a title")
+    policies = list(dict.fromkeys(str(policy) for result in results for policy in result.frame["policy"]))
+    kinds = (charts.error_chart, charts.path_chart, charts.norm_chart, charts.history_chart)
+    found = [*(kind(results, policies) for kind in kinds), charts.weight_chart(results, policies, names)]
+    made = [chart for chart in found if chart]
+    dashes = [DASHES[i % 7] for i in range(max(len(policies), len(results)))]
+    styles = [
+        Style(name, i % 7, SYMBOLS[i % 7], OUTLINES[i % 7], dashes[i] if len(results) == 1 else "solid")
+        for i, name in enumerate(policies)
+    ]
+    scripts = [_plotly(), _file("report.js")]
+    environment = Environment(
+        loader=PackageLoader("mithridate.results", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    return environment.get_template("template.html.j2").render(
+        heading="Poisoning audit: " + ", ".join(dict.fromkeys(str(result.dataset["name"]) for result in results)),
+        runs=[_run(result, name) for result, name in zip(results, names, strict=True)],
+        several=len(results) > 1,
+        differences=_differences(results),
+        threat=wording.threat(results, names),
+        charts={chart.id: chart for chart in made},
+        styles=styles,
+        dashes=dashes,
+        data={
+            "charts": {chart.id: chart.as_dict() for chart in made},
+            "dashes": DASHES,
+            "policies": [style._asdict() for style in styles],
+            "runs": [{"name": name, "dash": dashes[i]} for i, name in enumerate(names)],
+        },
+        glossary=wording.GLOSSARY,
+        points=f"{100 * TOLERATED:g}",
+        colours=COLOURS,
+        css=_file("report.css"),
+        scripts=scripts,
+        policy=_security(scripts),
+    )
+
+
+def write_report(path: str | Path, results: Sequence[Audited], titles: Sequence[str] | None = None) -> Path:
+    """Write the report of these results to `path`, replacing what is there, and return it.
+
+    Raises `InputError` as `render`, and `StorageError` when it cannot be written.
+
+    Example:
+        >>> write_report("report.html", [])
+        Traceback (most recent call last):
+        mithridate.errors.InputError: a report needs at least one result
+    """
+    page, target = render(results, titles), Path(path)
+    try:
+        target.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}; give another file") from error
+    return target
+
+
+def _file(name: str) -> str:
+    return files("mithridate.results.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _security(scripts: Sequence[str]) -> str:
+    """Return the Content-Security-Policy: no network, no script but these; Plotly sets styles on its elements."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _run(result: Audited, title: str) -> dict[str, Any]:
+    """Return everything that the page says of one run besides its charts."""
+    frame, config = result.frame, result.config
+    return {
+        "title": title,
+        "result": result,
+        "model": wording.model(config),
+        "splits": frame["split"].nunique(),
+        "headline": wording.headline(result),
+        "defenders": _defenders(result),
+        "galleries": galleries(result),
+        "faults": _faults(frame),
+        "cells": _cells(frame),
+        "command": command(config),
+        "configuration": _configuration(config),
+        "time": wording.duration(float(frame["seconds"].sum())),
+    }
+
+
+def _defenders(result: Audited) -> list[dict[str, str]]:
+    """Return the verdict's table: a row per policy."""
+    found = []
+    for policy, curve in curves(result.frame, ("attack_success", "baseline_attack_success")).items():
+        own = result.frame[result.frame["policy"] == policy]
+        tolerated = wording.outcome(result, policy, own).tolerance
+        found.append(
+            {
+                "name": policy,
+                "meaning": wording.defender(policy),
+                "clean": wording.cell(curve["attack_success"], 0, share=True),
+                "attacked": wording.cell(curve["attack_success"], -1, share=True),
+                "flipped": wording.cell(curve["baseline_attack_success"], -1, share=True),
+                "tolerated": tolerated,
+                "strengths": wording.strengths(own),
+            }
+        )
+    return found
+
+
+def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """Return each fault that occurs, in how many cells, and its meaning and remedy, and why cells have failed."""
+    faults, reasons = frame["status"].str.split("+").explode(), frame["reason"][frame["reason"] != ""].unique()
+    texts = FAULTS | {"failed": ". ".join((FAULTS["failed"], *reasons))}
+    return [(fault, int((faults == fault).sum()), text) for fault, text in texts.items() if (faults == fault).any()]
+
+
+def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
+    """Return every cell as text, those with a fault first."""
+    ordered = frame.iloc[np.argsort(frame["status"].eq("ok").to_numpy(), kind="stable")]
+    return [
+        {
+            "status": row["status"],
+            "split": str(row["split"] + 1),
+            "defender": row["policy"],
+            "poison": wording.percent(row["ratio"]),
+            "points": str(row["n_poison"]),
+            "test error": wording.percent(row["test_error"]),
+            "flipped": wording.percent(row["baseline_test_error"]),
+            "λ": ", ".join(map(wording.number, row["log_strengths"])),
+            "best λ": ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in row["best_log_strengths"]),
+            "η·curvature": wording.number(row["stability"]),
+            "derivatives": row["hypergradients"] or "—",
+            "time": f"{row['seconds']:.1f} s",
+        }
+        for row in ordered.to_dict("records")
+    ]
+
+
+def _configuration(config: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Return each option, its value, its meaning, and whether it departs from what data set and preset give."""
+    given, fields = departures(config) or {}, AuditConfig.model_fields
+    return [
+        (name, _value(value), (fields[name].description or "") if name in fields else "", name in given)
+        for name, value in config.items()
+    ]
+
+
+def _value(value: Any) -> str:
+    if value in (None, [], ()):
+        return "—"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _differences(results: Sequence[Audited]) -> list[tuple[str, list[str]]]:
+    """Return the options and versions in which the runs differ, and each run's."""
+    found = []
+    for part in ("config", "versions"):
+        tables = [getattr(result, part) for result in results]
+        for name in dict.fromkeys(name for table in tables for name in table):
+            values = [_value(table.get(name)) for table in tables]
+            if len(set(values)) > 1:
+                found.append((name, values))
+    return found

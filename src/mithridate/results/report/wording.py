@@ -1,0 +1,186 @@
+"""What the report says in words: numbers as text, defenders, the threat model, the verdict in a sentence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mithridate.results.report.source import Audited
+from mithridate.results.verdict import TOLERATED, measure, worst_by_ratio
+
+UNKNOWN = "unknown"
+
+THREAT = {
+    "goal": "The attacker wants",
+    "knows": "The attacker knows",
+    "controls": "The attacker controls",
+    "may_change": "The attacker may change",
+    "may_not_change": "The attacker may not change",
+    "budget": "How poison is counted",
+    "validation_set": "The validation rows",
+    "model": "The model under attack",
+    "inner_training": "How the attack trains it",
+    "evaluation": "How it is trained to be measured",
+    "not_tested": "Not tested",
+}
+"""The headings of the threat model's entries, in the order in which they are read; any other comes before the last."""
+
+GLOSSARY = {
+    "poison": "training rows that the attacker made; its share is of all training rows",
+    "clean": "without any poison",
+    "defender": "a rule for setting the regularisation, also called policy",
+    "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
+    "few rows can sway the model much",
+    "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
+    "labels flipped alone": "the simplest attack, for comparison: the poison's starting rows with wrong labels and "
+    "nothing else changed",
+    "tolerated": "the largest share of poison tried up to which the worse of the two attacks stays within "
+    f"{100 * TOLERATED:g} points of the clean figure",
+    "split": "one random draw of training and validation rows; figures are means over splits",
+    "±": "half the 95 % interval of the mean over splits; with few splits it is wide",
+    "cell": "one model trained and measured: one split, one defender, one share of poison",
+    "hypergradient": "the derivative through the whole training that tells the attacker where to move its points",
+}
+
+
+def known(value: float | None) -> bool:
+    """Say whether a number is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def percent(share: float | None) -> str:
+    """Return a share as the command line prints it: 14.9%."""
+    return f"{share:.1%}" if share is not None and math.isfinite(share) else UNKNOWN
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number with so many decimals."""
+    return f"{value:.{digits}f}" if value is not None and math.isfinite(value) else UNKNOWN
+
+
+def cell(curve: Mapping[str, Any], at: int, share: bool, digits: int = 2) -> str:
+    """Return a curve's mean and half interval at one ratio: `14.9% ± 1.5`, as the command line prints it."""
+    mean, low = curve["mean"][at], curve["low"][at]
+    text = percent(mean) if share else number(mean, digits)
+    if not known(mean) or not known(low):
+        return text
+    half = mean - low
+    return f"{text} ± {100 * half:.1f}" if share else f"{text} ± {half:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 48 s, 3 min 20 s, 2 h 5 min."""
+    if not math.isfinite(seconds):
+        return UNKNOWN
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def defender(policy: str) -> str:
+    """Return what a policy does, in words."""
+    kind, _, value = policy.partition("=")
+    held_out = "by cross-validation, which tries every choice on held-out training rows"
+    search = f"by trying {value} random choices on held-out training rows"
+    return {
+        "fixed": f"holds λ at {value}, whatever the data",
+        "cv-clean": f"chose λ before the attack, {held_out}; then held it",
+        "cv-poisoned": f"chooses λ again at every share of poison, {held_out}, poisoned ones among them",
+        "search-clean": f"chose λ before the attack, {search}; then held it",
+        "search-poisoned": f"chooses λ again at every share of poison, {search}, poisoned ones among them",
+        "learned": "tunes λ under attack, on validation rows that the attacker cannot touch",
+    }.get(kind, "a rule of the user's own")
+
+
+def model(config: Mapping[str, Any]) -> str:
+    """Return the victim's model in words."""
+    named = {"logistic": "logistic regression", "mlp": f"neural network ({' × '.join(map(str, config['hidden']))})"}
+    return named.get(config["model"], str(config["model"]))
+
+
+def threat(results: Sequence[Audited], titles: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return key, heading and texts of each entry of the threat models, what was not tested last.
+
+    A text comes with the title of its run where the runs differ, else once with none.
+    """
+    known_names = [name for name in THREAT if name != "not_tested"]
+    own = [name for result in results for name in result.threat_model if name not in THREAT]
+    found = []
+    for name in [*known_names, *dict.fromkeys(own), "not_tested"]:
+        said = [
+            (title, result.threat_model[name])
+            for title, result in zip(titles, results, strict=True)
+            if name in result.threat_model
+        ]
+        if len({text for _, text in said}) == 1:
+            said = [("", said[0][1])]
+        if said:
+            found.append((name, THREAT.get(name, name.replace("_", " ").capitalize()), said))
+    return found
+
+
+class Outcome(NamedTuple):
+    """What a defender comes to: the attacked share clean, at the most poison (mean of the worse attack), tolerance."""
+
+    policy: str
+    clean: float
+    worst: float
+    tolerance: str
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The same as text."""
+        return {"clean": percent(self.clean), "worst": percent(self.worst), "tolerance": self.tolerance}
+
+
+class Headline(NamedTuple):
+    """The verdict in one sentence; the strongest and the weakest defender, the same one where there is but one."""
+
+    sentence: str
+    what: str
+    most: str
+    best: Outcome
+    worst: Outcome
+
+
+def headline(result: Audited) -> Headline:
+    """Return the verdict at the most poison, the worse of attack and baseline counting as in `verdict`."""
+    frame = result.frame
+    most, points, n_train = frame["ratio"].max(), frame["n_poison"].max(), frame["n_train"].iloc[-1]
+    outcomes = [outcome(result, str(name), rows) for name, rows in frame.groupby("policy", sort=False)]
+    # An error that is unknown is no defence: it counts as the worst.
+    best, *_ = order = sorted(outcomes, key=lambda found: found.worst if known(found.worst) else math.inf)
+    worst = next(found for found in order if found.worst == order[-1].worst or not known(found.worst))
+    what = measure(frame["objective"].iloc[0])
+    sentence = (
+        f"An attacker who controls {percent(most)} of the training rows ({points} of {n_train}) takes the {what} "
+        f"from {percent(worst.clean)} to {percent(worst.worst)}"
+    )
+    if best.policy == worst.policy:
+        sentence += f", against the one defender tried ({best.policy})."
+    else:
+        sentence += (
+            f" against the weakest of {len(outcomes)} defenders ({worst.policy}), and from {percent(best.clean)} to "
+            f"{percent(best.worst)} against the strongest ({best.policy})."
+        )
+    return Headline(sentence, what, percent(most), best, worst)
+
+
+def outcome(result: Audited, policy: str, rows: pd.DataFrame) -> Outcome:
+    """Return what a policy with these records comes to."""
+    by_ratio = worst_by_ratio(rows)
+    tolerated = result.verdict.tolerance[policy]
+    sign = "≥ " if tolerated >= rows["ratio"].max() - 1e-9 else ""
+    return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), f"{sign}{percent(tolerated)}")
+
+
+def strengths(rows: pd.DataFrame) -> str:
+    """Return a policy's λ, clean and at the most poison, means over splits; group by group where they differ."""
+    ends = []
+    for points in (rows["n_poison"].min(), rows["n_poison"].max()):
+        ends.append(np.mean(np.stack(rows.loc[rows["n_poison"] == points, "log_strengths"].to_list()), axis=0))
+    alike = all((end == end[0]).all() for end in ends)
+    return " → ".join(", ".join(map(number, (end[:1] if alike else end).tolist())) for end in ends)

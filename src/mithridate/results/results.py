@@ -1,0 +1,198 @@
+"""An audit's result: in memory, and as a run directory.
+
+    records.parquet   one row per split, policy and ratio
+    audit.json        data set, threat model, configuration, versions, verdict, curves
+    report.html       all of it, to be read and forwarded
+    poison/*.npz      per split and policy: the points and all that is needed to retrain on them
+    poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before
+    figures/*.png|svg
+
+A run directory appears whole or not at all: it is written beside its place and renamed. No pickle is read or
+written.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mithridate.errors import StorageError
+from mithridate.files.durable import PART, flush
+from mithridate.results.figures import draw_all
+from mithridate.results.records import file_name
+from mithridate.results.report import write_report
+from mithridate.results.stored import read_run
+from mithridate.results.verdict import Verdict, curves
+
+FORMAT = 3
+ROWS = ("-start.csv", ".csv")
+"""The files of a chain's points as rows of a table: at their start, and at their end."""
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found.
+
+    `frame`: one row per split, policy and ratio (see `Record`); `poison`: (split, policy) → the arrays of its npz
+    file; `rows`, for a table of the user's own: (split, policy) → the points as its rows, at their start and at their
+    end; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
+    """
+
+    dataset: dict[str, Any]
+    threat_model: dict[str, str]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    frame: pd.DataFrame = field(repr=False)
+    verdict: Verdict
+    poison: dict[tuple[int, str], dict[str, np.ndarray]] = field(repr=False)
+    rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
+
+    @property
+    def status(self) -> str:
+        """Say "ok", "failed" when some cell could not be computed, or else "warnings" when the verdict has some."""
+        if self.frame["status"].str.contains("failed").any():
+            return "failed"
+        return "warnings" if self.verdict.warnings else "ok"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the contents of audit.json."""
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "threat_model": self.threat_model,
+            "config": self.config,
+            "versions": self.versions,
+            "seed": self.config["seed"],
+            "status": self.status,
+            "verdict": self.verdict.as_dict(),
+            "policies": curves(self.frame),
+        }
+
+    def plot(self) -> dict[str, Figure]:
+        """Return the figures by name: error, regularisation, rates and, for images, the poison."""
+        return draw_all(self.frame, self.poison, self.dataset)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the run directory and return its path.
+
+        Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+        """
+        return written_whole(Path(directory), self._write)
+
+    def save_into(self, directory: Path) -> None:
+        """Write the same files into the directory in which the audit ran; audit.json is the last to be there.
+
+        Raises `StorageError`; what was there before is gone or whole then, and this can be done again.
+        """
+        try:
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".result-", suffix=PART) as work:
+                self._write(Path(work))
+                flush(Path(work))
+                (directory / "audit.json").unlink(missing_ok=True)
+                for new in sorted(Path(work).iterdir(), key=lambda path: path.name == "audit.json"):
+                    old = directory / new.name
+                    if old.is_dir() and not old.is_symlink():
+                        shutil.rmtree(old)
+                    new.replace(old)
+            flush(directory, below=False)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {directory}: {error.strerror or error}; all cells are safe: mend this, then "
+                f"`mithridate resume {directory}` writes the result"
+            ) from error
+
+    def _write(self, directory: Path) -> None:
+        self.frame.to_parquet(directory / "records.parquet", index=False)
+        text = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False)
+        (directory / "audit.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+        (directory / "poison").mkdir()
+        for (split, policy), arrays in self.poison.items():
+            np.savez_compressed(_poison_file(directory, split, policy, ".npz"), **arrays)  # pyright: ignore[reportArgumentType]
+        for (split, policy), pair in self.rows.items():
+            for end, rows in zip(ROWS, pair, strict=True):
+                rows.to_csv(_poison_file(directory, split, policy, end), index=False)
+        (directory / "figures").mkdir()
+        for name, figure in self.plot().items():
+            for kind in ("png", "svg"):
+                figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
+        write_report(directory / "report.html", [self])
+
+
+def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` fill a new directory beside this one, then put it in place; return its path.
+
+    Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+    """
+    target = directory.absolute()
+    check_free(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
+            staged = Path(work) / target.name
+            staged.mkdir()
+            write(staged)
+            flush(staged)
+            # An empty directory may stand in the way of the rename; a run may not (checked above).
+            if target.exists():
+                target.rmdir()
+            staged.rename(target)
+            flush(target.parent, below=False)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}; give another directory") from error
+    return target
+
+
+def check_free(target: Path, needed: int = 64 * 2**20, hidden: bool = False) -> None:
+    """Raise `StorageError` unless a run can be written at `target`; nothing is left behind.
+
+    Checked: it does not exist or is an empty directory, but for `hidden` files if there may be some; the folder it goes
+    to can be written, `needed` bytes are free.
+    """
+    if target.exists() and not (
+        target.is_dir() and all(hidden and path.name.startswith(".") for path in target.iterdir())
+    ):
+        what = "already holds a run" if (target / "audit.json").exists() else "exists and is not an empty directory"
+        raise StorageError(f"{target} {what}; give another directory or remove it first")
+    target = target.absolute()
+    parent = next(folder for folder in target.parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            free = shutil.disk_usage(parent).free
+    except OSError as error:
+        raise StorageError(f"{parent} cannot be written: {error.strerror}; give another directory") from error
+    if free < needed:
+        raise StorageError(
+            f"{parent} has {free / 2**20:.0f} MiB free, a run may need {needed / 2**20:.0f}; give another directory"
+        )
+
+
+def load_result(directory: str | Path) -> AuditResult:
+    """Return the result that `AuditResult.save` wrote to `directory`.
+
+    Raises `StorageError` when a file is missing, unreadable or of another format, or says what cannot be: the directory
+    may be somebody else's. Whatever is returned can be drawn.
+    """
+    folder = Path(directory)
+    try:
+        found = read_run(folder, FORMAT, lambda *key: f"poison/{_file_of(*key)}", ROWS)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{folder} does not hold a readable run: {error}") from error
+    said = found.summary["verdict"]
+    answer = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
+    parts = [found.summary[name] for name in ("dataset", "threat_model", "config", "versions")]
+    return AuditResult(*parts, frame=found.frame, verdict=answer, poison=found.poison, rows=found.rows)
+
+
+def _poison_file(directory: Path, split: int, policy: str, end: str) -> Path:
+    return directory / "poison" / _file_of(split, policy, end)
+
+
+def _file_of(split: int, policy: str, end: str) -> str:
+    return f"split{split}-{file_name(policy)}{end}"

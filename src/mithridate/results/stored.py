@@ -1,0 +1,272 @@
+"""What a run directory says, checked: it may have been made by somebody else.
+
+Whatever is returned can be drawn and rendered; everything else is refused with a `ValueError` or `OSError`, whose
+sentence names the file and the place in it. Nothing in a run directory is executed.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from mithridate.files.limits import TEXT, read_json, read_npz, read_parquet, regular_file
+from mithridate.results.records import LISTS, Record
+
+CELLS = 100_000
+POLICIES = 64
+CLASSES = 127
+LARGEST = 1e300
+TABLE = 2**26
+"""The most bytes of records.parquet, unpacked, and of a file of points as rows."""
+
+POINTS = 2**31
+"""The most bytes of all poison/*.npz together, unpacked."""
+
+_Text = Annotated[str, StringConstraints(max_length=2**16)]
+_Name = Annotated[str, StringConstraints(max_length=4096)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_Plain = bool | int | float | _Text | None
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Column(_Checked):
+    name: _Text
+    kind: _Name
+
+
+class _Dataset(_Checked):
+    name: _Name
+    classes: Annotated[list[_Text], Field(min_length=2, max_length=CLASSES)]
+    features: _Count
+    feature_names: list[_Text]
+    columns: list[_Column]
+    image_shape: Annotated[list[_Count], Field(min_length=2, max_length=2)] | None
+    train: _Count
+    valid: _Count
+    test: _Count
+    official_test_rows: bool
+    source: _Text
+
+
+class _Config(_Checked):
+    dataset: _Name
+    model: _Name
+    hidden: list[_Count]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class _Verdict(_Checked):
+    summary: list[_Text]
+    tolerance: dict[str, float]
+    saved: float | None
+    warnings: list[_Text]
+
+
+class _Summary(_Checked):
+    dataset: _Dataset
+    threat_model: dict[_Name, _Text]
+    config: _Config
+    versions: dict[str, _Text]
+    verdict: _Verdict
+
+
+_OPTIONS = TypeAdapter(dict[str, _Plain | list[_Plain]], config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def read_summary(folder: Path, version: int) -> dict[str, Any]:
+    """Return what audit.json says, every part of it of the right type; its `format` must be `version`."""
+    found = read_json(regular_file(folder, "audit.json", TEXT))
+    said = found.get("format") if isinstance(found, dict) else None
+    if said != version or isinstance(said, bool):
+        raise ValueError(f"format {str(said)[:40]!r}, expected {version}")
+    try:
+        _OPTIONS.validate_python(_Summary.model_validate(found).config.model_dump())
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"audit.json: {place[:80]}: {fault['msg']}") from None
+    data = found["dataset"]
+    if data["feature_names"] and len(data["feature_names"]) != data["features"]:
+        raise ValueError(f"audit.json: {len(data['feature_names'])} feature_names for {data['features']} features")
+    if data["image_shape"] and math.prod(data["image_shape"]) != data["features"]:
+        raise ValueError(f"audit.json: image_shape {data['image_shape']} for {data['features']} features")
+    names = [column["name"] for column in data["columns"]] or data["feature_names"]
+    if "mithridate" not in found["versions"]:
+        raise ValueError("audit.json: versions do not say which mithridate wrote it")
+    if len(set(names)) != len(names):
+        raise ValueError("audit.json: two columns or features have the same name")
+    return found
+
+
+_TYPES = {"str": (pa.string(), pa.large_string()), "int": (pa.int64(),), "float": (pa.float64(),)}
+_KINDS = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(Record)}
+_SHARES = ("ratio", "test_error", "attack_success", "fpr", "fnr", "baseline_test_error", "baseline_attack_success")
+
+
+def read_records(folder: Path, summary: dict[str, Any]) -> pd.DataFrame:
+    """Return records.parquet, its columns those of `Record`, in keeping with a summary read by `read_summary`.
+
+    Bounded: 100,000 cells of at most 64 policies, shares from 0 to 1, other numbers to 1e300 unless not finite.
+    """
+    table = read_parquet(regular_file(folder, "records.parquet", TABLE), TABLE, CELLS)
+    if table.column_names != list(_KINDS) or not table.num_rows:
+        raise ValueError("records.parquet: the columns are not those of an audit's records, or there is no cell")
+    for name, kind in _KINDS.items():
+        column = table.column(name)
+        # A number that is not known (NaN) is nothing in Parquet.
+        right = pa.types.is_list(column.type) and column.type.value_type in (pa.float64(), pa.null())
+        if not (right if name in LISTS else column.type in _TYPES[kind]) or (kind != "float" and column.null_count):
+            raise ValueError(f"records.parquet: column {name} holds {str(column.type)[:40]} or nothing, not {kind}")
+    frame = table.to_pandas(ignore_metadata=True)
+    frame = frame.assign(**{name: [np.asarray(one, float).tolist() for one in frame[name]] for name in LISTS})
+    _check_records(frame, len(summary["dataset"]["classes"]))
+    policies = frame["policy"].unique()
+    absent = [policy for policy in policies if policy not in summary["verdict"]["tolerance"]]
+    if len(policies) > POLICIES or absent:
+        fault = f"verdict does not speak of policy {absent[0][:60]!r}" if absent else f"at most {POLICIES} are read"
+        raise ValueError(f"records.parquet: {len(policies)} policies; {fault}")
+    return frame
+
+
+def _check_records(frame: pd.DataFrame, k: int) -> None:
+    def told(right: Any, name: str, wanted: str) -> None:
+        if not np.all(right):
+            raise ValueError(f"records.parquet: column {name} must hold {wanted}")
+
+    for name, kind in _KINDS.items():
+        column = frame[name]
+        if kind == "str":
+            told(column.str.len() <= 4096, name, "texts of at most 4,096 characters")
+        elif kind == "int":
+            told((column >= 0) & (column < 2**53), name, "whole numbers from 0 to 2^53")
+        elif name in LISTS:
+            lengths = column.map(len).groupby(frame["policy"]).agg(["min", "max"])
+            told((lengths["min"] == lengths["max"]) & (lengths["min"] > 0), name, "lists, equally long in a policy")
+            values = np.concatenate(column.to_list())
+            told(~np.isfinite(values) | (np.abs(values) <= LARGEST), name, f"numbers to {LARGEST:g}")
+        else:
+            told(~np.isfinite(column) | (np.abs(column) <= LARGEST), name, f"numbers to {LARGEST:g}")
+    for name in _SHARES:
+        told(frame[name].isna() | frame[name].between(0, 1), name, "shares from 0 to 1")
+    for name in ("fprs", "fnrs"):
+        told(frame[name].map(len) == k, name, f"lists of {k} shares")
+        rates = np.stack(frame[name].to_list())
+        told(np.isnan(rates) | ((rates >= 0) & (rates <= 1)), name, "shares from 0 to 1")
+    told(frame["ratio"].notna(), "ratio", "shares from 0 to 1")
+    told(~frame.duplicated(["split", "policy", "n_poison"]), "n_poison", "every cell once")
+
+
+_ROWS = ("x_poison", "x_start")
+_ONE = ("offset", "scale")
+_LEAST = (*_ROWS, "y_poison", *_ONE, "history")
+
+
+def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a poison/*.npz file, at most `most` bytes, in keeping with the summary.
+
+    Checked: what figures and report use is there, numbers of the right shape, finite where it has to be.
+    """
+    arrays = read_npz(regular_file(folder, name, most), most=most)
+    absent = [wanted for wanted in _LEAST if wanted not in arrays]
+    layers = [key for key in arrays if key.startswith("weights_clean_")]
+    absent += [key for layer in layers if (key := layer.replace("clean", "poisoned")) not in arrays]
+    if absent:
+        raise ValueError(f"{name}: no array {absent[0]!r}")
+    k, m = len(arrays["y_poison"].reshape(-1)), summary["dataset"]["features"]
+    shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,)}
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape:
+            raise ValueError(f"{name}: array {key} has the shape {arrays[key].shape}, not {shape}")
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: array {key} holds {array.dtype}, not numbers")
+    for key in ("history", *layers, *(layer.replace("clean", "poisoned") for layer in layers)):
+        if arrays[key].ndim != 1 or arrays[key].dtype.kind != "f":
+            raise ValueError(f"{name}: array {key} must hold a list of real numbers")
+        if (np.abs(arrays[key][np.isfinite(arrays[key])].astype(float)) > LARGEST).any():
+            raise ValueError(f"{name}: array {key} must hold numbers to {LARGEST:g}, or not finite")
+    if not all((np.abs(arrays[key]) <= 1e30).all() for key in _ONE):
+        raise ValueError(f"{name}: offset and scale must be numbers to 1e30")
+    labels = arrays["y_poison"]
+    if labels.dtype.kind not in "iu" or (
+        k and not 0 <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
+    ):
+        raise ValueError(f"{name}: y_poison holds labels that are none of the classes'")
+    return arrays
+
+
+def read_points(folder: Path, name: str, summary: dict[str, Any], rows: int) -> pd.DataFrame:
+    """Return a poison/*.csv file: so many rows of the columns that the summary names, numbers where they have to be."""
+    columns = summary["dataset"]["columns"]
+    names = [column["name"] for column in columns]
+    path = regular_file(folder, name, TABLE)
+    _check_width(path, names, rows)
+    numbers = [column["name"] for column in columns if column["kind"] in ("number", "integer")]
+    text = {column: str for column in names if column not in numbers}
+    found = pd.read_csv(path, dtype=text, keep_default_na=False, index_col=False)
+    if list(found.columns) != names or len(found) != rows:
+        raise ValueError(f"{name}: the columns or the number of rows are not those of the audit")
+    for column in numbers:
+        values = found[column]
+        if not pd.api.types.is_numeric_dtype(values) or not (np.abs(values.to_numpy(float)) <= 1e100).all():
+            raise ValueError(f"{name}: column {column[:60]!r} must hold numbers to 1e100")
+    return found
+
+
+def _check_width(path: Path, names: Sequence[str], rows: int) -> None:
+    """Refuse a file that is wider or longer than it says before it is read whole."""
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(names)
+    wanted = header.getvalue().rstrip("\n")
+    with path.open(encoding="utf-8", newline="") as file:
+        if file.read(len(wanted)) != wanted:
+            raise ValueError(f"{path.name}: the header is not that of the audit")
+        file.seek(0)
+        try:
+            for number, cells in enumerate(csv.reader(file)):
+                if len(cells) != len(names) or number > rows:
+                    raise ValueError(f"{path.name}: {len(names)} columns and {rows} rows are needed")
+        except csv.Error as error:
+            raise ValueError(f"{path.name}: {error}") from None
+
+
+class Run(NamedTuple):
+    """audit.json, and as `AuditResult` has them the frame, the points and the points as rows."""
+
+    summary: dict[str, Any]
+    frame: pd.DataFrame
+    poison: dict[tuple[int, str], dict[str, np.ndarray]]
+    rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]
+
+
+def read_run(folder: Path, version: int, file: Callable[[int, str, str], str], ends: tuple[str, str]) -> Run:
+    """Return what a run directory of this format holds, checked.
+
+    `file` names the file of a split and policy with this ending; `ends` are those of its rows, before and after.
+    Raises `ValueError` or `OSError`.
+    """
+    summary = read_summary(folder, version)
+    frame = read_records(folder, summary)
+    poison, rows, left = {}, {}, POINTS
+    # A chain that failed at once has come to no points.
+    begun = frame[(frame["n_poison"] == 0) & (frame["status"] != "failed")]
+    for split, policy in begun[["split", "policy"]].itertuples(index=False):
+        key = int(split), str(policy)
+        poison[key] = read_poison(folder, file(*key, ".npz"), summary, left)
+        left -= sum(array.nbytes for array in poison[key].values())
+        if summary["dataset"]["columns"]:
+            count = len(poison[key]["y_poison"])
+            before, after = (read_points(folder, file(*key, end), summary, count) for end in ends)
+            rows[key] = before, after
+    return Run(summary, frame, poison, rows)

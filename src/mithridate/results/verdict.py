@@ -1,0 +1,168 @@
+"""From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mithridate.errors import InputError
+from mithridate.results.records import FAULTS
+
+METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
+TOLERATED = 0.05
+"""Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer in sentences and figures.
+
+    `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
+    the worse of attack and baseline stays within 5 points of the clean error (or targeted attacker's success); `saved`:
+    points of it that tuning
+    under attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
+    `warnings`: what makes the numbers less than they seem.
+    """
+
+    summary: tuple[str, ...]
+    tolerance: dict[str, float]
+    saved: float | None
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings."""
+        return asdict(self) | {"summary": list(self.summary), "warnings": list(self.warnings)}
+
+
+def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str, dict[str, Any]]:
+    """Return for each policy `points`, `ratio` and per metric the lists `mean`, `std`, `low`, `high`.
+
+    `std` is the sample deviation over splits; `low` and `high` bound the mean's 95 % interval (Student's t).
+    With one split they are None: one split has no spread.
+    """
+    found = {}
+    for policy, rows in frame.groupby("policy", sort=False):
+        groups = rows.groupby("n_poison", sort=True)
+        counts = groups.size().to_numpy()
+        found[str(policy)] = {
+            "points": groups.size().index.tolist(),
+            "ratio": groups["ratio"].first().tolist(),
+        } | {metric: _spread(groups[metric].mean(skipna=False), groups[metric].std(), counts) for metric in metrics}
+    return found
+
+
+def _spread(mean: pd.Series, std: pd.Series, counts: np.ndarray) -> dict[str, list[float | None]]:
+    half = _half_width(std, counts)
+    lists = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
+    return {name: [float(v) if math.isfinite(v) else None for v in values] for name, values in lists.items()}
+
+
+def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
+    """Return half the mean's 95 % interval for samples of these sizes (Student's t)."""
+    return stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
+
+
+def worst_by_ratio(rows: pd.DataFrame) -> pd.Series:
+    """Return per ratio the mean success of the attack or of its baseline, whichever is higher; NaN if a split is."""
+    worst = rows[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False)
+    return worst.groupby(rows["ratio"]).agg(lambda errors: errors.mean(skipna=False))
+
+
+def measure(objective: str) -> str:
+    """Return what an attacker's success is called."""
+    return "test error" if objective == "indiscriminate" else f"success of “{objective}”"
+
+
+def _percent(share: float) -> str:
+    return "unknown" if math.isnan(share) else f"{share:.1%}"
+
+
+def verdict(frame: pd.DataFrame) -> Verdict:
+    """Return the verdict on the records `frame`."""
+    summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
+    for name, rows in frame.groupby("policy", sort=False):
+        worst, policy = worst_by_ratio(rows), str(name)
+        within = (worst <= worst.iloc[0] + TOLERATED).cummin()
+        tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
+        most = "at least " if within.all() else ""
+        summary.append(
+            f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
+            f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
+            f"{most}{tolerance[policy]:.1%}"
+        )
+    saved, sentences = _saved(frame)
+    return Verdict(tuple(summary + sentences), tolerance, saved, tuple(_warnings(frame)))
+
+
+def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
+    """Compare tuning under attack with each fixed choice at the most poison, split by split."""
+    last = frame[frame["n_poison"] == frame["n_poison"].max()]
+    last = last.assign(worst=last[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False))
+    errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
+    fixed = [p for p in errors if p.startswith("fixed=") or p == "cv-clean"]
+    if "learned" not in errors or not fixed or errors.isna().any(axis=None):
+        return None, []
+    saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
+    best = str(saved.mean().idxmin())
+    half = _half_width(saved.std(), np.full(len(fixed), len(saved)))
+    named = "error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
+    said = [
+        f"{saved[p].mean():+.1f}" + (f" ± {half[p]:.1f}" if len(saved) > 1 else "") + f" against {p}" for p in fixed
+    ]
+    clean = frame[frame["n_poison"] == 0].groupby("policy")["attack_success"].mean()
+    extra = 100 * (clean[best] - clean["learned"])
+    return float(saved[best].mean()), [
+        f"points of {named} that tuning λ under attack saves at {frame['ratio'].max():.1%} poison, paired over splits: "
+        f"{', '.join(said)}",
+        f"the best fixed choice at that much poison is {best}; clean, {named.replace('error', 'its error')} is "
+        f"{extra:+.1f} points from learned's",
+    ]
+
+
+def _warnings(frame: pd.DataFrame) -> list[str]:
+    found = []
+    for fault, remedy in FAULTS.items():
+        cells = frame[frame["status"].str.split("+").map(lambda faults, fault=fault: fault in faults)]
+        if len(cells):
+            where = ", ".join(f"{policy} ({len(rows)})" for policy, rows in cells.groupby("policy", sort=False))
+            found.append(f"{len(cells)} of {len(frame)} cells are marked {fault}, by policy: {where}; {remedy}")
+    if frame["split"].nunique() == 1:
+        found.append("one split only: no spread can be given; use more splits before you rely on a figure")
+    return found
+
+
+def parse_gate(text: str, most: float) -> tuple[float, float]:
+    """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`, where `most` poison is audited.
+
+    Raises `InputError` when either is not a share from 0 to 1, or the share lies beyond what was audited.
+    """
+    try:
+        error, share = (float(p.removesuffix("%")) / (100 if p.endswith("%") else 1) for p in text.split("@"))
+    except ValueError:
+        error = share = math.nan
+    if not (0 <= error <= 1 and 0 <= share <= 1):
+        raise InputError(f"fail-above = {text!r}: must be ERROR@SHARE, both from 0 to 1 or in %, such as 10%@5%")
+    if share > most + 1e-9:
+        raise InputError(f"fail-above = {text!r}: only up to {most:.1%} poison is audited; raise points or poison")
+    return error, share
+
+
+def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
+    """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
+
+    The worse of attack and baseline counts, and the first audited share at or above `share` is included, so that a
+    share between two audited ones is judged by the higher. An error that is unknown fails.
+    """
+    found, named = [], measure(frame["objective"].iloc[0])
+    for policy, rows in frame.groupby("policy", sort=False):
+        worst = worst_by_ratio(rows)
+        up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
+        if up_to.isna().any():
+            where = up_to.index[up_to.isna()][0]
+            found.append(f"{policy}: {named} unknown at {where:.1%} poison: training diverged, or a cell failed")
+        elif up_to.max() > error:
+            found.append(f"{policy}: {named} {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
+    return found

@@ -1,0 +1,1 @@
+"""What is poisoned: model, loss, penalty and training."""

@@ -1,0 +1,1 @@
+"""The coordinates in which a victim is trained."""

@@ -1,0 +1,217 @@
+"""Gram space: the same training in the coordinates of the training rows.
+
+Under any rule that moves w by sums and multiples of gradients, with an L2 penalty, the first layer's weights never
+leave W0·c + Xᵀ·A. So c and A (n, h) are kept instead of W (m, h), and a step needs K·A with the Gram matrix K = X·Xᵀ
+where it needed X·W and Xᵀ·δ. With δ = ∂(mean loss)/∂(X·W) and ρ the layer's strength over n, the gradient Xᵀ·δ + ρ·W
+has the coordinates ρ·c and δ + ρ·A. It is exact, and pays when n is small against 2m.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mithridate.errors import InputError
+from mithridate.victims.models import LinearFirstLayer, LogisticRegression, Model
+from mithridate.victims.penalties import L2, Penalty
+from mithridate.victims.rows import Rows
+from mithridate.victims.rules import Batch
+
+MOST_BYTES = 2**30
+"""The largest Gram matrix that is chosen without being asked for."""
+
+NARROW = 8
+"""Columns up to which a matrix product takes the time of reading the matrix (measured: n = 512, float32, 2 cores)."""
+
+
+class Coordinates(NamedTuple):
+    """w in Gram space: the first layer is c·W0 + Xᵀ·A, `others` the other parameters (None in W's place)."""
+
+    scale: Float[Array, ""]
+    coefs: Float[Array, "n *h"]
+    others: Any
+
+
+class Gram(eqx.Module):
+    """A training run's gradient in Gram space.
+
+    `kernel` K (n, n) is a constant to differentiation. Derivatives in the features of all blocks but the first (k rows)
+    pass through `varied`, their inner products once more; the first block's features are constants.
+    """
+
+    model: Any
+    loss: Any
+    x: tuple[Float[Array, "_ m"], ...]
+    y: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    w0: Float[Array, "m *h"]
+    z0: Float[Array, "n *h"]
+    kernel: Float[Array, "n n"]
+    varied: "Varied"
+    shrinkage: list[Float[Array, ""]]
+
+    @classmethod
+    def of(
+        cls,
+        model: LinearFirstLayer,
+        loss: Any,
+        penalty: L2,
+        blocks: tuple[Rows, ...],
+        log_strength: Float[Array, "*groups"],
+        n: Float[Array, ""],
+        params: Any,
+    ) -> "Gram":
+        """Return the run from w0 = `params` on `blocks`, with the penalty of n rows."""
+        kernel, varied = gram_matrix(blocks)
+        w0 = model.first_layer(params)
+        z0 = jnp.concatenate([b.x @ w0 for b in blocks])
+        shrinkage = [strength / n for strength in penalty.strengths(model.weights(params), log_strength)]
+        y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
+        features = tuple(b.x for b in blocks)
+        return cls(model, loss, features, y, weight, w0, z0, kernel, varied, shrinkage)
+
+    def start(self, params: Any) -> Coordinates:
+        """Return the coordinates of w0."""
+        return Coordinates(jnp.ones(()), jnp.zeros_like(self.z0), self.model.with_first_layer(params, None))
+
+    def gradient(self, at: Coordinates, batch: Batch | None) -> Coordinates:
+        """Return the coordinates of ∇L on a batch, or on all rows."""
+        y, weight = self.y, self.weight
+        varied = _variation(self.varied, at.coefs)
+        if batch is None:
+            z = product(self.kernel, at.coefs) + varied + at.scale * self.z0
+        else:
+            index, real = batch
+            z = self.kernel[index] @ at.coefs + varied[index] + at.scale * self.z0[index]
+            y, weight = y[index], weight[index] * real
+        size = jnp.sum(weight)
+        size = jnp.where(size > 0, size, 1.0)
+
+        def mean_loss(z: Array, others: Any) -> Array:
+            return jnp.vdot(weight, self.loss(self.model.head(others, z), y)) / size
+
+        def penalty(others: Any) -> Array:
+            layers = zip(self.shrinkage[1:], jax.tree.leaves(self.model.weights(others)), strict=True)
+            return 0.5 * sum((rho * jnp.vdot(leaf, leaf) for rho, leaf in layers), start=jnp.zeros(()))
+
+        # Of a step the backward pass keeps z and the parameters, from which the rest is found again as fast as read.
+        slopes = jax.checkpoint(jax.grad(mean_loss, (0, 1)), prevent_cse=False)
+        slope, others = slopes(z, at.others)
+        others = jax.tree.map(jnp.add, others, jax.grad(penalty)(at.others))
+        if batch is not None:
+            slope = jnp.zeros_like(at.coefs).at[batch.index].add(slope)
+        rho = self.shrinkage[0]
+        return Coordinates(rho * at.scale, rho * at.coefs + slope, others)
+
+    def final(self, at: Coordinates) -> Any:
+        """Return w."""
+        return self.model.with_first_layer(at.others, at.scale * self.w0 + from_rows(self.x, at.coefs))
+
+    @property
+    def learned(self) -> tuple[Any, ...]:
+        """What of the run depends on X_p and λ."""
+        return self.x[1:], self.z0, self.varied, self.shrinkage
+
+    def with_learned(self, learned: tuple[Any, ...]) -> "Gram":
+        """Return the same run with this part exchanged."""
+        x, z0, varied, shrinkage = learned
+        return replace(self, x=(self.x[0], *x), z0=z0, varied=varied, shrinkage=shrinkage)
+
+
+def from_rows(features: tuple[Float[Array, "_ m"], ...], coefs: Float[Array, "n *h"]) -> Float[Array, "m *h"]:
+    """Return Xᵀ·a, X the blocks' features one below the other."""
+    parts = jnp.split(coefs, np.cumsum([len(x) for x in features])[:-1])
+    return sum(((part.T @ x).T for x, part in zip(features, parts, strict=True)), start=jnp.zeros((), coefs.dtype))
+
+
+class Varied(NamedTuple):
+    """Inner products of the k rows of all blocks but the first: with the first block's rows, and with one another."""
+
+    across: Float[Array, "k first"]
+    own: Float[Array, "k k"]
+
+
+def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Varied]:
+    """Return K of all blocks, a constant to differentiation, and its last rows once more, which are not."""
+    first = blocks[0]
+    kernel = first.x @ first.x.T if first.gram is None else first.gram
+    x = jnp.concatenate([jnp.zeros_like(first.x, shape=(0, first.x.shape[1])), *(b.x for b in blocks[1:])])
+    varied = Varied(x @ first.x.T, x @ x.T)
+    if len(x):
+        n = len(kernel)
+        kernel = jnp.pad(kernel, (0, len(x))).at[n:, :n].set(varied.across).at[:n, n:].set(varied.across.T)
+        kernel = kernel.at[n:, n:].set(varied.own)
+    return jax.lax.stop_gradient(kernel), varied
+
+
+def product(kernel: Float[Array, "n n"], coefs: Float[Array, "n *h"]) -> Float[Array, "n *h"]:
+    """Return K·A, whose transpose is K·A again: XLA on a CPU takes twice as long for the Kᵀ·A that JAX would write.
+
+    JAX knows symmetry of `custom_linear_solve` alone: this is the solution of K⁻¹·X = A, K a constant.
+    """
+    return jax.lax.custom_linear_solve(lambda x: x, coefs, lambda _, right: kernel @ right, symmetric=True)
+
+
+@jax.custom_jvp
+def _variation(varied: Varied, coefs: Array) -> Array:
+    """Return 0, whose derivative in `varied` is that of K·A in the last rows and columns of K."""
+    return jnp.zeros_like(coefs)
+
+
+@_variation.defjvp
+def _(primals: tuple[Varied, Array], tangents: tuple[Varied, Array]) -> tuple[Array, Array]:
+    (_, coefs), ((across, own), _) = primals, tangents
+    first, last = jnp.split(coefs, [across.shape[1]])
+    return jnp.zeros_like(coefs), jnp.concatenate([across.T @ last, across @ first + own @ last])
+
+
+def solves(model: Model, penalty: Penalty) -> bool:
+    """Return whether `dual` can solve a learner with these parts: one linear layer with one logit, and L2."""
+    linear = type(model) is LogisticRegression and model.n_classes == 2  # a subclass may do something else
+    return linear and type(penalty) is L2
+
+
+def why_not(model: Model, penalty: Penalty) -> str:
+    """Return why a learner with these parts cannot run in Gram space; empty when it can."""
+    if not isinstance(model, LinearFirstLayer):
+        return f"{type(model).__name__} does not have a linear first layer (see `LinearFirstLayer`)"
+    if type(penalty) is not L2:  # a subclass may add something to it
+        return f"its penalty is {type(penalty).__name__}, not L2"
+    return ""
+
+
+def check(model: Model, penalty: Penalty, solved: bool) -> None:
+    """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
+    reason = why_not(model, penalty)
+    if solved and not reason and not solves(model, penalty):
+        reason = f"{type(model).__name__} is not LogisticRegression of two classes, and only that is solved there"
+    if reason:
+        raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
+
+
+def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None, reused: bool) -> bool:
+    """Return whether Gram space takes fewer multiplications than the plain way, within `MOST_BYTES`.
+
+    `width` h of the first layer, `steps` T, `batch` rows a step (default: all). A plain step costs 2·batch·m·h (X·W and
+    Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand (the first block's are, or are
+    found once for many runs, when it is `reused`) and the way back to W. Products with fewer than `NARROW` columns
+    wait for memory, and take as long as with so many.
+    """
+    width = max(width, NARROW)
+    n, m = sum(len(b.y) for b in blocks), blocks[0].x.shape[1]
+    batch = batch or n
+    known = len(blocks[0].y) if reused or blocks[0].gram is not None else 0
+    once = (n - known) * n * m + 2 * n * m * width
+    small = n * n * blocks[0].x.dtype.itemsize <= MOST_BYTES
+    return small and steps * (batch + 1) * n * width + once < steps * 2 * batch * m * width
+
+
+def width_of(model: LinearFirstLayer) -> int:
+    """Return h, the width of the first layer."""
+    shape = jax.eval_shape(lambda: model.first_layer(model.init(jax.random.key(0)))).shape
+    return math.prod(shape[1:])
