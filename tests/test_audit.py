@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 import mithridate as mi
 from conftest import ONE_FIXED, POLICIES, SMALL
+from mithridate.auditing import measuring
 from mithridate.results.records import FAULTS, LISTS, Record
 from mithridate.results.verdict import METRICS, curves
 
@@ -205,6 +206,19 @@ def test_without_the_closing_solve_the_baseline_answers_as_the_attack_does():
     frame = mi.audit("digits-0v8", **options).frame
     np.testing.assert_array_equal(frame["log_strength"], frame["baseline_log_strength"])
     assert "off-response" in "+".join(frame["status"])
+
+
+def test_the_baseline_is_retrained_with_its_own_answer(monkeypatch):
+    used, train = [], measuring.retrain_and_measure
+
+    def noted(victim: Any, rows: Any, on: Any, specific: Any, strength: Any, key: Any) -> Any:
+        used.append(float(strength))
+        return train(victim, rows, on, specific, strength, key)
+
+    monkeypatch.setattr(measuring, "retrain_and_measure", noted)
+    last = mi.audit("digits-0v8", **ONE_FIXED | {"policies": ("learned",)}).frame.iloc[-1]
+    assert last["log_strength"] != last["baseline_log_strength"]
+    assert used[-2:] == pytest.approx([last["log_strength"], last["baseline_log_strength"]])
 
 
 def test_a_configuration_is_for_its_own_data_set():

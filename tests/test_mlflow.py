@@ -32,7 +32,7 @@ def test_a_result_reads_back_from_the_store(result, store):
     assert run.info.experiment_id == client.get_experiment_by_name("audits").experiment_id
     assert run.data.params["policies"] == str(result.config["policies"])
     assert run.data.params["dataset.name"] == "digits-0v8"
-    assert run.data.tags["mithridate.results.verdict"].splitlines() == list(result.verdict.summary)
+    assert run.data.tags["mithridate.verdict"].splitlines() == list(result.verdict.summary)
     assert run.data.tags["mithridate.threat_model.goal"] == result.threat_model["goal"]
     assert run.data.metrics["learned/tolerance"] == result.verdict.tolerance["learned"]
     assert {"records.parquet", "audit.json", "figures", "poison"} <= {f.path for f in client.list_artifacts(run_id)}

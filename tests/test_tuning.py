@@ -90,6 +90,8 @@ def test_folds_cover_each_row_once_and_are_stratified(digits):
     masks = folds(digits.y_train, 5, seed=1)
     assert (masks.sum(axis=0) == 1).all()
     assert all(digits.y_train[mask].mean() == 0.5 for mask in masks)
+    np.testing.assert_array_equal(masks, folds(digits.y_train, 5, seed=1))
+    assert (masks != folds(digits.y_train, 5, seed=2)).any()
     with pytest.raises(mi.InputError, match="from 2 to 30"):
         folds(digits.y_train, 31, seed=1)
 
@@ -122,6 +124,13 @@ def test_policies_answer_as_they_say(overfitting, digits):
     assert answers["cv-clean"][0] == answers["cv-clean"][1] == answers["cv-poisoned"][0]
     assert answers["cv-poisoned"][1] > answers["cv-poisoned"][0] + 1
     assert answers["learned"][1] > answers["learned"][0] + 1
+    # The paper's procedure: tuned on clean data, and from there wherever the descent leads.
+    still = mi.Learned(closing=False)
+    first = still.respond(clean, nothing, np.array(5.0), key)
+    assert first == answers["learned"][0] != 5.0
+    assert still.after_clean(first).respond(poisoned, nothing, np.array(4.0), key) == 4.0
+    other = mi.CrossValidated(True, seed=1).respond(poisoned, nothing, np.array(-8.0), key)
+    assert other != answers["cv-poisoned"][1], "other folds"
 
 
 def test_poison_can_leave_fewer_rows_of_a_class_than_folds(learner, digits):

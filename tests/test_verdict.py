@@ -24,7 +24,7 @@ def test_the_verdict_s_arithmetic():
     found = verdict(
         frame_of(
             {
-                "fixed=-8": [[0.01, 0.04, 0.20, 0.05], [0.01, 0.06, 0.20, 0.05]],
+                "fixed=-8": [[0.03, 0.04, 0.20, 0.05], [0.04, 0.06, 0.20, 0.05]],
                 "cv-clean": [[0.01, 0.02, 0.10, 0.30], [0.01, 0.02, 0.10, 0.20]],
                 "learned": [[0.01, 0.02, 0.03, 0.04], [0.01, 0.02, 0.03, 0.04]],
             }
@@ -34,6 +34,7 @@ def test_the_verdict_s_arithmetic():
     assert found.saved == pytest.approx(1.0)
     assert "+1.0 ± 0.0 against fixed=-8, +21.0 ± 63.5 against cv-clean" in found.summary[3]
     assert "at least 15.0%" in found.summary[2]
+    assert found.summary[4].endswith("is fixed=-8; clean, its error is +2.5 points from learned's")
     assert not found.warnings
 
 
@@ -71,6 +72,8 @@ def test_the_gate():
     assert gate_failures(frame, 0.1, 0.05) == []
     assert len(gate_failures(frame, 0.1, 0.06)) == 1, "a share between two audited ones is judged by the higher"
     assert len(gate_failures(frame, 0.04, 0.1)) == 2
+    fallen = frame_of({"learned": [[0.01, 0.20, 0.08]]})
+    assert gate_failures(fallen, 0.1, 0.1) == ["learned: test error 20.0% at 5.0% poison, above 10.0%"]
     for text in ("10%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
         with pytest.raises(mi.InputError, match="ERROR@SHARE"):
             parse_gate(text, 0.1)

@@ -1,6 +1,6 @@
 from ._version import __version__ as __version__
+from .attacks.base import Poisoning as Poisoning
 from .attacks.bilevel import Attack as Attack
-from .attacks.bilevel import Poisoning as Poisoning
 from .auditing.audit import audit as audit
 from .auditing.audit import resume as resume
 from .checking.check import CheckResult as CheckResult

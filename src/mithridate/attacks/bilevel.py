@@ -13,7 +13,7 @@ g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from mithridate.attacks.base import Answered, Batch, Budget, Midway, Poisoning
 from mithridate.attacks.objectives import flipped
 from mithridate.attacks.outer import OuterStep, begin, take_steps
 from mithridate.configuration.objective import Flip
@@ -34,8 +35,6 @@ from mithridate.seeds import generator, key
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, check_rows
 
-Budget = Literal["replaced", "added"]
-
 
 @shared
 def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> Array:
@@ -47,115 +46,34 @@ def _settled(feasible: FeasibleSet, x: Array) -> np.ndarray:
     return np.asarray(feasible.settle(x) if isinstance(feasible, Settling) else x)
 
 
-class Answered(NamedTuple):
-    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, and A."""
-
-    x_poison: np.ndarray
-    log_strength: Strength
-    descended: Strength
-    value: float
-
-
-class Batch(NamedTuple):
-    """One batch of points as crafted: what the next batch depends on, and what `Poisoning` says of this one.
-
-    `x_poison` (b, m) has as many rows as any batch, those past the batch's end without meaning.
-    """
-
-    x_poison: np.ndarray
-    log_strength: Strength
-    descended: Strength
-    value_start: float
-    value: float
-    stability: float
-    history: np.ndarray
-    statuses: np.ndarray
-
-
-class Midway(NamedTuple):
-    """A batch between two rounds: all that the rest of it depends on.
-
-    `taken`, the steps so far; `start` and `best`, the round's ends that count; `state`, the leaves of the outer step's
-    `State`, the rules' memory included; `history` and `statuses` of the steps so far. The keys follow from `taken`.
-    """
-
-    taken: int
-    start: Answered
-    best: Answered
-    state: tuple[np.ndarray, ...]
-    history: np.ndarray
-    statuses: np.ndarray
-
-
-@dataclass(frozen=True)
-class Poisoning:
-    """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
-
-    `x_poison` (k, m), `y_poison` (k,) and `x_start` (k, m), where they started; `replaced` (k,), the rows of the
-    training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
-    poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
-    descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
-    far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
-    starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
-    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `batches`: each
-    batch so far, from which `Attack.stages` can go on.
-    """
-
-    x_poison: np.ndarray
-    y_poison: np.ndarray
-    x_start: np.ndarray
-    replaced: np.ndarray | None
-    ratio: float
-    policy: Policy
-    log_strength: Strength
-    descended: Strength
-    value_start: float
-    value: float
-    stability: float
-    history: np.ndarray = field(repr=False)
-    statuses: np.ndarray = field(repr=False)
-    batches: tuple[Batch, ...] = field(repr=False)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.x_poison, self.y_poison))
-
-    def apply(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the poisoned copy of the training set (x, y) that the attack was given."""
-        return _place(self.x_poison, self.y_poison, self.replaced, x, y)
-
-    def apply_start(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same with the starting points, nothing optimised: label flipping, the attack's baseline."""
-        return _place(self.x_start, self.y_poison, self.replaced, x, y)
-
-
-def _place(
-    points: np.ndarray, labels: np.ndarray, places: np.ndarray | None, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    if places is None:
-        return np.concatenate([x, points]), np.concatenate([y, labels])
-    x, y = x.astype(np.result_type(x, points)), y.astype(np.result_type(y, labels))
-    x[places], y[places] = points, labels
-    return x, y
-
-
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """A poisoning attack on a `learner`, crafted for what the attacker measures on `target`.
 
-    Arguments: `learner`, the victim as trained inside the attack; `target` = (x, y), D_target, the rows on which A is
-    measured; `valid`, D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3); `specific`,
-    whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the error-specific and
-    error-generic attacks of Muñoz-González et al. (2017); `start` = (x, y), the rows that the points begin as clones
-    of, each in turn, with the labels that they keep (default: D_target's, labels flipped as `flip` says unless they are
-    the ones wanted, see `flipped`); `feasible`, Φ(X_p), and where it can `settle` points (see `Settling`) they are
-    settled before they are measured; `policy`, the defender; `points` ≥ 1 in all, in batches of `batch` (default: one
-    batch); `budget`, whether they replace training rows or are added; `steps` hyperiterations a batch, in `rounds`;
-    `ascent`, the outer step rule for X_p; `hypergradient`, the method (default: `Reverse`, or `Implicit` for a victim
-    solved to optimality); `select`, to keep the best round's points or the last's; `alternate` as in `OuterStep`;
-    `initial`, the w0 of inner training: one for a whole batch of points ("fixed"), a new one at every backward pass
-    ("fresh", as the paper trains its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see
-    `Averaged`); A of a round's end is always from the same w0; `seed`, which with nothing else decides the starting
-    points and the rows replaced.
+    Arguments:
+        learner: The victim as trained inside the attack.
+        target: (x, y), D_target, the rows on which A is measured.
+        feasible: Φ(X_p); where it can `settle` points (see `Settling`) they are settled before they are measured.
+        policy: The defender.
+        points: How many in all, from 1 on.
+        valid: (x, y), D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3).
+        specific: Whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the
+            error-specific and error-generic attacks of Muñoz-González et al. (2017).
+        start: (x, y), the rows that the points begin as clones of, each in turn, with the labels that they keep
+            (default: D_target's, labels flipped as `flip` says unless they are the ones wanted, see `flipped`).
+        flip: Which other label a clone of D_target gets where there are more than two classes.
+        batch: Points crafted together (default: all).
+        budget: Whether they replace training rows or are added.
+        steps: Hyperiterations a batch, from 1 on.
+        rounds: In how many parts they are taken, from 1 on.
+        ascent: The outer step rule for X_p.
+        hypergradient: The method (default: `Reverse`, or `Implicit` for a victim solved to optimality).
+        select: To keep the best round's points or the last's.
+        alternate: As in `OuterStep`.
+        initial: The w0 of inner training: one for a whole batch of points ("fixed"), a new one at every backward pass
+            ("fresh", as the paper trains its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see
+            `Averaged`). A of a round's end is always from the same w0.
+        seed: What with nothing else decides the starting points and the rows replaced.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 

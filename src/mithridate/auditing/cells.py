@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import TypeAdapter
 
-from mithridate.attacks.bilevel import Answered, Batch, Midway
+from mithridate.attacks.base import Answered, Batch, Midway
 from mithridate.files.limits import check_plain
 from mithridate.results.records import Record
 

@@ -6,14 +6,14 @@ and nothing optimised.
 
 import math
 from collections import Counter
-from dataclasses import fields
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.bilevel import Attack, Poisoning
+from mithridate.attacks.base import Poisoning
+from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Labelled
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, Retrained, retrain_and_measure
@@ -21,7 +21,7 @@ from mithridate.configuration.config import AuditConfig, model_name
 from mithridate.data.datasets import Split
 from mithridate.defences.policies import Learned, Strength
 from mithridate.defences.tuning import best_response, validation_losses
-from mithridate.results.records import LISTS, Record
+from mithridate.results.records import Record
 from mithridate.seeds import key
 from mithridate.victims.rows import Rows
 
@@ -71,15 +71,7 @@ def measured_cell(
     }
     measured_values = {name: value.tolist() for name, value in found._asdict().items()}
     record = Record(
-        dataset=config.dataset,
-        model=model_name(config.model),
-        split=index,
-        policy=attack.policy.name,
-        objective=config.objective,
-        budget=attack.budget,
-        n_train=int(train.size),
-        n_poison=len(poisoning.y_poison),
-        ratio=poisoning.ratio,
+        **_whose(config, index, attack, int(train.size), len(poisoning.y_poison)),
         **measured_values,
         valid_loss_before=poisoning.value_start,
         valid_loss_after=poisoning.value,
@@ -93,7 +85,6 @@ def measured_cell(
         baseline_valid_loss=float(baseline.valid_loss),
         baseline_attack_loss=float(baseline.attack_loss),
         baseline_log_strength=float(np.mean(strength)),
-        inner_steps=getattr(attack.learner.rule, "steps", 0),
         space=attack.learner.chosen_space((train,)),
         hypergradients=" ".join(f"{status}:{count}" for status, count in statuses.items()),
         stability=poisoning.stability,
@@ -105,19 +96,19 @@ def measured_cell(
 
 
 def failed_cell(config: AuditConfig, index: int, attack: Attack, ratio: int, split: Split, reason: str) -> Record:
-    """Return the record of a cell that could not be computed: whose it is, and NaN for all that is measured."""
+    """Return the record of a cell that could not be computed."""
     points = min(ratio * (attack.batch or attack.points), attack.points)
     rows = len(split.y_train) + (points if attack.budget == "added" else 0)
     learner, n_classes = attack.learner, len(split.classes)
     layers = len(jax.tree.leaves(jax.eval_shape(lambda: learner.model.weights(learner.model.init(jax.random.key(0))))))
     lengths = {"fprs": n_classes, "fnrs": n_classes, "weight_norms": layers}
-    unknown: dict[str, Any] = {
-        field.name: [math.nan] * lengths.get(field.name, math.prod(learner.strength_shape))
-        if field.name in LISTS
-        else math.nan
-        for field in fields(Record)
-    }
-    known = {
+    lengths |= dict.fromkeys(("log_strengths", "best_log_strengths"), math.prod(learner.strength_shape))
+    return Record.failed(reason, lengths, **_whose(config, index, attack, rows, points))
+
+
+def _whose(config: AuditConfig, index: int, attack: Attack, rows: int, points: int) -> dict[str, Any]:
+    """Return what is known of a cell before it is computed."""
+    return {
         "dataset": config.dataset,
         "model": model_name(config.model),
         "split": index,
@@ -127,11 +118,5 @@ def failed_cell(config: AuditConfig, index: int, attack: Attack, ratio: int, spl
         "n_train": rows,
         "n_poison": points,
         "ratio": points / rows,
-        "inner_steps": getattr(learner.rule, "steps", 0),
-        "space": "",
-        "hypergradients": "",
-        "status": "failed",
-        "reason": reason,
-        "seconds": 0.0,
+        "inner_steps": getattr(attack.learner.rule, "steps", 0),
     }
-    return Record(**unknown | known)

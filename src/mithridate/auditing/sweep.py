@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mithridate.attacks.bilevel import Attack, Batch, Midway
+from mithridate.attacks.base import Batch, Midway
+from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Labelled
 from mithridate.auditing.assembly import attack_of, model_of, objective_on, policies_of
 from mithridate.auditing.cells import Begun, Cell, Paused

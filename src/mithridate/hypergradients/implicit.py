@@ -170,8 +170,7 @@ class Implicit(HypergradientMethod):
         w = from_rows(features, coefs)
 
         def outer(z: Array) -> Array:
-            loss = jnp.vdot(target.weight, learner.loss(z, target.y)) / target.size
-            return -loss if problem.specific else loss
+            return problem.signed(jnp.vdot(target.weight, learner.loss(z, target.y)) / target.size)
 
         value, slope_target = jax.value_and_grad(outer)(target.x @ w + bias)
         h = slope_target @ target.x

@@ -102,7 +102,10 @@ class Bilevel(eqx.Module):
 
     def attacker_loss(self, params: Any) -> Float[Array, ""]:
         """Return A(D_target, w): the mean loss without the penalty, or its negative."""
-        loss = self.learner.mean_loss(params, (self.target,))
+        return self.signed(self.learner.mean_loss(params, (self.target,)))
+
+    def signed(self, loss: Float[Array, ""]) -> Float[Array, ""]:
+        """Return A where the mean loss on D_target is this."""
         return -loss if self.specific else loss
 
     def value(

@@ -30,7 +30,8 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float, Key
 
-from mithridate.attacks.bilevel import Attack, Poisoning
+from mithridate.attacks.base import Poisoning
+from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.outer import OuterStep, begin, take_steps
 from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
 from mithridate.auditing.audit import Progress, versions

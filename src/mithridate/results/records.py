@@ -1,8 +1,10 @@
 """One row per split, policy and ratio: plain data out."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
@@ -65,6 +67,15 @@ class Record:
     status: str
     reason: str
     seconds: float
+
+    @classmethod
+    def failed(cls, reason: str, lengths: Mapping[str, int], **known: Any) -> "Record":
+        """Return the record of a cell that could not be computed: NaN for what is measured, lists as long as said."""
+        unknown = {
+            field.name: [math.nan] * lengths[field.name] if field.name in LISTS else math.nan for field in fields(cls)
+        }
+        said = {"space": "", "hypergradients": "", "status": "failed", "reason": reason, "seconds": 0.0}
+        return cls(**{**unknown, **said, **known})
 
 
 LISTS = ("fprs", "fnrs", "log_strengths", "best_log_strengths", "weight_norms")

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from mithridate.attacks.bilevel import Attack, Budget
+from mithridate.attacks.base import Budget
+from mithridate.attacks.bilevel import Attack
 from mithridate.data.encoding import Encoder, Schema
 from mithridate.data.feasible import Mixed
 from mithridate.defences.policies import Policy
