@@ -19,6 +19,7 @@ from mithridate import cli
 from mithridate.results.records import Record, to_frame
 from mithridate.results.report import command, render, write_report
 from mithridate.results.report.command import REPEATED, SIZES
+from mithridate.results.report.wording import headline
 from mithridate.results.verdict import verdict
 
 NASTY = "<script>alert(1)</script>"
@@ -238,6 +239,13 @@ def test_tables_and_the_smallest_of_results(kinds):
     html = render([made_up(**kinds)])
     assert "<img" in html if "splits" in kinds else "feature 1" in html
     assert "strongest" in html if "splits" not in kinds else "the one defender tried" in html
+
+
+def test_defenders_who_are_all_equal_are_counted():
+    result = made_up()
+    frame = result.frame.assign(attack_success=0.1 + result.frame["ratio"], baseline_attack_success=0.0)
+    said = headline(replace(result, frame=frame)).sentence
+    assert said.endswith("from 10.0% to 25.0% against fixed=-8, and as far against every other of 2 defenders.")
 
 
 def test_rows_of_a_table_show_in_its_own_names_and_units():

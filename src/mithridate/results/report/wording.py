@@ -159,8 +159,10 @@ def headline(result: Audited) -> Headline:
         f"An attacker who controls {percent(most)} of the training rows ({points} of {n_train}) takes the {what} "
         f"from {percent(worst.clean)} to {percent(worst.worst)}"
     )
-    if best.policy == worst.policy:
+    if len(outcomes) == 1:
         sentence += f", against the one defender tried ({best.policy})."
+    elif best.policy == worst.policy:
+        sentence += f" against {best.policy}, and as far against every other of {len(outcomes)} defenders."
     else:
         sentence += (
             f" against the weakest of {len(outcomes)} defenders ({worst.policy}), and from {percent(best.clean)} to "
