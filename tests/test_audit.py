@@ -216,7 +216,8 @@ def test_the_baseline_is_retrained_with_its_own_answer(monkeypatch):
         return train(victim, rows, on, specific, strength, key)
 
     monkeypatch.setattr(measuring, "retrain_and_measure", noted)
-    last = mi.audit("digits-0v8", **ONE_FIXED | {"policies": ("learned",)}).frame.iloc[-1]
+    options: dict[str, Any] = ONE_FIXED | {"policies": ("learned",)}
+    last = mi.audit("digits-0v8", **options).frame.iloc[-1]
     assert last["log_strength"] != last["baseline_log_strength"]
     assert used[-2:] == pytest.approx([last["log_strength"], last["baseline_log_strength"]])
 

@@ -6,9 +6,11 @@ import json
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from rich.console import Console
 import mithridate as mi
 from mithridate.cli.printing import print_plan
 from mithridate.data.sources import prepared
+from mithridate.defences.base import Effort
+from mithridate.errors import Unplanned
 from mithridate.files.resources import free_memory
 from mithridate.planning import Plan, calibration, costs, duration, gib, plan, plans
 from mithridate.planning.costs import cost_of
@@ -97,6 +101,36 @@ def test_the_plan_of_the_whole_audit(result):
         assert chain.space == own["space"].iloc[0]
         counted = own["hypergradients"].iloc[-1].split()
         assert chain.hyperiterations == sum(int(entry.rpartition(":")[2]) for entry in counted)
+
+
+class Cautious(eqx.Module):
+    """A policy of a user's own: one more than what cross-validation says."""
+
+    inner: mi.CrossValidated = mi.CrossValidated(on_poisoned=True, k=3)
+    name: str = "cautious"
+    strengths: mi.Box = mi.Box(-8.0, 2.0)
+    descent: None = None
+
+    def respond(self, problem: Any, x_poison: Any, log_strength: Any, key: Any) -> Any:
+        return self.inner.respond(problem, x_poison, log_strength, key) + 1
+
+    def after_clean(self, log_strength: Any) -> "Cautious":
+        return self
+
+
+class Counting(Cautious):
+    def work(self, groups: tuple[int, ...]) -> Effort:
+        return self.inner.work(groups)
+
+
+def test_a_policy_of_ones_own_is_counted_where_it_says_what_it_computes():
+    made = work(**TINY, policies=("cv-poisoned",))
+    (own,) = replace(made, attacks=[replace(made.attacks[0], policy=Counting())]).chains
+    (built_in,) = made.chains
+    assert own == replace(built_in, policy="cautious")
+    assert own.trainings == 3 * 51 * own.responses > 0
+    with pytest.raises(Unplanned, match="the policy cautious does not say what it computes"):
+        _ = replace(made, attacks=[replace(made.attacks[0], policy=Cautious())]).chains
 
 
 @pytest.mark.parametrize(

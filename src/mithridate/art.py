@@ -13,7 +13,8 @@ from sklearn.base import clone
 
 from mithridate.attacks.bilevel import Attack
 from mithridate.data.feasible import Box
-from mithridate.defences.policies import Fixed, Learned, Policy
+from mithridate.defences.base import Policy
+from mithridate.defences.policies import Fixed, Learned
 from mithridate.errors import InputError
 from mithridate.hypergradients.steps import poison_rule
 from mithridate.victims.learner import Learner

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mithridate.defences.policies import Policy, Strength
+from mithridate.defences.base import Policy, Strength
 
 Budget = Literal["replaced", "added"]
 

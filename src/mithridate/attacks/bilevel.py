@@ -26,7 +26,7 @@ from mithridate.attacks.objectives import flipped
 from mithridate.attacks.outer import OuterStep, begin, take_steps
 from mithridate.configuration.objective import Flip
 from mithridate.data.feasible import FeasibleSet, Settling
-from mithridate.defences.policies import Policy, Strength
+from mithridate.defences.base import Policy, Strength
 from mithridate.errors import InputError
 from mithridate.execution.devices import exact, shared
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse

@@ -12,7 +12,8 @@ from mithridate.configuration.objective import parse_objective
 from mithridate.data.datasets import Split
 from mithridate.data.feasible import Box
 from mithridate.data.tables import read_rows
-from mithridate.defences.policies import Policy, parse_policy
+from mithridate.defences.base import Policy
+from mithridate.defences.policies import parse_policy
 from mithridate.errors import InputError
 from mithridate.hypergradients import METHODS, Checkpointed, HypergradientMethod
 from mithridate.hypergradients.steps import hyper_rule, poison_rule

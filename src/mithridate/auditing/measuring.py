@@ -19,8 +19,7 @@ from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, Retrained, retrain_and_measure
 from mithridate.configuration.config import AuditConfig, model_name
 from mithridate.data.datasets import Split
-from mithridate.defences.policies import Learned, Strength
-from mithridate.defences.tuning import best_response, validation_losses
+from mithridate.defences.base import Checked, Strength
 from mithridate.results.records import Record
 from mithridate.seeds import key
 from mithridate.victims.rows import Rows
@@ -50,14 +49,9 @@ def measured_cell(
         flipped = attack.rows(*poisoning.apply_start(split.x_train, split.y_train))
         strength = np.asarray(poisoning.policy.respond(attack.settled(flipped), nothing, strength, tuning_key))
         _, baseline = measured(flipped, strength)
-    best = np.full_like(poisoning.log_strength, math.nan)
-    if isinstance(poisoning.policy, Learned):
-        problem = attack.settled(train)
-        best = best_response(
-            lambda grid: validation_losses(problem, nothing, grid, tuning_key),
-            poisoning.policy.strengths,
-            poisoning.log_strength,
-        )
+    policy, best = poisoning.policy, np.full_like(poisoning.log_strength, math.nan)
+    if isinstance(policy, Checked):
+        best = policy.best(attack.settled(train), nothing, poisoning.log_strength, tuning_key)
     statuses = Counter(poisoning.statuses.tolist())
     diverged = not math.isfinite(found.valid_loss)
     faults = {

@@ -24,7 +24,7 @@ from mithridate.auditing.cells import Begun, Cell, Paused
 from mithridate.auditing.measuring import failed_cell, measured_cell
 from mithridate.configuration.config import BUILT_IN, AuditConfig
 from mithridate.data.datasets import Dataset, Split
-from mithridate.defences.policies import CrossValidated
+from mithridate.defences.base import Counted, Effort
 from mithridate.errors import InputError, MithridateError
 from mithridate.execution import devices
 from mithridate.execution.chains import check
@@ -158,7 +158,8 @@ class Sweep:
         """Return about how many steps a chain has left, a cross-validated answer counted for each of its folds."""
         config, policy = self.config, self.policies[chain.policy]
         steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
-        folds = config.folds if isinstance(policy, CrossValidated) and policy.on_poisoned else 1
+        effort = policy.work(()) if isinstance(policy, Counted) else Effort()
+        folds = max(1, effort.folds * effort.again)
         return steps * folds * sum(self._missing(chain, ratio) for ratio in range(self.ratios))
 
     def after(self, chain: Chain, outcome: Begun | Cell | Paused) -> Chain:

@@ -1,14 +1,11 @@
 """How the defender sets λ, and so how λ answers an attack.
 
-A policy has a `name`; `respond`, the λ that the defender would use on a given training set; `after_clean`, the
-policy in force once the training data can be poisoned; and, where λ also moves inside the attack's outer step
-(Eq. 5), a `descent` rule. The attacker knows the policy.
+Fixed, tuned on trusted validation rows, or cross-validated; see `Policy` for what they have in common.
 """
 
 import math
 import re
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,8 +15,14 @@ from jaxtyping import Array, Float, Key
 
 from mithridate.configuration.presets import PAPER_STRENGTHS
 from mithridate.data.feasible import Box
+from mithridate.defences.base import Effort, Policy, Strength
 from mithridate.defences.tuning import (
-    Strength,
+    POINTS,
+    SLOPES,
+    USUAL,
+    best_response,
+    candidates,
+    checked,
     cross_validation_losses,
     first_minimiser,
     folds,
@@ -37,36 +40,6 @@ from mithridate.victims.rows import join
 
 LARGEST = 30.0
 """Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """What an attack asks of the defender."""
-
-    @property
-    def name(self) -> str:
-        """The policy's name in records and figures."""
-        ...
-
-    @property
-    def strengths(self) -> Box:
-        """Φ(λ)."""
-        ...
-
-    @property
-    def descent(self) -> optax.GradientTransformation | None:
-        """The rule by which λ descends during the attack, or None where it stands still between responses."""
-        ...
-
-    def respond(
-        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
-    ) -> Strength:
-        """Return the λ that the defender sets when trained on `problem` with these points; now it is λ."""
-        ...
-
-    def after_clean(self, log_strength: Strength) -> "Policy":
-        """Return the policy for poisoned data, given the λ found on clean data."""
-        ...
 
 
 class Fixed(eqx.Module):
@@ -95,6 +68,10 @@ class Fixed(eqx.Module):
     def after_clean(self, log_strength: Strength) -> "Fixed":
         """Return itself."""
         return self
+
+    def work(self, groups: tuple[int, ...]) -> Effort:
+        """Return that nothing is trained."""
+        return Effort(again=False)
 
 
 class Learned(eqx.Module):
@@ -126,6 +103,20 @@ class Learned(eqx.Module):
         return minimise_vector(
             losses, lambda s: validation_slope(problem, x_poison, s, key), self.strengths, log_strength
         )
+
+    def best(
+        self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
+    ) -> Strength:
+        """Return the best response on a fine grid, of a vector each entry along its own axis (see `best_response`)."""
+        return best_response(lambda grid: validation_losses(problem, x_poison, grid, key), self.strengths, log_strength)
+
+    def work(self, groups: tuple[int, ...]) -> Effort:
+        """Return three grids of λ, or for a vector as much as its descents usually take."""
+        checks, again = checked(self.strengths, groups), self.closing
+        if not groups:
+            return Effort(trainings=3 * POINTS, checks=checks, again=again)
+        trainings = round(USUAL * len(candidates(self.strengths, groups)))
+        return Effort(trainings=trainings, slopes=round(USUAL * SLOPES), checks=checks, again=again)
 
     def after_clean(self, log_strength: Strength) -> "Learned":
         """Return itself, knowing that data may be poisoned now."""
@@ -179,6 +170,10 @@ class CrossValidated(eqx.Module):
         draw = generator(self.seed, "search")
         candidates = draw.uniform(self.strengths.low, self.strengths.high, (self.budget, *log_strength.shape))
         return candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))]
+
+    def work(self, groups: tuple[int, ...]) -> Effort:
+        """Return three grids of λ, or the search's budget, for each fold."""
+        return Effort((self.budget or 3 * POINTS) * self.k, self.k, again=self.on_poisoned)
 
     def after_clean(self, log_strength: Strength) -> Policy:
         """Return itself, or λ_CLEAN held fixed."""

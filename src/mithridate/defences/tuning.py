@@ -6,6 +6,7 @@ vector with one entry for each group of layers; a grid of k candidates is (k,) o
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Key
 from sklearn.model_selection import StratifiedKFold
 
 from mithridate.data.feasible import Box
+from mithridate.defences.base import Strength
 from mithridate.errors import InputError
 from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
@@ -29,12 +31,13 @@ DESCENTS = 4
 STOP = {"maxiter": 30, "maxls": 8, "ftol": 2e-6}
 """When one of them ends: a loss in float32 shows no smaller fall."""
 
+USUAL, SLOPES = 2.4, 14
+"""Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
+
 Losses = Callable[[Float[Array, "k *groups"]], Float[Array, " k"]]
 """Mean loss for each of k candidate λ."""
 Slope = Callable[[Float[Array, " groups"]], tuple[Float[Array, ""], Float[Array, " groups"]]]
 """Mean loss and its derivative in a vector λ."""
-Strength = Float[np.ndarray, "*groups"]
-"""λ: a number, or one entry for each group of layers."""
 
 
 def first_minimiser(losses: np.ndarray) -> int:
@@ -126,6 +129,25 @@ def best_response(losses: Losses, strengths: Box, at: Strength, spacing: float =
         values = _evaluated(losses, np.where(line, grid[:, None], at))
         best[i] = grid[0] if values[0] <= np.nanmin(values) * (1 + TIE) else grid[np.nanargmin(values)]
     return best
+
+
+def candidates(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
+    """Return λ as many as are tried at once: a grid, or for a vector the ends of all its lines."""
+    many = 1 + POINTS * (groups[0] + (groups[0] > 1)) if groups else POINTS
+    grid = np.linspace(float(np.min(strengths.low)), float(np.max(strengths.high)), many)
+    return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in groups)), (many, *groups)))
+
+
+def checked(strengths: Box, groups: tuple[int, ...]) -> int:
+    """Return for how many λ `best_response` trains."""
+    asked: list[int] = []
+
+    def count(grid: Any) -> np.ndarray:
+        asked.append(len(grid))
+        return np.zeros(len(grid))
+
+    best_response(count, strengths, np.zeros(groups))  # pyright: ignore[reportArgumentType]
+    return sum(asked)
 
 
 @shared

@@ -24,9 +24,9 @@ from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Split
 from mithridate.data.feasible import Box
-from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.defences.base import Strength, effort_of
 from mithridate.defences.tuning import (
-    Strength,
+    candidates,
     cross_validation_losses,
     first_minimiser,
     folds,
@@ -34,7 +34,6 @@ from mithridate.defences.tuning import (
     validation_slope,
 )
 from mithridate.planning.costs import Cost
-from mithridate.planning.workload import candidates
 from mithridate.seeds import key
 from mithridate.victims.learner import Learner, Space
 from mithridate.victims.rows import Rows, join
@@ -130,19 +129,20 @@ def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, 
     `seconds`, what the λ tried together should take; what would take long is shortened and scaled. The derivative is
     asked for where λ is a vector. What does not tune takes no time.
     """
-    policy, tried = attack.policy, candidates(attack)
+    policy, groups = attack.policy, attack.learner.strength_shape
+    effort, tried = effort_of(policy, groups), candidates(policy.strengths, groups)
     grid = jnp.asarray(tried, dtype=float)
     problem, where = attack.settled(rows), key(attack.seed, "plan")
     learner, factor = shortened(attack.learner, attack.learner.chosen_space((rows,), reused=True), seconds)
     problem = replace(problem, learner=learner)
     nothing = jnp.zeros((attack.batch or attack.points, rows.x.shape[1]))
-    if isinstance(policy, Fixed):
-        return NOTHING, NOTHING, np.array(np.broadcast_to(policy.log_strength, attack.learner.strength_shape))
-    if isinstance(policy, CrossValidated):
+    if not effort.trainings:
+        return NOTHING, NOTHING, np.array(np.broadcast_to(policy.strengths.low, groups), dtype=float)
+    if effort.folds:
         joined = join(problem.blocks(nothing))
         labels, there = np.asarray(joined.y), np.asarray(joined.weight) > 0
-        held_out = np.zeros((policy.k, len(labels)), dtype=bool)
-        held_out[:, there] = folds(labels[there], policy.k, 0)
+        held_out = np.zeros((effort.folds, len(labels)), dtype=bool)
+        held_out[:, there] = folds(labels[there], effort.folds, 0)
 
         def losses() -> Any:
             return cross_validation_losses(learner, joined, jnp.asarray(held_out), grid, where)
@@ -155,9 +155,9 @@ def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, 
     found, values = timed(losses)
     best = np.asarray(tried[first_minimiser(np.asarray(values))])
     slope = NOTHING
-    if isinstance(policy, Learned) and best.ndim:
+    if effort.slopes:
         slope, _ = timed(lambda: validation_slope(problem, nothing, jnp.asarray(best, dtype=float), where))
-    return found.times(factor / (len(tried) * getattr(policy, "k", 1))), slope.times(factor), best
+    return found.times(factor / (len(tried) * max(1, effort.folds))), slope.times(factor), best
 
 
 def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:

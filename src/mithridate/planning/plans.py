@@ -15,6 +15,8 @@ import jax
 
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset
+from mithridate.defences.base import effort_of
+from mithridate.defences.tuning import candidates
 from mithridate.errors import InputError, MithridateError, Unplanned
 from mithridate.execution import devices
 from mithridate.execution.devices import surroundings
@@ -23,7 +25,7 @@ from mithridate.files.resources import free_memory
 from mithridate.hypergradients import Checkpointed
 from mithridate.planning import calibration
 from mithridate.planning.calibration import Timed
-from mithridate.planning.workload import ChainPlan, Work, candidates
+from mithridate.planning.workload import ChainPlan, Work
 from mithridate.victims.models import LinearFirstLayer
 from mithridate.victims.spaces.gram import width_of
 
@@ -246,10 +248,11 @@ def _reckoned(work: Work) -> tuple[list[float], float]:
     flops, seconds = calibration.rate(), []
     for attack, chain, costs in zip(work.attacks, work.chains, work.costs, strict=True):
         one = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
-        folds = getattr(attack.policy, "k", 1)
+        groups = attack.learner.strength_shape
+        tried = len(candidates(attack.policy.strengths, groups)) * max(1, effort_of(attack.policy, groups).folds)
         seconds.append(
             chain.hyperiterations * one["hypergradient"] * chain.hypergradients / chain.hyperiterations
-            + (chain.trainings + chain.checks) * one.get("grid", 0.0) / (len(candidates(attack)) * folds)
+            + (chain.trainings + chain.checks) * one.get("grid", 0.0) / tried
             + chain.slopes * one.get("slope", 0.0)
             + chain.evaluations * one["retraining"]
         )

@@ -19,10 +19,10 @@ from mithridate.auditing.assembly import attack_of, evaluation_rule, model_of, o
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split
-from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.defences.base import effort_of
 from mithridate.defences.tuning import (
     POINTS,
-    best_response,
+    candidates,
     cross_validation_losses,
     validation_losses,
     validation_slope,
@@ -33,8 +33,6 @@ from mithridate.seeds import key
 from mithridate.victims.learner import Space
 from mithridate.victims.rows import Rows, join
 
-DESCENTS, SLOPES = 2.4, 14
-"""Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
 LANCZOS = 24
 """Vectors of the size of w, in float64, with which the curvature is found."""
 
@@ -164,9 +162,8 @@ def _length(attack: Attack, problem: Bilevel) -> int:
 
 def _kind(attack: Attack, chain: ChainPlan) -> Any:
     """Return what decides the cost of a chain's parts: shapes, and where a victim is solved, λ."""
-    policy = attack.policy
-    at = str(policy.log_strength) if isinstance(policy, Fixed) and attack.learner.solved else ""
-    return type(policy), getattr(policy, "k", 0), at, chain.inner_steps
+    strengths = str(attack.policy.strengths) if attack.learner.solved else ""
+    return effort_of(attack.policy, attack.learner.strength_shape)._replace(again=False), strengths, chain.inner_steps
 
 
 def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, aim: Objective) -> dict[str, Cost]:
@@ -177,19 +174,21 @@ def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, 
     points, strength, grid = (
         _shape(attack.batch or attack.points, m),
         _shape(*groups),
-        _shape(*candidates(attack).shape),
+        _shape(*candidates(policy.strengths, groups).shape),
     )
     memory = eqx.filter_eval_shape(method.start, problem, points, strength, where)
     costs = {"hypergradient": cost_of(method, problem, points, strength, where, memory)}
-    if isinstance(policy, CrossValidated):
+    effort = effort_of(policy, groups)
+    if effort.folds:
         rows = eqx.filter_eval_shape(lambda problem, points: join(problem.blocks(points)), problem, points)
-        held_out = jax.ShapeDtypeStruct((policy.k, len(rows.y)), bool)
+        held_out = jax.ShapeDtypeStruct((effort.folds, len(rows.y)), bool)
         costs["grid"] = cost_of(cross_validation_losses, learner, rows, held_out, grid, where)
-    elif isinstance(policy, Learned):
+    elif effort.trainings:
         costs["grid"] = cost_of(validation_losses, problem, points, grid, where)
+    if effort.checks:
         costs["check"] = cost_of(validation_losses, problem, points, _shape(2 * POINTS, *groups), where)
-        if groups:
-            costs["slope"] = cost_of(validation_slope, problem, points, strength, where)
+    if effort.slopes:
+        costs["slope"] = cost_of(validation_slope, problem, points, strength, where)
     sizes = (len(split.y_valid), len(split.y_test), len(attack.target[1]), len(aim.goal[1]))
     on, victim = Measured(*(_rows(n, m) for n in sizes)), learner.with_rule(evaluation_rule(config))
     specific = jax.ShapeDtypeStruct((), bool)
@@ -197,23 +196,14 @@ def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, 
 
 
 def _chain(attack: Attack, problem: Bilevel) -> ChainPlan:
-    policy, shape = attack.policy, attack.learner.strength_shape
+    policy = attack.policy
     batches = math.ceil(attack.points / (attack.batch or attack.points))
     rounds = len(range(0, attack.steps, math.ceil(attack.steps / attack.rounds)))
     draws = attack.initial if isinstance(attack.initial, int) else 1
     twice = policy.descent is not None and (attack.alternate or not problem.minimax)
     # To the clean set; at each batch's start, after each of its rounds, and to the baseline.
-    responses, size, slopes, checks = 1 + batches * (1 + rounds + 1), 3 * POINTS, 0, 0
-    if isinstance(policy, CrossValidated):
-        size = (policy.budget or size) * policy.k
-        responses = responses if policy.on_poisoned else 1
-    elif isinstance(policy, Learned):
-        checks = (1 + batches) * _checked(attack)
-        if shape:
-            size, slopes = round(DESCENTS * len(candidates(attack))), round(DESCENTS * SLOPES)
-        responses = responses if policy.closing else 1
-    else:
-        responses = 0
+    effort = effort_of(policy, attack.learner.strength_shape)
+    responses = (1 + batches * (1 + rounds + 1) if effort.again else 1) if effort.trainings else 0
     return ChainPlan(
         policy=policy.name,
         batches=batches,
@@ -225,28 +215,8 @@ def _chain(attack: Attack, problem: Bilevel) -> ChainPlan:
         space=attack.learner.chosen_space((problem.rest,), reused=True),
         method=type(attack.hypergradient).__name__,
         responses=responses,
-        trainings=responses * size,
-        slopes=responses * slopes,
-        checks=checks,
+        trainings=responses * effort.trainings,
+        slopes=responses * effort.slopes,
+        checks=(1 + batches) * effort.checks,
         evaluations=1 + 2 * batches,
     )
-
-
-def candidates(attack: Attack) -> np.ndarray:
-    """Return λ as many as a defender who tunes it tries at once: a grid, or for a vector the ends of all its lines."""
-    shape, box = attack.learner.strength_shape, attack.policy.strengths
-    many = 1 + POINTS * (shape[0] + (shape[0] > 1)) if shape else POINTS
-    grid = np.linspace(float(np.min(box.low)), float(np.max(box.high)), many)
-    return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in shape)), (many, *shape)))
-
-
-def _checked(attack: Attack) -> int:
-    """Return the trainings of one check of a learned λ: those that `best_response` asks for."""
-    asked: list[int] = []
-
-    def count(grid: Any) -> np.ndarray:
-        asked.append(len(grid))
-        return np.zeros(len(grid))
-
-    best_response(count, attack.policy.strengths, np.zeros(attack.learner.strength_shape))  # pyright: ignore[reportArgumentType]
-    return sum(asked)

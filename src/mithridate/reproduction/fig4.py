@@ -39,8 +39,8 @@ from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split, load_dataset
 from mithridate.data.feasible import Box, FeasibleSet
+from mithridate.defences.base import Strength
 from mithridate.defences.policies import Learned
-from mithridate.defences.tuning import Strength
 from mithridate.errors import InputError
 from mithridate.execution import devices
 from mithridate.hypergradients import (

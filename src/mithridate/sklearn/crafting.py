@@ -11,7 +11,7 @@ from mithridate.attacks.base import Budget
 from mithridate.attacks.bilevel import Attack
 from mithridate.data.encoding import Encoder, Schema
 from mithridate.data.feasible import Mixed
-from mithridate.defences.policies import Policy
+from mithridate.defences.base import Policy
 from mithridate.errors import InputError
 from mithridate.hypergradients.steps import poison_rule
 from mithridate.victims.learner import Learner

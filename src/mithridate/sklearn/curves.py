@@ -12,7 +12,8 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
-from mithridate.defences.policies import Learned, Policy
+from mithridate.defences.base import Policy
+from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
 from mithridate.sklearn.crafting import (
     Plan,
