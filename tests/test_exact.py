@@ -1,6 +1,7 @@
 """Victims that are solved to optimality, in both spaces, and the linear solves behind them."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -93,6 +94,17 @@ class Implicitly:
 
 BASE = draw(np.random.default_rng(SEED), n=24, m=30, n_p=4)
 """More features than rows, and separable."""
+
+
+@spaces
+def test_who_wants_the_labels_that_others_fear_climbs_the_other_way(space):
+    with jax.enable_x64(True):
+        problem, at, method = bilevel(BASE, exact(30, space, 1e-12)), point(BASE), mi.Implicit()
+        memory = method.start(problem, *at)
+        generic, specific = (jit(method)(each, *at, memory) for each in (problem, replace(problem, specific=True)))
+    for one, other in zip((generic.value, *pair(generic)), (specific.value, *pair(specific)), strict=True):
+        assert np.linalg.norm(one) > 1e-6
+        np.testing.assert_allclose(other, -one, rtol=1e-6)
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def problem_of(model, rows, *, rule: Any = DESCENT, space: Any = "plain", specif
         ("softmax", mi.Reverse(), "plain", True),
         ("softmax", mi.Reverse(), "gram", False),
         ("softmax", mi.Forward(), "plain", True),
-        ("softmax", mi.Implicit(), "exact", False),
+        ("softmax", mi.Implicit(), "exact", True),
         ("mlp", mi.Reverse(), "gram", True),
     ],
 )

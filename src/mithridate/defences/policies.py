@@ -21,11 +21,11 @@ from mithridate.defences.tuning import (
     SLOPES,
     USUAL,
     best_response,
-    candidates,
     checked,
     cross_validation_losses,
     first_minimiser,
     folds,
+    grid_over,
     minimise,
     minimise_vector,
     smaller_class,
@@ -115,7 +115,7 @@ class Learned(eqx.Module):
         checks, again = checked(self.strengths, groups), self.closing
         if not groups:
             return Effort(trainings=3 * POINTS, checks=checks, again=again)
-        trainings = round(USUAL * len(candidates(self.strengths, groups)))
+        trainings = round(USUAL * len(grid_over(self.strengths, groups)))
         return Effort(trainings=trainings, slopes=round(USUAL * SLOPES), checks=checks, again=again)
 
     def after_clean(self, log_strength: Strength) -> "Learned":

@@ -131,8 +131,8 @@ def best_response(losses: Losses, strengths: Box, at: Strength, spacing: float =
     return best
 
 
-def candidates(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
-    """Return λ as many as are tried at once: a grid, or for a vector the ends of all its lines."""
+def grid_over(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
+    """Return λ as many as are tried at once, spread over Φ(λ): of a vector as many as lie on all its lines."""
     many = 1 + POINTS * (groups[0] + (groups[0] > 1)) if groups else POINTS
     grid = np.linspace(float(np.min(strengths.low)), float(np.max(strengths.high)), many)
     return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in groups)), (many, *groups)))

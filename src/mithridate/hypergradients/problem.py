@@ -1,5 +1,6 @@
 """The bilevel problem as a hypergradient method sees it, and what every method returns."""
 
+import abc
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -132,6 +133,7 @@ class HypergradientMethod(eqx.Module):
         """Return the memory for a first call; the next calls get their predecessor's."""
         return ()
 
+    @abc.abstractmethod
     def __call__(
         self,
         problem: Bilevel,
@@ -141,7 +143,6 @@ class HypergradientMethod(eqx.Module):
         memory: Any = (),
     ) -> Hypergradient:
         """Return A and its two derivatives at (X_p, λ)."""
-        raise NotImplementedError
 
 
 def finite_status(*arrays: Any) -> Status:

@@ -26,10 +26,10 @@ from mithridate.data.datasets import Split
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Strength, effort_of
 from mithridate.defences.tuning import (
-    candidates,
     cross_validation_losses,
     first_minimiser,
     folds,
+    grid_over,
     validation_losses,
     validation_slope,
 )
@@ -130,16 +130,18 @@ def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, 
     asked for where λ is a vector. What does not tune takes no time.
     """
     policy, groups = attack.policy, attack.learner.strength_shape
-    effort, tried = effort_of(policy, groups), candidates(policy.strengths, groups)
+    effort, tried = effort_of(policy, groups), grid_over(policy.strengths, groups)
     grid = jnp.asarray(tried, dtype=float)
     problem, where = attack.settled(rows), key(attack.seed, "plan")
-    learner, factor = shortened(attack.learner, attack.learner.chosen_space((rows,), reused=True), seconds)
-    problem = replace(problem, learner=learner)
     nothing = jnp.zeros((attack.batch or attack.points, rows.x.shape[1]))
     if not effort.trainings:
         return NOTHING, NOTHING, np.array(np.broadcast_to(policy.strengths.low, groups), dtype=float)
+    blocks = problem.blocks(nothing)
+    joined = join(blocks)
+    space = attack.learner.chosen_space((joined,) if effort.folds else blocks)
+    learner, factor = shortened(attack.learner, space, seconds)
+    problem = replace(problem, learner=learner)
     if effort.folds:
-        joined = join(problem.blocks(nothing))
         labels, there = np.asarray(joined.y), np.asarray(joined.weight) > 0
         held_out = np.zeros((effort.folds, len(labels)), dtype=bool)
         held_out[:, there] = folds(labels[there], effort.folds, 0)

@@ -16,7 +16,7 @@ import jax
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset
 from mithridate.defences.base import effort_of
-from mithridate.defences.tuning import candidates
+from mithridate.defences.tuning import grid_over
 from mithridate.errors import InputError, MithridateError, Unplanned
 from mithridate.execution import devices
 from mithridate.execution.devices import surroundings
@@ -249,7 +249,7 @@ def _reckoned(work: Work) -> tuple[list[float], float]:
     for attack, chain, costs in zip(work.attacks, work.chains, work.costs, strict=True):
         one = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
         groups = attack.learner.strength_shape
-        tried = len(candidates(attack.policy.strengths, groups)) * max(1, effort_of(attack.policy, groups).folds)
+        tried = len(grid_over(attack.policy.strengths, groups)) * max(1, effort_of(attack.policy, groups).folds)
         seconds.append(
             chain.hyperiterations * one["hypergradient"] * chain.hypergradients / chain.hyperiterations
             + (chain.trainings + chain.checks) * one.get("grid", 0.0) / tried

@@ -22,8 +22,8 @@ from mithridate.data.datasets import Dataset, Split
 from mithridate.defences.base import effort_of
 from mithridate.defences.tuning import (
     POINTS,
-    candidates,
     cross_validation_losses,
+    grid_over,
     validation_losses,
     validation_slope,
 )
@@ -162,8 +162,9 @@ def _length(attack: Attack, problem: Bilevel) -> int:
 
 def _kind(attack: Attack, chain: ChainPlan) -> Any:
     """Return what decides the cost of a chain's parts: shapes, and where a victim is solved, λ."""
-    strengths = str(attack.policy.strengths) if attack.learner.solved else ""
-    return effort_of(attack.policy, attack.learner.strength_shape)._replace(again=False), strengths, chain.inner_steps
+    policy, effort = attack.policy, effort_of(attack.policy, attack.learner.strength_shape)
+    parts = effort.folds, effort.trainings > 0, effort.slopes > 0, policy.descent is not None
+    return parts, str(policy.strengths) if attack.learner.solved else "", chain.inner_steps
 
 
 def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, aim: Objective) -> dict[str, Cost]:
@@ -174,7 +175,7 @@ def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, 
     points, strength, grid = (
         _shape(attack.batch or attack.points, m),
         _shape(*groups),
-        _shape(*candidates(policy.strengths, groups).shape),
+        _shape(*grid_over(policy.strengths, groups).shape),
     )
     memory = eqx.filter_eval_shape(method.start, problem, points, strength, where)
     costs = {"hypergradient": cost_of(method, problem, points, strength, where, memory)}
