@@ -79,9 +79,7 @@ def logistic(dataset: str, splits: int = 3) -> pd.DataFrame:
         },
     }
     frame = rows(dataset, curves, splits)
-    return frame.assign(
-        baseline_test_error=0.02, best_log_strength=math.nan, inner_steps=200, negative="0", positive="8"
-    )
+    return frame.assign(best_log_strength=math.nan, inner_steps=200, negative="0", positive="8")
 
 
 def three(splits: int = 3) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from mithridate.data.datasets import Dataset, Split
 from mithridate.data.encoding import Schema
 from mithridate.data.feasible import Box
 from mithridate.data.tables import read_dataset, read_labelled, read_rows
-from mithridate.defences.policies import parse_policy
+from mithridate.defences.named import parse_policy
 from mithridate.errors import MithridateError
 from mithridate.hypergradients.steps import hyper_rule
 from mithridate.results.records import Record, file_name, to_frame
@@ -193,6 +193,7 @@ def made_run(image: bool) -> mi.AuditResult:
         for cell in ({"split": split, "policy": policy, "n_poison": n, "ratio": n / 40} for n in (0, 2, 4))
     ]
     frame = to_frame(cells)
+    defenders = {policy: {"fixed": policy != "learned", "words": "as it says"} for policy in ("fixed=-8", "learned")}
     arrays = {
         "x_poison": np.ones((4, m), "f4"),
         "x_start": np.zeros((4, m), "f4"),
@@ -222,7 +223,9 @@ def made_run(image: bool) -> mi.AuditResult:
         config.model_dump(mode="json"),
         {"mithridate": "0.1.0"},
         frame,
-        verdict(frame),
+        frame,
+        defenders,
+        verdict(frame, frame, ["fixed=-8"]),
         dict.fromkeys(keys, arrays),
         {} if image else dict.fromkeys(keys, (rows, rows[::-1])),
     )
@@ -246,6 +249,7 @@ def saved(kind: str) -> Path:
         result = made_run(kind == "image")
         (folder / "poison").mkdir(parents=True)
         result.frame.to_parquet(folder / "records.parquet", index=False)
+        result.candidates.to_parquet(folder / "candidates.parquet", index=False)
         (folder / "audit.json").write_text(json.dumps(result.summary()))
         for (split, policy), arrays in result.poison.items():
             start = folder / "poison" / f"split{split}-{file_name(policy)}"

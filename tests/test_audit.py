@@ -43,8 +43,17 @@ def test_policies_do_what_their_names_say(result):
     assert (cv.nunique() == 1).all()
     learned = frame[frame["policy"] == "learned"]
     assert (np.abs(learned["log_strength"] - learned["best_log_strength"]) <= 0.1).all()
-    clean = frame[frame["n_poison"] == 0]
-    np.testing.assert_array_equal(clean["test_error"], clean["baseline_test_error"])
+
+
+def test_every_poisoned_cell_is_measured_with_flipped_labels_beside_it(result):
+    own, flips = (result.candidates[result.candidates["attack"] == name] for name in ("bilevel", "flips"))
+    pd.testing.assert_frame_equal(own.reset_index(drop=True), result.frame)
+    cells = ["split", "policy", "n_poison", "n_train"]
+    poisoned = result.frame[result.frame["n_poison"] > 0]
+    assert flips[cells].to_numpy().tolist() == poisoned[cells].to_numpy().tolist()
+    assert (flips["test_error"].to_numpy() != poisoned["test_error"].to_numpy()).any()
+    assert flips["stability"].isna().all()
+    assert (flips["hypergradients"] == "").all()
 
 
 def assert_same(one: pd.DataFrame, two: pd.DataFrame):
@@ -76,7 +85,7 @@ def test_another_seed_gives_other_numbers(result):
 def test_the_run_directory_holds_what_is_promised(run):
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     figures = {"error", "regularisation", "rates", *(f"poison-{p.replace('=', '_')}" for p in POLICIES)}
-    expected = {"records.parquet", "audit.json", "report.html"} | {
+    expected = {"records.parquet", "candidates.parquet", "audit.json", "report.html"} | {
         f"figures/{f}.{k}" for f in figures for k in ("png", "svg")
     }
     expected |= {f"poison/split{s}-{p.replace('=', '_')}.npz" for s in (0, 1) for p in POLICIES}
@@ -203,23 +212,24 @@ def test_bounds_and_the_inner_training_are_obeyed():
 
 def test_without_the_closing_solve_the_baseline_answers_as_the_attack_does():
     options = ONE_FIXED | {"policies": ("learned",), "closing": False, "hyper_rule": "constant"}
-    frame = mi.audit("digits-0v8", **options).frame
-    np.testing.assert_array_equal(frame["log_strength"], frame["baseline_log_strength"])
+    result = mi.audit("digits-0v8", **options)
+    frame, flips = result.frame, result.candidates[result.candidates["attack"] == "flips"]
+    np.testing.assert_array_equal(frame[frame["n_poison"] > 0]["log_strength"], flips["log_strength"])
     assert "off-response" in "+".join(frame["status"])
 
 
 def test_the_baseline_is_retrained_with_its_own_answer(monkeypatch):
     used, train = [], measuring.retrain_and_measure
 
-    def noted(victim: Any, rows: Any, on: Any, specific: Any, strength: Any, key: Any) -> Any:
+    def noted(victim: Any, rows: Any, on: Any, specific: Any, strength: Any, *others: Any) -> Any:
         used.append(float(strength))
-        return train(victim, rows, on, specific, strength, key)
+        return train(victim, rows, on, specific, strength, *others)
 
     monkeypatch.setattr(measuring, "retrain_and_measure", noted)
     options: dict[str, Any] = ONE_FIXED | {"policies": ("learned",)}
-    last = mi.audit("digits-0v8", **options).frame.iloc[-1]
-    assert last["log_strength"] != last["baseline_log_strength"]
-    assert used[-2:] == pytest.approx([last["log_strength"], last["baseline_log_strength"]])
+    last = mi.audit("digits-0v8", **options).candidates["log_strength"].to_list()[-2:]
+    assert last[0] != last[1]
+    assert used[-2:] == pytest.approx(last)
 
 
 def test_a_configuration_is_for_its_own_data_set():

@@ -1,6 +1,7 @@
 """Fig. 1: each map is what single solves give place by place, the attack is one, the claims are judged."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 from matplotlib.collections import QuadMesh
 
 import mithridate as mi
-from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.auditing.assembly import evaluation_rule
+from mithridate.auditing.scenario import Scenario
 from mithridate.defences.tuning import minimise, validation_losses
 from mithridate.reproduction.fig1 import answered, ascend, best_responses, problem_of, run
 from mithridate.reproduction.fig1_claims import LEARNED, NONE, STRONG, claims, optima
@@ -30,8 +32,8 @@ def split(config) -> mi.Split:
 
 
 @pytest.fixture(scope="module")
-def attacks(config, split) -> dict[str, mi.Attack]:
-    return {policy.name: attack_of(config, split, policy, "0") for policy in policies_of(config)}
+def attacks(config) -> dict[str, Any]:
+    return {attack.policy.name: attack for attack in Scenario.of(mi.load_dataset("synthetic"), config).attacks}
 
 
 @pytest.fixture(scope="module")

@@ -299,7 +299,7 @@ def test_a_file_whose_name_is_not_unicode_is_refused(tmp_path):
 
 
 def test_whole_numbers_beyond_any_float_are_refused():
-    frame = pd.DataFrame({"a": [10**400, 1, 2, 3] * 5, "t": [0, 1] * 10})
+    frame = pd.DataFrame({"a": pd.Series([10**400, 1, 2, 3] * 5, dtype=object), "t": [0, 1] * 10})
     with pytest.raises(mi.DataError, match="column 'a' holds whole numbers that are too large"):
         mi.dataset_of(frame, "t")
 
@@ -320,7 +320,8 @@ def test_names_are_drawn_as_they_are(tmp_path):
     said["dataset"] |= {"name": "$\\frac{$", "classes": ["$_", "$^{$", "<script>alert(1)</script>"]}
     (run / "audit.json").write_text(json.dumps(said))
     frame = pd.read_parquet(run / "records.parquet").assign(objective="target-class $\\x$", dataset="$\\$$")
-    frame.to_parquet(run / "records.parquet", index=False)
+    for name in ("records", "candidates"):
+        frame.to_parquet(run / f"{name}.parquet", index=False)
     found = mi.load_result(run)
     for figure in found.plot().values():
         figure.draw_without_rendering()
@@ -356,7 +357,7 @@ def test_nothing_is_pickled_and_nothing_is_evaluated():
 
 
 def test_the_lock_fits_what_the_package_asks_for():
-    root = SOURCE.parents[1]
+    root = Path(__file__).resolve().parents[1]
     wanted = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
     lock = (root / "requirements.lock").read_text()
     locked = dict(re.findall(r"^([\w.-]+)==([\w.+]+)", lock, re.MULTILINE))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import mithridate as mi
-from mithridate.auditing.assembly import attack_of, policies_of, threat_model
+from mithridate.auditing.scenario import Scenario
+from mithridate.auditing.threat import threat_model
 from mithridate.hypergradients import Status
 from mithridate.hypergradients.steps import poison_rule
 from problems import SEED, M, bilevel, draw, jit, point
@@ -109,6 +110,6 @@ def test_a_configuration_says_which_w0(options, initial, words):
     config = mi.AuditConfig.of(dataset="synthetic", stabilise=False, **options)
     assert config.initial == initial
     assert mi.AuditConfig.of(**config.model_dump()) == config
-    assert words in threat_model(config, ("0", "8"))["inner_training"]
-    split = mi.load_dataset("synthetic").split(config.train, config.valid, 0, 0)
-    assert attack_of(config, split, policies_of(config)[0], "0").initial == initial
+    attack: Any = Scenario.of(mi.load_dataset("synthetic"), config).attacks[0]
+    assert words in threat_model(config, ("0", "8"), [attack])["inner_training"]
+    assert attack.initial == initial

@@ -11,7 +11,8 @@ import pytest
 
 import compiling
 import mithridate as mi
-from mithridate.auditing.assembly import attack_of, mismatch, policies_of, threat_model
+from mithridate.auditing.scenario import Scenario
+from mithridate.auditing.threat import mismatch, threat_model
 from mithridate.data.datasets import Dataset
 from mithridate.victims.rows import CHUNK, Rows, check_rows, join, take
 from problems import SEED, draw
@@ -182,16 +183,16 @@ def test_a_split_takes_little_memory_besides_its_own():
 # Minibatches inside the attack, by the configuration.
 
 
-def configured(**options: Any) -> tuple[mi.AuditConfig, mi.Attack]:
+def configured(**options: Any) -> tuple[mi.AuditConfig, Any]:
     config = mi.AuditConfig.of(dataset="digits-0v8", **FEW | options)
-    return config, attack_of(config, mi.load_dataset("digits-0v8").split(40, 40), policies_of(config)[0], "0")
+    return config, Scenario.of(mi.load_dataset("digits-0v8"), config).attacks[0]
 
 
 def test_inner_sgd_is_trained_by_minibatches_and_differentiated_with_checkpoints():
     config, attack = configured(inner="sgd", inner_batch=8, inner_steps=20, learning_rate=0.05)
     assert attack.learner.rule == mi.MinibatchSGD(0.05, 8, steps=20)
     assert attack.hypergradient == mi.Checkpointed()
-    assert "SGD, minibatches of 8, η = 0.05, T = 20" in threat_model(config, ("0", "8"))["inner_training"]
+    assert "SGD, minibatches of 8, η = 0.05, T = 20" in threat_model(config, ("0", "8"), [attack])["inner_training"]
     assert configured(inner="sgd", hypergradient="reverse")[1].hypergradient == mi.Reverse()
     config, attack = configured(inner="sgd", batch_size=16)
     assert attack.learner.rule.batch_size == config.inner_batch == 16

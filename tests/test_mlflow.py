@@ -43,7 +43,7 @@ def test_metrics_are_curves_over_the_number_of_points(result, run, store, policy
     client = mlflow.MlflowClient(store)
     run_id = log_run(run, tracking_uri=store)
     rows = result.frame[result.frame["policy"] == policy]
-    for column in ("test_error", "baseline_test_error", "weight_norm_sq"):
+    for column in ("test_error", "weight_norm_sq"):
         history = client.get_metric_history(run_id, f"{name}/{column}")
         found = {metric.step: metric.value for metric in history}
         assert found == pytest.approx(rows.groupby("n_poison")[column].mean().to_dict())

@@ -104,6 +104,8 @@ def made_of(config: mi.AuditConfig, frame: pd.DataFrame, layers: int) -> AuditRe
         config=config.model_dump(mode="json"),
         versions={"jax": "0"},
         frame=frame.assign(dataset=config.dataset, inner_steps=config.inner_steps * 2),
+        candidates=frame,
+        defenders={},
         verdict=Verdict((), {}, None, ("2 cells are marked weak",)),
         poison=poison,
     )

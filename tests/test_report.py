@@ -43,16 +43,22 @@ def made_up(
         dataset=name, train=40, valid=40, points=6, batch=3, splits=splits, policies=policies, **options
     )
 
-    def record(split: int, policy: str, n_poison: int) -> Record:
+    def record(split: int, policy: str, n_poison: int, attack: str = "bilevel") -> Record:
         bad = broken and n_poison == 6 and policy == policies[-1]
         error = math.nan if bad else 0.02 + 0.02 * n_poison + 0.01 * rng.random()
+        error /= 2 if attack == "flips" else 1
         rates = [math.nan if bad else float(rate) for rate in rng.random(len(classes))]
         strengths = [math.nan if bad else float(n_poison - 8 + group) for group in range(groups)]
         return Record(
             dataset=name,
             model="logistic",
+            loss="logistic",
+            penalty="l2",
+            task="classification",
             split=split,
             policy=policy,
+            defence="none",
+            attack=attack,
             objective=config.objective,
             budget="replaced",
             n_train=40,
@@ -75,11 +81,6 @@ def made_up(
             best_log_strengths=[math.nan] * groups,
             weight_norm_sq=3.0 - error,
             weight_norms=[0.1] * groups,
-            baseline_test_error=error / 2,
-            baseline_attack_success=error / 2,
-            baseline_valid_loss=error,
-            baseline_attack_loss=error,
-            baseline_log_strength=-8.0,
             inner_steps=100,
             space="plain",
             hypergradients="ok:10",
@@ -101,7 +102,9 @@ def made_up(
             **({} if split else weights),
         }
 
-    frame = to_frame(record(s, policy, n) for policy in policies for s in range(splits) for n in ratios)
+    at = [(s, policy, n) for policy in policies for s in range(splits) for n in ratios]
+    frame = to_frame(record(*each) for each in at)
+    candidates = pd.concat([frame, to_frame(record(*each, "flips") for each in at if each[2])], ignore_index=True)
     dataset = {"name": name, "classes": list(classes), "features": 6, "image_shape": image_shape, "train": 40}
     dataset |= {"feature_names": [], "columns": []}
     return mi.AuditResult(
@@ -115,7 +118,9 @@ def made_up(
         config=config.model_dump(mode="json"),
         versions={"mithridate": "0", "jax": "0", "device": "cpu"},
         frame=frame,
-        verdict=verdict(frame),
+        candidates=candidates,
+        defenders={policy: {"fixed": policy != "learned", "words": f"does as {policy} says"} for policy in policies},
+        verdict=verdict(frame, candidates, [policy for policy in policies if policy != "learned"]),
         poison={(split, policy): arrays(split) for policy in policies for split in range(splits)},
     )
 
@@ -243,8 +248,8 @@ def test_tables_and_the_smallest_of_results(kinds):
 
 def test_defenders_who_are_all_equal_are_counted():
     result = made_up()
-    frame = result.frame.assign(attack_success=0.1 + result.frame["ratio"], baseline_attack_success=0.0)
-    said = headline(replace(result, frame=frame)).sentence
+    equal = result.candidates.assign(attack_success=0.1 + result.candidates["ratio"])
+    said = headline(replace(result, candidates=equal)).sentence
     assert said.endswith("from 10.0% to 25.0% against fixed=-8, and as far against every other of 2 defenders.")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
-from mithridate.auditing.assembly import attack_of, policies_of
+from mithridate.auditing.scenario import Scenario
 from mithridate.reproduction import FIGURES, Reproduction
 from mithridate.reproduction.fig4 import FIXED, attacked_by
 from mithridate.reproduction.fig4_claims import EXACT, FORWARD, REVERSE, REVERSED, SOLVED
@@ -82,8 +82,10 @@ def test_only_the_method_for_lambda_differs(written):
 
 def test_on_clean_data_as_well_lambda_descends_by_itself():
     config = mi.AuditConfig.of(**TINY, **FIXED)
-    split = mi.load_dataset("digits-0v8").split(40, 40)
-    attack = attacked_by(attack_of(config, split, policies_of(config)[0], "0"), mi.Reverse())
+    scenario = Scenario.of(mi.load_dataset("digits-0v8"), config)
+    split, own = scenario.split, scenario.attacks[0]
+    assert isinstance(own, mi.Attack)
+    attack = attacked_by(own, mi.Reverse())
     labels = np.where(np.arange(40) < 15, 1 - split.y_train, split.y_train)  # noise, so that λ has somewhere to go
     given = (attack.settled(attack.rows(split.x_train, labels)), jnp.zeros((6, 64)), np.array(-8.0), jax.random.key(0))
     found, best = attack.policy.respond(*given), mi.Learned().respond(*given)

@@ -52,7 +52,7 @@ def test_stopped_again_and_again_it_comes_to_the_same_bits(tmp_path, whole):
     assert_same(found, whole)
     assert_same(mi.load_result(tmp_path / "run"), whole)
     assert {path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."} == {
-        *("manifest.json", "audit.json", "records.parquet", "report.html", "poison", "figures")
+        *("manifest.json", "audit.json", "records.parquet", "candidates.parquet", "report.html", "poison", "figures")
     }
 
 
@@ -277,10 +277,10 @@ def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, whole, monkeypatch,
     monkeypatch.undo()
     measured = measuring.measured_cell
 
-    def fails(config: Any, index: int, attack: Any, poisoning: Any, *given: Any) -> Any:
-        if (index, attack.policy.name, len(poisoning.y_poison)) == (1, "learned", 3):
+    def fails(scenario: Any, attack: Any, poisoning: Any) -> Any:
+        if (scenario.index, attack.policy.name, len(poisoning.y_poison)) == (1, "learned", 3):
             raise MemoryError("Unable to allocate 7 TiB")
-        return measured(config, index, attack, poisoning, *given)
+        return measured(scenario, attack, poisoning)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mithridate.auditing.sweep.measured_cell", fails)
@@ -325,9 +325,7 @@ def test_a_victim_whose_training_diverges_has_failed(tmp_path):
 
 
 def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypatch):
-    import mithridate.auditing.sweep
-
-    run = mithridate.auditing.sweep.Attack.stages
+    run = mi.Attack.stages
 
     def fails(self: Any, *given: Any) -> Any:
         if self.policy.name == "cv-clean":
@@ -335,7 +333,7 @@ def test_a_chain_that_fails_at_once_leaves_the_others(tmp_path, whole, monkeypat
         return run(self, *given)
 
     monkeypatch.undo()
-    monkeypatch.setattr(mithridate.auditing.sweep.Attack, "stages", fails)
+    monkeypatch.setattr(mi.Attack, "stages", fails)
     found = mi.audit(DATA, out=tmp_path / "run", **TINY)
     own = found.frame["policy"] == "learned"
     pd.testing.assert_series_equal(found.frame[own]["test_error"], whole.frame[own]["test_error"])

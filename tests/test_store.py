@@ -54,7 +54,7 @@ def stopped(tmp_path_factory) -> Path:
         (lambda run: (run / "manifest.json").unlink(), "there is no manifest.json"),
         (lambda run: (run / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json"),
-        (changed_manifest(format=2), "format 2, expected 1"),
+        (changed_manifest(format=1), "its format is 1, and this version goes on with 2"),
         (changed_manifest(data="0" * 64), "was changed: its hash is not that of its configuration"),
         (changed_manifest(versions={}), "another version: mithridate None there"),
         (changed_manifest(place="mnsit"), "cannot be had again: unknown data set"),
@@ -97,5 +97,5 @@ def test_code_is_not_run_because_a_directory_says_so(stopped, tmp_path):
     config = said.config | {"model": "os:_exit", "execution": "auto"}
     made = store.Manifest.of(config, said.data, said.place, said.versions)
     (run / "manifest.json").write_text(made.model_dump_json())
-    with pytest.raises(mi.InputError, match="code that would be run; if you trust it, add --model os:_exit"):
+    with pytest.raises(mi.InputError, match="code of somebody's; if you trust it, add --model os:_exit"):
         mi.resume(run)

@@ -8,16 +8,16 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
 import mithridate as mi
-from mithridate.defences.policies import parse_policy
+from mithridate.defences.named import parse_policy
 from mithridate.defences.tuning import (
     best_response,
     cross_validation_losses,
     first_minimiser,
-    folds,
     minimise,
     validation_losses,
 )
 from mithridate.hypergradients.steps import hyper_rule, poison_rule
+from mithridate.tasks.classification import Classification
 
 PHI = mi.Box(-8.0, np.log(200))
 
@@ -71,7 +71,7 @@ def test_validation_losses_are_the_values_one_by_one(learner, digits):
 
 def test_cross_validation_agrees_with_scikit_learn(digits):
     converged = mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.5, 4000))
-    masks = folds(digits.y_train, 5, seed=1)
+    masks = Classification().folds(digits.y_train, 5, seed=1)
     rows = mi.Rows.of(digits.x_train, digits.y_train)
     grid = np.array([1.0, 3.0])
     found = cross_validation_losses(
@@ -87,13 +87,13 @@ def test_cross_validation_agrees_with_scikit_learn(digits):
 
 
 def test_folds_cover_each_row_once_and_are_stratified(digits):
-    masks = folds(digits.y_train, 5, seed=1)
+    masks = Classification().folds(digits.y_train, 5, seed=1)
     assert (masks.sum(axis=0) == 1).all()
     assert all(digits.y_train[mask].mean() == 0.5 for mask in masks)
-    np.testing.assert_array_equal(masks, folds(digits.y_train, 5, seed=1))
-    assert (masks != folds(digits.y_train, 5, seed=2)).any()
+    np.testing.assert_array_equal(masks, Classification().folds(digits.y_train, 5, seed=1))
+    assert (masks != Classification().folds(digits.y_train, 5, seed=2)).any()
     with pytest.raises(mi.InputError, match="from 2 to 30"):
-        folds(digits.y_train, 31, seed=1)
+        Classification().folds(digits.y_train, 31, seed=1)
 
 
 @pytest.mark.parametrize("text", ["fixed=-8", "fixed=log(200)", "fixed=0", "cv-clean", "learned", "cv-poisoned"])

@@ -6,10 +6,16 @@ import pytest
 
 import mithridate as mi
 from mithridate.results.records import FAULTS
-from mithridate.results.verdict import curves, gate_failures, parse_gate, verdict
+from mithridate.results.verdict import Verdict, curves, gate_failures, parse_gate, verdict
 
 
-def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status: str = "ok") -> pd.DataFrame:
+def judged(frame: pd.DataFrame, candidates: pd.DataFrame | None = None) -> Verdict:
+    """The verdict on records, λ standing still for all policies but the learned one."""
+    fixed = [policy for policy in frame["policy"].unique() if policy != "learned"]
+    return verdict(frame, frame if candidates is None else candidates, fixed)
+
+
+def frame_of(errors: dict[str, list[list[float]]], status: str = "ok") -> pd.DataFrame:
     """Records with the given test errors: policy → one list over ratios per split."""
     rows = [
         {"split": s, "policy": p, "n_poison": 10 * i, "ratio": 0.05 * i, "attack_success": e, "status": status}
@@ -17,11 +23,11 @@ def frame_of(errors: dict[str, list[list[float]]], baseline: float = 0.0, status
         for s, values in enumerate(splits)
         for i, e in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(baseline_attack_success=baseline, objective="indiscriminate")
+    return pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate")
 
 
 def test_the_verdict_s_arithmetic():
-    found = verdict(
+    found = judged(
         frame_of(
             {
                 "fixed=-8": [[0.03, 0.04, 0.20, 0.05], [0.04, 0.06, 0.20, 0.05]],
@@ -40,16 +46,18 @@ def test_the_verdict_s_arithmetic():
 
 def test_the_worse_of_attack_and_label_flipping_counts():
     errors = {"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]]}
-    assert verdict(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
-    worse = frame_of(errors)
-    worse.loc[worse["n_poison"] == 20, "baseline_attack_success"] = 0.2
-    assert verdict(worse).tolerance["learned"] == pytest.approx(0.05)
-    assert gate_failures(worse, 0.1, 0.10)
+    assert judged(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
+    frame = frame_of(errors)
+    flips = frame[frame["n_poison"] == 20].assign(attack="flips", attack_success=0.2)
+    both = pd.concat([frame, flips])
+    assert judged(frame, both).tolerance["learned"] == pytest.approx(0.05)
+    assert gate_failures(both, 0.1, 0.10)
+    assert not gate_failures(frame, 0.1, 0.10)
 
 
 def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
     broken = frame_of({"learned": [[0.01, np.nan, 0.03], [0.01, 0.02, 0.03]]}, status="non-finite")
-    found = verdict(broken)
+    found = judged(broken)
     assert found.tolerance["learned"] == 0
     assert "unknown" in gate_failures(broken, 0.5, 0.05)[0]
     assert curves(broken, ("attack_success",))["learned"]["attack_success"]["mean"][1] is None
@@ -61,7 +69,7 @@ def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_marked_cells_are_warned_of(fault):
-    found = verdict(frame_of({"learned": [[0.01, 0.02], [0.01, 0.02]]}, status=f"{fault}"))
+    found = judged(frame_of({"learned": [[0.01, 0.02], [0.01, 0.02]]}, status=f"{fault}"))
     assert any(fault in warning and FAULTS[fault] in warning for warning in found.warnings)
 
 

@@ -1,6 +1,9 @@
 from ._version import __version__ as __version__
-from .attacks.base import Poisoning as Poisoning
+from .attacks.base import Attacker as Attacker
 from .attacks.bilevel import Attack as Attack
+from .attacks.flips import Flips as Flips
+from .attacks.poison import Points as Points
+from .attacks.poison import Poisoning as Poisoning
 from .auditing.audit import audit as audit
 from .auditing.audit import resume as resume
 from .checking.check import CheckResult as CheckResult
@@ -13,6 +16,8 @@ from .data.feasible import Box as Box
 from .data.feasible import Mixed as Mixed
 from .data.tables import dataset_of as dataset_of
 from .data.tables import read_dataset as read_dataset
+from .defences.base import Effort as Effort
+from .defences.filters import Sphere as Sphere
 from .defences.policies import CrossValidated as CrossValidated
 from .defences.policies import Fixed as Fixed
 from .defences.policies import Learned as Learned
@@ -52,6 +57,7 @@ __all__ = [
     "L2",
     "MLP",
     "Attack",
+    "Attacker",
     "AuditConfig",
     "AuditResult",
     "Averaged",
@@ -64,8 +70,10 @@ __all__ = [
     "CurveDisplay",
     "DataError",
     "Dataset",
+    "Effort",
     "Exact",
     "Fixed",
+    "Flips",
     "Forward",
     "FunctionModel",
     "GradientDescent",
@@ -81,11 +89,13 @@ __all__ = [
     "MinibatchSGD",
     "MithridateError",
     "Mixed",
+    "Points",
     "PoisonDisplay",
     "Poisoning",
     "Reverse",
     "Reversible",
     "Rows",
+    "Sphere",
     "Split",
     "StorageError",
     "__version__",

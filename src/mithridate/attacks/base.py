@@ -1,102 +1,298 @@
-"""Poison: what an attack yields at each ratio, and what the rest of it depends on."""
+"""What an audit, a plan and a store may know of an attack, and what every attack does.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+An attack has a setting (`Attacker`'s fields), says where its points start, and may craft them batch by batch. The rest
+is common: budgets are kept here, every batch is answered by the defender, and the poison sets are nested.
+"""
 
+import abc
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
-from mithridate.defences.base import Policy, Strength
+from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points, Poisoning
+from mithridate.data.feasible import FeasibleSet, Settling
+from mithridate.defences.base import Accepting, Defender, Policy, Sanitiser, Strength
+from mithridate.errors import InputError
+from mithridate.execution.devices import exact, shared
+from mithridate.hypergradients import Bilevel, HypergradientMethod
+from mithridate.seeds import key
+from mithridate.tasks.base import Flip, Task
+from mithridate.victims.learner import Learner
+from mithridate.victims.rows import Rows, check_rows
 
 Budget = Literal["replaced", "added"]
 
 
-class Answered(NamedTuple):
-    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, and A."""
+class Crafting(NamedTuple):
+    """What crafting one batch computes: `steps` of `method`, each `derivatives` backward passes, in `rounds`."""
 
-    x_poison: np.ndarray
-    log_strength: Strength
-    descended: Strength
-    value: float
+    steps: int = 0
+    rounds: int = 0
+    derivatives: int = 0
+    method: HypergradientMethod | None = None
 
 
-class Batch(NamedTuple):
-    """One batch of points as crafted: what the next batch depends on, and what `Poisoning` says of this one.
+@shared
+def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> Array:
+    return problem.value(x_poison, log_strength, key)
 
-    `x_poison` (b, m) has as many rows as any batch, those past the batch's end without meaning.
+
+@dataclass(frozen=True, kw_only=True)
+class Attacker(abc.ABC):
+    """An attack: subclasses have a `name`, say where the points start, and may craft them.
+
+    Arguments:
+        learner: The victim as trained inside the attack.
+        target: (x, y), D_target, the rows on which A is measured.
+        feasible: Φ(X_p); where it can `settle` points (see `Settling`) they are settled before they are measured.
+        policy: How the defender sets λ.
+        defence: What the defender does to the rows before he trains, if anything (see `Sanitiser`).
+        points: How many in all, from 1 on.
+        valid: (x, y), D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3).
+        specific: Whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the
+            error-specific and error-generic attacks of Muñoz-González et al. (2017).
+        start: (x, y), the rows that the points begin as clones of, each in turn, with the labels that they keep
+            (default: D_target's, labels flipped as `flip` says unless they are the ones wanted, see `flipped`).
+        flip: Which other label a clone of D_target gets where there are more than two classes.
+        batch: Points crafted together (default: all).
+        budget: Whether they replace training rows or are added.
+        seed: What with nothing else decides all that is drawn.
+
+    Raises `InputError` when a number is out of its range, before anything is computed.
     """
 
-    x_poison: np.ndarray
-    log_strength: Strength
-    descended: Strength
-    value_start: float
-    value: float
-    stability: float
-    history: np.ndarray
-    statuses: np.ndarray
+    name: ClassVar[str]
 
-
-class Midway(NamedTuple):
-    """A batch between two rounds: all that the rest of it depends on.
-
-    `taken`, the steps so far; `start` and `best`, the round's ends that count; `state`, the leaves of the outer step's
-    `State`, the rules' memory included; `history` and `statuses` of the steps so far. The keys follow from `taken`.
-    """
-
-    taken: int
-    start: Answered
-    best: Answered
-    state: tuple[np.ndarray, ...]
-    history: np.ndarray
-    statuses: np.ndarray
-
-
-@dataclass(frozen=True)
-class Poisoning:
-    """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
-
-    `x_poison` (k, m), `y_poison` (k,) and `x_start` (k, m), where they started; `replaced` (k,), the rows of the
-    training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
-    poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
-    descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
-    far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
-    starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
-    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `batches`: each
-    batch so far, from which `Attack.stages` can go on.
-    """
-
-    x_poison: np.ndarray
-    y_poison: np.ndarray
-    x_start: np.ndarray
-    replaced: np.ndarray | None
-    ratio: float
+    learner: Learner
+    target: tuple[np.ndarray, np.ndarray]
+    feasible: FeasibleSet
     policy: Policy
-    log_strength: Strength
-    descended: Strength
-    value_start: float
-    value: float
-    stability: float
-    history: np.ndarray = field(repr=False)
-    statuses: np.ndarray = field(repr=False)
-    batches: tuple[Batch, ...] = field(repr=False)
+    points: int
+    defence: Sanitiser | None = None
+    valid: tuple[np.ndarray, np.ndarray] | None = None
+    specific: bool = False
+    start: tuple[np.ndarray, np.ndarray] | None = None
+    flip: Flip = "random"
+    batch: int | None = None
+    budget: Budget = "replaced"
+    seed: Any = 0
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.x_poison, self.y_poison))
+    def __post_init__(self):
+        self.check_counts("points", *(("batch",) if self.batch is not None else ()))
 
-    def apply(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the poisoned copy of the training set (x, y) that the attack was given."""
-        return _place(self.x_poison, self.y_poison, self.replaced, x, y)
+    def check_counts(self, *names: str) -> None:
+        """Raise `InputError` for a field of these that is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
 
-    def apply_start(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same with the starting points, nothing optimised: label flipping, the attack's baseline."""
-        return _place(self.x_start, self.y_poison, self.replaced, x, y)
+    @property
+    def defender(self) -> Defender:
+        """Whom the attack is on."""
+        return Defender(self.policy, self.defence)
+
+    @property
+    def task(self) -> Task:
+        """What the victim is trained to do."""
+        return self.learner.task(np.shape(self.target[0])[-1])
+
+    @abc.abstractmethod
+    def starting_points(self, x: np.ndarray, y: np.ndarray) -> Points:
+        """Return where all points start, for a training set x (n, m), y (n,): their features, labels and places."""
+
+    @abc.abstractmethod
+    def words(self) -> str:
+        """Return in plain words what the attack does to its points, as “the attacker …” goes on."""
+
+    def crafting(self) -> Crafting:
+        """Return what crafting one batch computes; nothing, unless a subclass crafts."""
+        return Crafting()
+
+    def craft(
+        self,
+        problem: Bilevel,
+        policy: Policy,
+        x_start: Array,
+        log_strength: Strength,
+        key: Array,
+        midway: Midway | None,
+    ) -> Generator[Midway, None, Crafted]:
+        """Return one batch as crafted; yield between two rounds, and go on from `midway`. By default points stay."""
+        start = self.answered(problem, policy, x_start, log_strength, key)
+        return Crafted(start, start.value)
+        yield
+
+    def answered(self, problem: Bilevel, policy: Policy, x_poison: Array, descended: Strength, key: Array) -> Answered:
+        """Return these points with the policy's answer to them, λ having descended so far, and A after it."""
+        strength = np.asarray(policy.respond(problem, x_poison, descended, key), dtype=float)
+        value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
+        return Answered(np.array(x_poison), strength, descended, value)
+
+    def poison(self, x: np.ndarray, y: np.ndarray) -> Poisoning:
+        """Return the finished poison for the training set x (n, m), y (n,); `x_p, y_p = attack.poison(x, y)`.
+
+        The inputs are not changed.
+        """
+        *_, last = self.run(x, y)
+        return last
+
+    def run(self, x: np.ndarray, y: np.ndarray, rows: Rows | None = None) -> Iterator[Poisoning]:
+        """Yield the poisoning of the training set x (n, m), y (n,) at every ratio: first 0, then batch by batch.
+
+        `rows`, where another attack on the same set has them already, is the set on the device (see `rows`). The inputs
+        are checked at once, the batches are computed as they are asked for.
+        """
+        stages = self.stages(x, y, rows)
+        return (stage for stage in stages if isinstance(stage, Poisoning))
+
+    def stages(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        rows: Rows | None = None,
+        done: Sequence[Batch] = (),
+        midway: Midway | None = None,
+    ) -> Iterator[Poisoning | Midway]:
+        """Yield as `run` does, and between two rounds of a batch a `Midway`; all can be stored, and gone on from.
+
+        Given the batches `done`, and where the next one stood `midway`, an attack goes on to the same numbers, to the
+        bit. The batches done are yielded again first.
+        """
+        x, y = self._checked(x, y)
+        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midway)
+
+    def _checked(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y = check_rows("training rows", x, y, self.task)
+        given = {"target rows": self.target, "validation rows": self.valid, "starting rows": self.start}
+        others = {
+            name: check_rows(name, rows[0], rows[1], self.task) for name, rows in given.items() if rows is not None
+        }
+        for name, (features, _) in others.items():
+            if features.shape[1] != x.shape[1]:
+                raise InputError(f"training rows have {x.shape[1]} features, {name} {features.shape[1]}")
+        if self.start is None and self.points > len(self.target[1]):
+            raise InputError(
+                f"points = {self.points}: at most {len(self.target[1])}, since each is cloned from its own target row"
+            )
+        if self.budget == "replaced" and self.points > len(x):
+            raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
+        return x, y
+
+    def started(self, x: np.ndarray, y: np.ndarray) -> Points:
+        """Return `starting_points` within Φ and settled. Raises `InputError` for points that are not in the budget.
+
+        There have to be as many as `points` says, of m features, with labels of the model's classes, each in a place of
+        its own: a row of x, or for points that are added the numbers from n on.
+        """
+        found, n, m = self.starting_points(x, y), len(y), x.shape[1]
+        name, k = f"attack {self.name}", self.points
+        points, labels, places = (np.asarray(part) for part in found)
+        if points.shape != (k, m) or labels.shape != (k,) or places.shape != (k,):
+            raise InputError(
+                f"{name}: its points must be {k} rows of {m} features, each with a label and a place; got features "
+                f"{points.shape}, labels {labels.shape} and places {places.shape}"
+            )
+        check_rows(f"{name}: its points", points, labels, self.task)
+        first, end = (0, n) if self.budget == "replaced" else (n, n + k)
+        if places.dtype.kind not in "iu" or places.min() < first or places.max() >= end:
+            raise InputError(f"{name}: its places must be whole numbers from {first} to {end - 1}; got {places[:5]}…")
+        if len(np.unique(places)) < k:
+            again = np.flatnonzero(np.bincount(places) > 1)[0]
+            raise InputError(f"{name}: two of its points have the place {again}; give each one of its own")
+        within = self.feasible.project(jnp.asarray(points, dtype=float))
+        return Points(self.settle(within), labels.astype(float), places)
+
+    def settle(self, x: Array) -> np.ndarray:
+        """Return points as they can be written down, where Φ knows of more than continuous values."""
+        return np.asarray(self.feasible.settle(x) if isinstance(self.feasible, Settling) else x)
+
+    def _batches(
+        self, x: np.ndarray, y: np.ndarray, rows: Rows, own: bool, done: Sequence[Batch], midway: Midway | None
+    ) -> Iterator[Poisoning | Midway]:
+        # The training set has room for every point from the start, and every batch is padded to the same size with
+        # points of weight 0: all ratios have the same shapes, and one compilation serves them.
+        step, batches, policy = self.batch or self.points, [], self.policy
+        start = self.started(x, y) if len(done) <= math.ceil(self.points / step) else None
+        target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
+        strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
+
+        firsts = range(0, self.points, step)
+        for first, end in ((0, 0), *((first, min(first + step, self.points)) for first in firsts)):
+            if len(batches) < len(done):
+                batch = done[len(batches)]
+                rows, own = _poisoned(rows, own, batch, step)
+            else:
+                assert start is not None  # a batch is left to be crafted
+                new = Points(*(part[first:end] for part in start))
+                begun = Rows.of(new.x, new.y, step)
+                rest = rows.with_weight(rows.weight.at[_padded(new.places, step, rows)].set(0.0, mode="drop"))
+                problem = Bilevel(self.learner, rest, begun.y, target, begun.weight, valid, self.specific, self.defence)
+                found = yield from self.craft(problem, policy, begun.x, strength, self.key(end), midway)
+                midway, best = None, found.best
+                batch = Batch(
+                    *(new.x, best.x_poison[: end - first], new.y, new.places, best.log_strength, best.descended),
+                    *(found.value_start, best.value, math.nan, found.history, found.statuses),
+                )
+                rows, own = _poisoned(rows, own, batch, step)
+                batch = batch._replace(stability=self.learner.stability(rows, batch.log_strength))
+            batches.append(batch)
+            strength = batch.log_strength
+            if not end:
+                policy = policy.after_clean(strength)
+            yield Poisoning.of(batches, policy, len(y), added=self.budget == "added")
+
+    @property
+    def evasive(self) -> bool:
+        """Whether there is a defence that tells where points pass, so that an attack can keep them there."""
+        return isinstance(self.defence, Accepting) and self.defence.accepts(self.feasible)
+
+    def within(self, problem: Bilevel) -> FeasibleSet:
+        """Return Φ, cut to where the defence lets this problem's points pass if it tells."""
+        if not (isinstance(self.defence, Accepting) and self.evasive):
+            return self.feasible
+        labels = np.asarray(problem.y_poison)
+        there = np.asarray(jnp.ones_like(problem.y_poison) if problem.poison_weight is None else problem.poison_weight)
+        return self.defence.accepted(problem.rest, labels[there > 0], self.feasible)
+
+    def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
+        """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
+        rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points, divided=True)
+        return exact(rows.with_gram)() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
+
+    def key(self, points: int) -> Key[Array, ""]:
+        """Return the key of the batch that ends with so many points, from which the defender's w0 are drawn as well."""
+        return jax.random.fold_in(key(self.seed, "attack"), points)
+
+    def settled(self, rows: Rows, put: Callable[[np.ndarray, np.ndarray], Rows] = Rows.of) -> Bilevel:
+        """Return the problem of training on these rows alone, in the shapes of the attack's own problems.
+
+        `put` makes rows of arrays: it may return their shapes alone.
+        """
+        nothing, valid = jnp.zeros(self.batch or self.points), put(*self.valid) if self.valid else None
+        return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific, self.defence)
 
 
-def _place(
-    points: np.ndarray, labels: np.ndarray, places: np.ndarray | None, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    if places is None:
-        return np.concatenate([x, points]), np.concatenate([y, labels])
-    x, y = x.astype(np.result_type(x, points)), y.astype(np.result_type(y, labels))
-    x[places], y[places] = points, labels
-    return x, y
+def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:
+    """Return so many places, those past the batch's end past the rows' end as well: they take nothing."""
+    return jnp.asarray(np.pad(places, (0, size - len(places)), constant_values=len(rows.y)))
+
+
+def _poisoned(rows: Rows, own: bool, batch: Batch, size: int) -> tuple[Rows, bool]:
+    """Return the rows with a batch in its places, and whether nobody else has them; only of others' is a copy made."""
+    if not len(batch.y_poison):
+        return rows, own
+    put = _put_in_place if own else _put
+    return put(rows, _padded(batch.places, size, rows), Rows.of(batch.x_poison, batch.y_poison, size)), True
+
+
+def _replaced(rows: Rows, places: Array, batch: Rows) -> Rows:
+    return rows.replaced(places, batch)
+
+
+_put, _put_in_place = shared(_replaced), shared(_replaced, donate="all")

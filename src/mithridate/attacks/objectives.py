@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mithridate.configuration.objective import Flip, parse_objective
+from mithridate.configuration.objective import parse_objective
 from mithridate.errors import InputError
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -67,24 +67,3 @@ def objective_of(
 def _of_class(rows: Labelled, label: int) -> Labelled:
     x, y = rows
     return x[y == label], y[y == label]
-
-
-def flipped(
-    labels: np.ndarray, rule: Flip, draw: np.random.Generator, x: np.ndarray, y: np.ndarray, n_classes: int
-) -> np.ndarray:
-    """Return another label for each of `labels` (n,): of two classes the other one.
-
-    Of more classes, by `rule`: any other, drawn at random; or that whose mean lies nearest to, or farthest from, the
-    mean of the row's own, in the rows x (N, m), y (N,).
-    """
-    if n_classes == 2:
-        return 1 - labels
-    if rule == "random":
-        return (labels + draw.integers(1, n_classes, len(labels))) % n_classes
-    means = np.full((n_classes, x.shape[1]), np.nan)
-    for k in np.unique(y).astype(int):
-        means[k] = x[y == k].mean(axis=0, dtype=np.float64)
-    distances = np.linalg.norm(means[:, None] - means[None], axis=2)
-    np.fill_diagonal(distances, np.nan)
-    pick = np.nanargmin if rule == "nearest" else np.nanargmax
-    return np.array([pick(distances[int(label)]) for label in labels], labels.dtype)

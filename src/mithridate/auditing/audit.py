@@ -4,7 +4,7 @@ The chains (see `sweep`) are executed in this process or in others (see `workers
 comes (see `store`), so that an audit goes on from there, to the same bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mithridate.attacks.bilevel import Attack
-from mithridate.auditing.assembly import mismatch, threat_model
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
-from mithridate.configuration.config import BUILT_IN, AuditConfig
+from mithridate.auditing.threat import mismatch, threat_model
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
@@ -72,6 +72,7 @@ def resume(
     directory: str | Path,
     *,
     model: str | None = None,
+    own: Sequence[str] = (),
     execution: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
@@ -79,19 +80,21 @@ def resume(
     """Go on with the audit of a run directory, and return its result; failed cells are tried again.
 
     Arguments: `model`, the model's name again where it is the user's own code, which is not run because a directory
-    says so; `execution`, if it is to be another one; the others as of `audit`. Raises `StorageError` when the directory
-    holds no such run, is in use or belongs to other data or versions, and as `audit` does.
+    says so, and `own`, likewise the names of all other parts that are; `execution`, if it is to be another one; the
+    others as of `audit`. Raises `StorageError` when the directory holds no such run, is in use or belongs to other data
+    or versions, and as `audit` does.
     """
     folder = Path(directory)
     if (folder / "audit.json").exists() and not (folder / CELLS).exists():
         return load_result(folder)
     found = Manifest.read(folder)
     again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to go on"
-    named = str(found.config.get("model"))
-    if named not in BUILT_IN and named != model:
-        raise InputError(
-            f"{folder}: its model is {named}, code that would be run; if you trust it, add --model {named} ({again})"
-        )
+    for named in own_parts(found.config):
+        if named not in (model, *own):
+            flag = "--model" if named == found.config.get("model") else "--own"
+            raise InputError(
+                f"{folder}: it runs {named}, code of somebody's; if you trust it, add {flag} {named} ({again})"
+            )
     try:
         config = AuditConfig.of(**found.config | {"execution": execution or found.execution})
         data = loaded(found.place, config)
@@ -147,7 +150,7 @@ def _checked(data: Dataset, config: AuditConfig) -> Sweep:
 def _computed(
     sweep: Sweep, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> AuditResult:
-    config, splits, policies = sweep.config, sweep.config.splits, [policy.name for policy in sweep.policies]
+    config, splits, policies = sweep.config, sweep.config.splits, [defender.name for defender in sweep.defenders]
     cells, paused = _read(store)
     chains = [
         Chain(
@@ -200,18 +203,21 @@ def _read(store: Store | None) -> tuple[dict[tuple[int, int, int], Cell], dict[t
 def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
     """Return the result that all cells come to."""
     data, config = sweep.data, sweep.config
-    frame = to_frame(cells[key].record for key in sorted(cells))
-    found = verdict(frame)
+    ordered = [cells[key] for key in sorted(cells)]
+    frame = to_frame(cell.record for cell in ordered)
+    candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))
+    defenders = {one.name: {"fixed": one.fixed, "words": one.words()} for one in sweep.defenders}
+    found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]])
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
     poison = {}
     for index in range(config.splits):
-        split, attacks = sweep.ready(index)[:2]
-        for number, attack in enumerate(attacks):
+        split = sweep.scenario(index).split
+        for number, name in enumerate(defenders):
             own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
             if own[0].batch:
-                poison[index, attack.policy.name] = _poison_arrays(own, attack, split)
-    split = sweep.ready(0).split
+                poison[index, name] = _poison_arrays(own, split, added=config.budget == "added")
+    split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
     return AuditResult(
         dataset={
             "name": data.name,
@@ -226,13 +232,15 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=threat_model(config, data.classes),
+        threat_model=threat_model(config, data.classes, attacks),
         config=config.model_dump(mode="json"),
         versions=versions(),
         frame=frame,
+        candidates=candidates,
+        defenders=defenders,
         verdict=found,
         poison=poison,
-        rows={at: _rows_of(arrays, sweep.ready(at[0]).split) for at, arrays in poison.items()} if data.schema else {},
+        rows={at: _rows_of(own, sweep.scenario(at[0]).split) for at, own in poison.items()} if data.schema else {},
     )
 
 
@@ -250,24 +258,26 @@ def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame,
     return before, after
 
 
-def _poison_arrays(cells: list[Cell], attack: Attack, split: Split) -> dict[str, np.ndarray]:
+def _poison_arrays(cells: list[Cell], split: Split, added: bool) -> dict[str, np.ndarray]:
     """Return what it takes to retrain on the poisoned sets of one chain without this program.
 
     The first `counts[i]` points are the poison at ratio i; raw features are x·scale + offset.
     """
     batches = [cell.batch for cell in cells if cell.batch]
-    x_start, y_poison, places = attack.starting_points(split.x_train, split.y_train)
-    counts = [cell.record.n_poison for cell in cells if cell.batch]
-    most, added = counts[-1], attack.budget == "added"
+    x_start, x_poison, y_poison, places = (
+        np.concatenate([getattr(batch, name) for batch in batches])
+        for name in ("x_start", "x_poison", "y_poison", "places")
+    )
+    places = places[:0] if added else places
     ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
     weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
     return {
-        "x_poison": np.concatenate([b.x_poison for b in batches[1:]] or [x_start])[:most].astype(np.float32),
-        "y_poison": y_poison[:most].astype(np.int8),
-        "x_start": x_start[:most].astype(np.float32),
-        "replaced": np.empty(0, np.int64) if added else places[:most],
-        "replaced_rows": np.empty(0, np.int64) if added else split.train_rows[places[:most]],
-        "counts": np.array(counts),
+        "x_poison": x_poison.astype(np.float32),
+        "y_poison": y_poison.astype(np.int8),
+        "x_start": x_start.astype(np.float32),
+        "replaced": places,
+        "replaced_rows": split.train_rows[places],
+        "counts": np.array([cell.record.n_poison for cell in cells if cell.batch]),
         "log_strength": np.array([batch.log_strength for batch in batches]),
         "history": np.concatenate([batch.history for batch in batches]).astype(np.float32),
         "train_rows": split.train_rows,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import TypeAdapter
 
-from mithridate.attacks.base import Answered, Batch, Midway
+from mithridate.attacks.poison import Answered, Batch, Midway
 from mithridate.files.limits import check_plain
 from mithridate.results.records import Record
 
@@ -32,7 +32,8 @@ class Begun(NamedTuple):
 class Cell(NamedTuple):
     """A cell that is finished, or has failed (`record.status`): then `batch` may be missing, or is what it came to.
 
-    `weights`: the victim's, layer by layer, flat, where the result keeps them.
+    `record`: the audited attack's; `others`: those of the attacks that it is compared with. `weights`: the victim's,
+    layer by layer, flat, where the result keeps them.
     """
 
     split: int
@@ -41,6 +42,7 @@ class Cell(NamedTuple):
     record: Record
     batch: Batch | None
     weights: tuple[np.ndarray, ...] = ()
+    others: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,12 +56,12 @@ class Cell(NamedTuple):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return it as arrays."""
-        values = asdict(self.record)
+        values = [asdict(record) for record in (self.record, *self.others)]
         # Not every reader of JSON knows NaN.
-        plain = json.dumps({name: _without_nan(value) for name, value in values.items()}, ensure_ascii=False)
+        plain = [{name: _without_nan(value) for name, value in one.items()} for one in values]
         batch = {} if self.batch is None else self.batch._asdict()
         return {
-            "record": np.array(plain),
+            "records": np.array(json.dumps(plain, ensure_ascii=False)),
             **{f"batch_{name}": np.asarray(value) for name, value in batch.items()},
             **{f"weights_{layer}": leaf for layer, leaf in enumerate(self.weights)},
         }
@@ -108,12 +110,14 @@ def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
     try:
         if not found[3]:
             return _paused(split, policy, arrays)
-        values = json.loads(str(arrays["record"]))
+        values = json.loads(str(arrays["records"]))
         check_plain(values)
-        record = _RECORD.validate_python({name: _with_nan(value) for name, value in values.items()})
+        record, *others = (
+            _RECORD.validate_python({name: _with_nan(value) for name, value in one.items()}) for one in values
+        )
         batch = {field: arrays[f"batch_{field}"] for field in Batch._fields} if "batch_value" in arrays else None
         made = Batch(**{field: _plain(value, field) for field, value in batch.items()}) if batch else None
-        return Cell(split, policy, int(found[3]), record, made, _numbered(arrays, "weights"))
+        return Cell(split, policy, int(found[3]), record, made, _numbered(arrays, "weights"), tuple(others))
     except (LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"it is damaged ({error})") from None
 

@@ -1,6 +1,6 @@
 """What a victim does once it is retrained from scratch on a poisoned set."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from mithridate.execution.devices import shared
 from mithridate.victims.learner import Learner
-from mithridate.victims.losses import predicted
-from mithridate.victims.rows import Rows
+from mithridate.victims.rows import Rows, sanitised
 
 
 class Metrics(NamedTuple):
@@ -56,26 +55,23 @@ def retrain_and_measure(
     specific: Bool[Array, ""],
     log_strength: Float[Array, "*groups"],
     key: Key[Array, ""],
+    defence: Any = None,
 ) -> Retrained:
-    """Train `victim` on `train` from scratch and measure it; `specific` as in `Attack`.
+    """Train `victim` from scratch on `train`, as far as the `defence` lets it pass, and measure it.
 
-    A rate without rows to measure is 0. Where training diverged every figure is NaN: its predictions mean nothing.
+    `specific` and `defence` as in `Attacker`.
+
+    Where training diverged every figure is NaN: its predictions mean nothing.
     """
-    params = victim.train((train,), log_strength, key)
+    params = victim.train(sanitised((train,), defence), log_strength, key)
     weights, logits = victim.model.weights(params), victim.model.logits(params, on.test.x)
-    n_classes = 2 if logits.ndim == 1 else logits.shape[1]
-    own, classes = predicted(logits), jnp.arange(n_classes, dtype=logits.dtype)
-    taken, there = own[:, None] == classes[None], on.test.y[:, None] == classes[None]
-    fprs, fnrs = _share(taken & ~there, ~there), _share(~taken & there, there)
-    reached = (predicted(victim.model.logits(params, on.goal.x)) == on.goal.y) == specific
+    task = victim.task(on.test.x.shape[1])
+    own, on_goal = task.predicted(logits), task.predicted(victim.model.logits(params, on.goal.x))
     loss = victim.mean_loss(params, (on.target,))
     found = Metrics(
-        test_error=jnp.mean(own != on.test.y),
-        attack_success=jnp.mean(reached),
-        fpr=fprs[1] if n_classes == 2 else jnp.mean(fprs),
-        fnr=fnrs[1] if n_classes == 2 else jnp.mean(fnrs),
-        fprs=fprs,
-        fnrs=fnrs,
+        test_error=jnp.mean(task.wrong(own, on.test.y)),
+        attack_success=jnp.mean(task.wrong(on_goal, on.goal.y) != specific),
+        **task.rates(own, on.test.y)._asdict(),
         valid_loss=victim.mean_loss(params, (on.valid,)),
         attack_loss=jnp.where(specific, -loss, loss),
         weight_norm_sq=victim.weight_norm_sq(params),
@@ -83,8 +79,3 @@ def retrain_and_measure(
     )
     sound = jnp.isfinite(found.valid_loss) & jnp.isfinite(found.weight_norm_sq)
     return Retrained(weights, Metrics(*(jnp.where(sound, value, jnp.nan) for value in found)))
-
-
-def _share(part: Bool[Array, "n k"], whole: Bool[Array, "n k"]) -> Float[Array, " k"]:
-    """Return how many of `whole` are in `part`, column by column."""
-    return jnp.sum(part, axis=0) / jnp.maximum(jnp.sum(whole, axis=0), 1)

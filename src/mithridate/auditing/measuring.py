@@ -1,24 +1,25 @@
-"""One cell measured: the victim retrained from scratch on the poisoned rows, and on the baseline.
+"""One cell measured: the victim retrained from scratch on the rows that each attack has poisoned.
 
-Training is by minibatch SGD (Table 3), or to optimality. The baseline is the same starting points with flipped labels
-and nothing optimised.
+Training is by minibatch SGD (Table 3), or to optimality. The attack that is audited is measured as it ended; beside it
+its rival, flipped labels, as the defender answers them. Both by the same code.
 """
 
 import math
+import time
 from collections import Counter
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.base import Poisoning
-from mithridate.attacks.bilevel import Attack
-from mithridate.attacks.objectives import Labelled
+from mithridate.attacks.base import Attacker
+from mithridate.attacks.poison import Poisoning, placed
 from mithridate.auditing.assembly import evaluation_rule
-from mithridate.auditing.evaluation import Measured, Retrained, retrain_and_measure
-from mithridate.configuration.config import AuditConfig, model_name
-from mithridate.data.datasets import Split
+from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.auditing.scenario import Scenario, rival_of
+from mithridate.configuration.parts import name_of
 from mithridate.defences.base import Checked, Strength
 from mithridate.results.records import Record
 from mithridate.seeds import key
@@ -28,85 +29,123 @@ RESPONSE_TOLERANCE = 0.1
 DIVERGED = "training the victim diverged: lower train_learning_rate or λ, or use precision = float64"
 
 
-def measured_cell(
-    config: AuditConfig, index: int, attack: Attack, poisoning: Poisoning, split: Split, goal: Labelled
-) -> tuple[Record, Any]:
-    """Return the record of one cell of split `index`, its seconds still 0, and the retrained victim's weights."""
-    cell_key, tuning_key = key(attack.seed, "retrain", len(poisoning.y_poison)), attack.key(len(poisoning.y_poison))
-    victim = attack.learner.with_rule(evaluation_rule(config))
-    valid, test = (split.x_valid, split.y_valid), (split.x_test, split.y_test)
-    on = Measured(*(Rows.of(*rows) for rows in (valid, test, attack.target, goal)))
+class Trained(NamedTuple):
+    """One attack's record, the weights of the victim that it is of, and the rows that the victim was trained on."""
 
-    def measured(train: Rows, log_strength: Strength) -> Retrained:
-        strength = jnp.asarray(log_strength, dtype=float)
-        return jax.device_get(retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, cell_key))
+    record: Record
+    weights: Any
+    train: Rows
 
-    nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
-    train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
-    weights, found = measured(train, poisoning.log_strength)
-    baseline, strength = found, poisoning.log_strength
-    if len(poisoning.y_poison):
-        flipped = attack.rows(*poisoning.apply_start(split.x_train, split.y_train))
-        strength = np.asarray(poisoning.policy.respond(attack.settled(flipped), nothing, strength, tuning_key))
-        _, baseline = measured(flipped, strength)
-    policy, best = poisoning.policy, np.full_like(poisoning.log_strength, math.nan)
-    if isinstance(policy, Checked):
-        best = policy.best(attack.settled(train), nothing, poisoning.log_strength, tuning_key)
-    statuses = Counter(poisoning.statuses.tolist())
+
+def measured_cell(scenario: Scenario, attack: Attacker, poisoning: Poisoning) -> tuple[list[Record], Any]:
+    """Return the records of one cell, the audited attack's first, and the retrained victim's weights.
+
+    The first one's seconds are still 0.
+    """
+    split, k = scenario.split, len(poisoning.y_poison)
+    own = _trained(scenario, attack, k, poisoning.apply(split.x_train, split.y_train), poisoning.log_strength)
+    rival, others = rival_of(attack), []
+    if k and rival:
+        started = time.perf_counter()
+        points, labels, places = (part[:k] for part in rival.started(split.x_train, split.y_train))
+        added = None if attack.budget == "added" else places
+        rows = placed(points, labels, added, split.x_train, split.y_train)
+        strength = _answer(attack, poisoning, attack.rows(*rows))
+        flipped = _trained(scenario, rival, k, rows, strength).record
+        others.append(replace(flipped, seconds=time.perf_counter() - started))
+    return [_judged(own, attack, poisoning, others), *others], own.weights
+
+
+def _answer(attack: Attacker, poisoning: Poisoning, rows: Rows) -> Strength:
+    """Return the λ with which the defender answers these rows, where he stands at this ratio."""
+    nothing, where = jnp.zeros((attack.batch or attack.points, rows.x.shape[1])), attack.key(len(poisoning.y_poison))
+    return np.asarray(poisoning.policy.respond(attack.settled(rows), nothing, poisoning.log_strength, where))
+
+
+def _trained(
+    scenario: Scenario, attack: Attacker, k: int, rows: tuple[np.ndarray, np.ndarray], log_strength: Strength
+) -> Trained:
+    """Return what an attack with k points comes to on these rows, the defender having set λ."""
+    split, aim, strength = scenario.split, scenario.objective, jnp.asarray(log_strength, dtype=float)
+    sets = (split.x_valid, split.y_valid), (split.x_test, split.y_test), attack.target, aim.goal
+    victim, on = (
+        attack.learner.with_rule(evaluation_rule(scenario.config)),
+        Measured(*(Rows.of(*each) for each in sets)),
+    )
+    train, where = attack.rows(*rows), key(attack.seed, "retrain", k)
+    specific = jnp.array(attack.specific)
+    weights, found = jax.device_get(retrain_and_measure(victim, train, on, specific, strength, where, attack.defence))
     diverged = not math.isfinite(found.valid_loss)
+    record = Record(
+        **_whose(scenario, attack, int(train.size), k),
+        **{name: value.tolist() for name, value in found._asdict().items()},
+        log_strength=float(np.mean(log_strength)),
+        log_strengths=np.atleast_1d(log_strength).tolist(),
+        best_log_strengths=[math.nan] * int(np.size(log_strength)),
+        space=attack.learner.chosen_space((train,)),
+        status="failed" if diverged else "ok",
+        reason=DIVERGED if diverged else "",
+        seconds=0.0,
+    )
+    return Trained(record, weights, train)
+
+
+def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[Record]) -> Record:
+    """Return the audited attack's record with what is known of it alone, and its faults."""
+    policy, best, found = poisoning.policy, np.full_like(poisoning.log_strength, math.nan), own.record
+    if isinstance(policy, Checked):
+        nothing = jnp.zeros((attack.batch or attack.points, own.train.x.shape[1]))
+        where = attack.key(len(poisoning.y_poison))
+        best = policy.best(attack.settled(own.train), nothing, poisoning.log_strength, where)
+    statuses, diverged = Counter(poisoning.statuses.tolist()), bool(found.reason)
     faults = {
         "failed": diverged,
         "non-finite": "non_finite" in statuses or diverged,
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
-        "weak": bool(len(poisoning.y_poison))
-        and (found.attack_loss <= baseline.attack_loss or found.attack_success < baseline.attack_success),
+        "weak": any(
+            found.attack_loss <= other.attack_loss or found.attack_success < other.attack_success for other in others
+        ),
     }
-    measured_values = {name: value.tolist() for name, value in found._asdict().items()}
-    record = Record(
-        **_whose(config, index, attack, int(train.size), len(poisoning.y_poison)),
-        **measured_values,
+    return replace(
+        found,
         valid_loss_before=poisoning.value_start,
         valid_loss_after=poisoning.value,
-        log_strength=float(np.mean(poisoning.log_strength)),
-        log_strengths=np.atleast_1d(poisoning.log_strength).tolist(),
         descended_log_strength=float(np.mean(poisoning.descended)),
         best_log_strength=float(np.mean(best)),
         best_log_strengths=np.atleast_1d(best).tolist(),
-        baseline_test_error=float(baseline.test_error),
-        baseline_attack_success=float(baseline.attack_success),
-        baseline_valid_loss=float(baseline.valid_loss),
-        baseline_attack_loss=float(baseline.attack_loss),
-        baseline_log_strength=float(np.mean(strength)),
-        space=attack.learner.chosen_space((train,)),
         hypergradients=" ".join(f"{status}:{count}" for status, count in statuses.items()),
         stability=poisoning.stability,
         status="+".join(fault for fault, present in faults.items() if present) or "ok",
-        reason=DIVERGED if diverged else "",
-        seconds=0.0,
     )
-    return record, weights
 
 
-def failed_cell(config: AuditConfig, index: int, attack: Attack, ratio: int, split: Split, reason: str) -> Record:
-    """Return the record of a cell that could not be computed."""
+def failed_cell(scenario: Scenario, attack: Attacker, ratio: int, reason: str) -> list[Record]:
+    """Return the records of a cell that could not be computed, the audited attack's first."""
     points = min(ratio * (attack.batch or attack.points), attack.points)
-    rows = len(split.y_train) + (points if attack.budget == "added" else 0)
-    learner, n_classes = attack.learner, len(split.classes)
+    rows = len(scenario.split.y_train) + (points if attack.budget == "added" else 0)
+    learner, n_classes = attack.learner, len(scenario.split.classes)
     layers = len(jax.tree.leaves(jax.eval_shape(lambda: learner.model.weights(learner.model.init(jax.random.key(0))))))
     lengths = {"fprs": n_classes, "fnrs": n_classes, "weight_norms": layers}
     lengths |= dict.fromkeys(("log_strengths", "best_log_strengths"), math.prod(learner.strength_shape))
-    return Record.failed(reason, lengths, **_whose(config, index, attack, rows, points))
+    rivals = [rival] if points and (rival := rival_of(attack)) else []
+    return [Record.failed(reason, lengths, **_whose(scenario, each, rows, points)) for each in (attack, *rivals)]
 
 
-def _whose(config: AuditConfig, index: int, attack: Attack, rows: int, points: int) -> dict[str, Any]:
+def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict[str, Any]:
     """Return what is known of a cell before it is computed."""
+    config, defender = scenario.config, attack.defender
     return {
         "dataset": config.dataset,
-        "model": model_name(config.model),
-        "split": index,
-        "policy": attack.policy.name,
+        "model": name_of(config.model),
+        "loss": name_of(config.loss),
+        "penalty": name_of(config.penalty),
+        "task": attack.task.name,
+        "split": scenario.index,
+        "policy": defender.name,
+        "defence": defender.sanitiser.name if defender.sanitiser else "none",
+        "attack": attack.name,
         "objective": config.objective,
         "budget": attack.budget,
         "n_train": rows,

@@ -25,7 +25,7 @@ from mithridate.files.durable import PART, flush, write_whole
 from mithridate.files.limits import contained, read_json, read_npz, regular_file
 from mithridate.results.results import check_free
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, CELLS, LOCK = "manifest.json", "cells", ".lock"
 
 
@@ -60,7 +60,10 @@ class Manifest(BaseModel):
         try:
             content = read_json(regular_file(directory, MANIFEST))
             if isinstance(content, dict) and content.get("format") != FORMAT:
-                raise ValueError(f"format {content.get('format')!r}, expected {FORMAT}")
+                raise ValueError(
+                    f"its format is {content.get('format')!r}, and this version goes on with {FORMAT}: finish it with "
+                    "the version that began it, or begin again in another directory"
+                )
             found = cls(**content)
         except FileNotFoundError:
             raise StorageError(f"{directory} holds no run that could go on: there is no {MANIFEST} in it") from None

@@ -11,34 +11,26 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.base import Batch, Midway
-from mithridate.attacks.bilevel import Attack
-from mithridate.attacks.objectives import Labelled
-from mithridate.auditing.assembly import attack_of, model_of, objective_on, policies_of
+from mithridate.attacks.poison import Batch, Midway
+from mithridate.auditing.assembly import defenders_of
 from mithridate.auditing.cells import Begun, Cell, Paused
 from mithridate.auditing.measuring import failed_cell, measured_cell
-from mithridate.configuration.config import BUILT_IN, AuditConfig
-from mithridate.data.datasets import Dataset, Split
+from mithridate.auditing.scenario import Scenario
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import own_parts, source_of
+from mithridate.data.datasets import Dataset
 from mithridate.defences.base import Counted, Effort
 from mithridate.errors import InputError, MithridateError
 from mithridate.execution import devices
 from mithridate.execution.chains import check
 from mithridate.execution.work import Pace
 from mithridate.victims.rows import Rows
-
-
-class Ready(NamedTuple):
-    """What the chains of one split share: the attacks in the order of the policies, D_tr on the device, the goal."""
-
-    split: Split
-    attacks: list[Attack]
-    rows: Rows
-    goal: Labelled
 
 
 @dataclass(frozen=True)
@@ -56,10 +48,9 @@ class Sweep:
 
     def __init__(self, data: Dataset, config: AuditConfig):
         self.data, self.config = data, config
-        self.policies = policies_of(config)
+        self.defenders = defenders_of(config)
         self.ratios = 1 + math.ceil(config.points / config.batch)
-        self._model: Any = None
-        self._ready: dict[int, Ready] = {}
+        self._scenarios: dict[int, Scenario] = {}
 
     def __reduce__(self):
         return _remade, (self.data, self.config)
@@ -68,18 +59,13 @@ class Sweep:
         """Return the context in which all of it has to run."""
         return devices.surroundings(self.config.precision, self.config.execution)
 
-    def ready(self, index: int) -> Ready:
-        """Return what the chains of split `index` share, made once; raises `InputError`."""
-        if index not in self._ready:
-            config, data = self.config, self.data
-            split = data.split(config.train, config.valid, config.seed, index)
-            seed = f"{config.seed}/{data.name}/{index}"
-            self._model = self._model or model_of(config, split)
-            aim = objective_on(config, split, seed)
-            attacks = [attack_of(config, split, policy, seed, self._model, aim) for policy in self.policies]
-            rows = attacks[0].rows(split.x_train, split.y_train)
-            self._ready[index] = Ready(split, attacks, rows, aim.goal)
-        return self._ready[index]
+    def scenario(self, index: int) -> Scenario:
+        """Return split `index` and what its chains share, made once; raises `InputError`."""
+        if index not in self._scenarios:
+            other = next(iter(self._scenarios.values()), None)
+            self._scenarios[index] = made = Scenario.of(self.data, self.config, index, other)
+            _ = made.rows
+        return self._scenarios[index]
 
     def check(self) -> None:
         """Make all that can be made before anything is computed; raises `InputError`."""
@@ -89,23 +75,29 @@ class Sweep:
             # LAPACK's batched routines can wait for each other for ever on a CPU.
             raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
         for index in range(self.config.splits):
-            self.ready(index)
+            scenario = self.scenario(index)
+            scenario.attacks[0].started(scenario.split.x_train, scenario.split.y_train)
 
     def digest(self) -> str:
         """Return the SHA-256 of what the numbers come from besides the configuration: data, the attacker's rows, code.
 
-        Of a model of the user's own the code is what JAX traces of it.
+        Of a model, loss or penalty of the user's own the code is what JAX traces of it, of other parts their source.
         """
-        split, attacks = self.ready(0)[:2]
-        found = hashlib.sha256(self.data.digest().encode())
-        for array in attacks[0].target:
+        scenario = self.scenario(0)
+        found, attack = hashlib.sha256(self.data.digest().encode()), scenario.attacks[0]
+        for array in attack.target:
             found.update(np.ascontiguousarray(array).data)
-        if self.config.model not in BUILT_IN:
-            rows = jax.ShapeDtypeStruct((1, split.x_train.shape[1]), float)
-            code = jax.make_jaxpr(lambda x: self._model.logits(self._model.init(jax.random.key(0)), x))(rows)
+        if own_parts(self.config):
+            learner, m = attack.learner, scenario.split.x_train.shape[1]
+            row, w0 = Rows.of(np.zeros((1, m)), np.zeros(1)), learner.model.init(jax.random.key(0))
+            code = jax.make_jaxpr(lambda w, s: learner.objective(w, (row,), s, row.size))(
+                w0, jnp.zeros(learner.strength_shape)
+            )
             found.update(re.sub("0x[0-9a-f]+", "", str(code)).encode())
             for constant in code.consts:
                 found.update(np.ascontiguousarray(constant).data)
+            for part in (*scenario.attacks, *(one for defender in self.defenders for one in defender)):
+                found.update(source_of(part).encode())
         return found.hexdigest()
 
     def unfinished(self, chain: Chain) -> bool:
@@ -117,8 +109,8 @@ class Sweep:
 
         A cell that cannot be computed is yielded as failed, and those after it, which start from its poison.
         """
-        split, attacks, rows, goal = self.ready(chain.split)
-        attack, at, ratio = attacks[chain.policy], (chain.split, chain.policy), 0
+        scenario = self.scenario(chain.split)
+        split, attack, at, ratio = scenario.split, scenario.attacks[chain.policy], (chain.split, chain.policy), 0
         done: list[Batch] = []
         while (cell := chain.cells.get(len(done))) and cell.batch:
             done.append(cell.batch)
@@ -129,7 +121,7 @@ class Sweep:
             return earlier + time.perf_counter() - started
 
         try:
-            stages = attack.stages(split.x_train, split.y_train, rows, done, paused.midway if paused else None)
+            stages = attack.stages(split.x_train, split.y_train, scenario.rows, done, paused.midway if paused else None)
             if self._missing(chain, ratio):
                 yield Begun(*at, ratio)
             for stage in stages:
@@ -138,10 +130,11 @@ class Sweep:
                         yield Paused(*at, ratio, stage, spent())
                 else:
                     if self._missing(chain, ratio):
-                        record, weights = measured_cell(self.config, chain.split, attack, stage, split, goal)
+                        (record, *others), weights = measured_cell(scenario, attack, stage)
                         kept = jax.tree.leaves(weights) if not chain.split and ratio in (0, self.ratios - 1) else []
                         flat = tuple(np.asarray(leaf, np.float32).ravel() for leaf in kept)
-                        yield Cell(*at, ratio, replace(record, seconds=spent()), stage.batches[-1], flat)
+                        record = replace(record, seconds=spent())
+                        yield Cell(*at, ratio, record, stage.batches[-1], flat, tuple(others))
                     ratio, earlier, started = ratio + 1, 0.0, time.perf_counter()
                     if ratio < self.ratios and self._missing(chain, ratio) and not pace.stopped():
                         yield Begun(*at, ratio)
@@ -156,7 +149,7 @@ class Sweep:
 
     def size(self, chain: Chain) -> int:
         """Return about how many steps a chain has left, a cross-validated answer counted for each of its folds."""
-        config, policy = self.config, self.policies[chain.policy]
+        config, policy = self.config, self.defenders[chain.policy].policy
         steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
         effort = policy.work(()) if isinstance(policy, Counted) else Effort()
         folds = max(1, effort.folds * effort.again)
@@ -177,10 +170,10 @@ class Sweep:
         yield from self._failed(chain, first, reason)
 
     def _failed(self, chain: Chain, first: int, reason: str) -> Iterator[Cell]:
-        split, attacks = self.ready(chain.split)[:2]
+        scenario = self.scenario(chain.split)
         for ratio in (each for each in range(first, self.ratios) if self._missing(chain, each)):
-            record = failed_cell(self.config, chain.split, attacks[chain.policy], ratio, split, reason)
-            yield Cell(chain.split, chain.policy, ratio, record, None)
+            record, *others = failed_cell(scenario, scenario.attacks[chain.policy], ratio, reason)
+            yield Cell(chain.split, chain.policy, ratio, record, None, (), tuple(others))
             reason = f"ratio {first + 1} failed, on whose poison it builds"
 
     @staticmethod

@@ -16,15 +16,17 @@ import numpy as np
 import pandas as pd
 
 from mithridate.attacks.bilevel import Attack
-from mithridate.attacks.objectives import flipped
-from mithridate.auditing.assembly import attack_of
+from mithridate.auditing.scenario import Scenario
 from mithridate.checking.differences import Place
 from mithridate.checking.ladder import TOLERANCE, Rung, Truth, climb, judged, tried, try_parts
-from mithridate.configuration.config import AuditConfig, model_name
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import name_of
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.feasible import Box
 from mithridate.data.sources import prepared
-from mithridate.defences.policies import LARGEST, Learned
+from mithridate.defences.base import Defender
+from mithridate.defences.named import LARGEST
+from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
 from mithridate.execution.devices import surroundings
 from mithridate.hypergradients import Bilevel, HypergradientMethod
@@ -103,10 +105,11 @@ def check(
         raise InputError(f"log_strength = {strength:g}: λ must lie between −{LARGEST:g} and {LARGEST:g}")
     if methods is not None and not methods:
         raise InputError("no methods to check; leave methods out for all that apply")
-    split = data.split(config.train, config.valid, config.seed, 0)
     with surroundings(config.precision, config.execution):
-        policy = Learned(Box(min(low, strength), max(high, strength)))
-        attack = attack_of(config, split, policy, f"{config.seed}/{data.name}/0")
+        scenario = Scenario.of(data, config.model_copy(update={"attack": "bilevel"}))
+        split, policy = scenario.split, Learned(Box(min(low, strength), max(high, strength)))
+        attack = scenario.attack(Defender(policy, scenario.defenders[0].sanitiser))
+        assert isinstance(attack, Attack)
         if learner is not None:
             method = None if config.hypergradient == "auto" else attack.hypergradient
             attack = replace(attack, learner=learner, hypergradient=method)
@@ -145,8 +148,8 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
     if attack.budget == "replaced":
         replaced = draw.permutation(len(split.y_train))[:k]
         rows = rows.with_weight(rows.weight.at[replaced].set(0.0))
-    own = split.x_train, split.y_train, len(split.classes)
-    y_poison = jnp.asarray(flipped(split.y_valid[clones], attack.flip, draw, *own), dtype=float)
+    labels = attack.task.flipped(split.y_valid[clones], attack.flip, draw, split.x_train, split.y_train)
+    y_poison = jnp.asarray(labels, dtype=float)
     problem = Bilevel(attack.learner, rows, y_poison, Rows.of(*attack.target), specific=attack.specific)
     log_strength = jnp.full(attack.learner.strength_shape, strength)
     return Place(problem, x_poison, log_strength, key(attack.seed, "check"))
@@ -162,7 +165,7 @@ def _reference(rungs: list[Rung], truth: Truth, tolerance: float) -> Rung | None
 def _setting(attack: Attack, at: Place, truth: Truth, strength: float, precision: str) -> dict[str, Any]:
     rows = join(at.problem.blocks(at.x_poison))
     return {
-        "model": model_name(attack.learner.model),
+        "model": name_of(attack.learner.model),
         "log_strength": strength,
         "points": len(at.x_poison),
         "features": at.x_poison.shape[1],

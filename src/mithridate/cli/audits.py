@@ -82,6 +82,10 @@ def resume(
     model: Annotated[
         str | None, typer.Option(help="the run's model again, if it is your own: module:attribute, code to be run")
     ] = None,
+    own: Annotated[
+        list[str] | None,
+        typer.Option(help="likewise the name of any other part that is your own: attack, policy, …; repeatable"),
+    ] = None,
     execution: Annotated[str | None, typer.Option(help="another execution than before, see audit")] = None,
     as_json: AsJson = False,
     mlflow: MLflow = None,
@@ -93,7 +97,7 @@ def resume(
     from mithridate.results.verdict import parse_gate
 
     gate = parse_gate(fail_above, 1.0) if fail_above else None
-    run = functools.partial(run, directory, model=model, execution=execution)
+    run = functools.partial(run, directory, model=model, own=own or (), execution=execution)
     _finished(run, directory, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
 
 
@@ -127,7 +131,7 @@ def _finished(
         from mithridate.mlflow import log_run
 
         log_run(target, tracking_uri=mlflow)
-    for failure in (failures := gate_failures(result.frame, *gate) if gate else []):
+    for failure in (failures := gate_failures(result.candidates, *gate) if gate else []):
         errors.print(f"fail-above: {failure}", style="bold red", soft_wrap=True, highlight=False)
     if result.status == "failed":
         reasons = result.frame["reason"][result.frame["reason"] != ""].value_counts()
@@ -159,7 +163,18 @@ def report(
 CHECKED = (
     *("dataset", "target", "positive", "missing", "drop", "feasible", "objective", "model", "hidden", "inner", "train"),
     *("valid", "points", "poison", "batch", "budget", "seed"),
-    *("hypergradient", "space", "precision", "learning_rate", "inner_steps", "inner_batch", "stabilise", "bounds"),
+    *(
+        "loss",
+        "penalty",
+        "hypergradient",
+        "space",
+        "precision",
+        "learning_rate",
+        "inner_steps",
+        "inner_batch",
+        "stabilise",
+        "bounds",
+    ),
     "strength_bounds",
 )
 """The options that matter to a check; it takes any of an audit's, so that one file serves both."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import BUILT_IN, SEVERAL
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,15 +29,16 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
     made = []
     for name, info in AuditConfig.model_fields.items():
         kind, flag = info.annotation, f"--{name.replace('_', '-')}"
-        if name == "policies":
-            kind, flag = list[str], "--policy"
+        if name in SEVERAL:
+            kind, flag = list[str], f"--{SEVERAL[name]}"
         elif name in ("feasible", "drop"):
             kind = list[str]
-        elif name in ("model", "hidden", "initial"):
+        elif name in (*BUILT_IN, "hidden", "initial"):
             kind = str
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
-        default = f" [default: {info.default}]" if info.default and not info.is_required() else ""
+        usual = ", ".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
+        default = f" [default: {usual}]" if info.default and not info.is_required() else ""
         text = f"{info.description}{default}"
         option = typer.Option(flag, help=text, show_default=False, hidden=name not in shown)
         if name == "dataset":

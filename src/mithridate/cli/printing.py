@@ -10,16 +10,17 @@ from rich.table import Table
 
 from mithridate.checking.check import FAILING, PASSING, CheckResult
 from mithridate.planning import Plan, duration, gib
+from mithridate.results.records import flips_of
 from mithridate.results.report.wording import cell, strengths
 from mithridate.results.results import AuditResult
-from mithridate.results.verdict import METRICS, curves, measure
+from mithridate.results.verdict import curves, measure
 
 SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
 
 def print_audit(console: Console, result: AuditResult) -> None:
     """Print an audit's tables and verdict."""
-    found = curves(result.frame, (*METRICS, "baseline_attack_success"))
+    found, flipped = curves(result.frame), curves(flips_of(result.frame, result.candidates), ("attack_success",))
     ratios = next(iter(found.values()))["ratio"]
     nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
     shown = sorted(nearest | {len(ratios) - 1})
@@ -43,7 +44,7 @@ def print_audit(console: Console, result: AuditResult) -> None:
         sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
         tuned = strengths(result.frame[result.frame["policy"] == policy])
-        flips = cell(curve["baseline_attack_success"], -1, share=True)
+        flips = cell(flipped[policy]["attack_success"], -1, share=True)
         end.add_row(policy, f"{sign}{tolerance:.1%}", flips, tuned, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True

@@ -6,24 +6,26 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from mithridate.configuration.objective import Flip
+from mithridate.configuration.agreement import CHECKS
+from mithridate.configuration.parts import BUILT_IN, SEVERAL, known, name_of, nearest
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.errors import InputError
 from mithridate.files.limits import OPTION, check_plain, read_toml
+from mithridate.tasks.base import Flip
 
-BUILT_IN = ("logistic", "mlp")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
-WIDEST = 2**16
 FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
 """The options that only the user's own data in a file have."""
-
-
-def model_name(model: Any) -> str:
-    """Return the name under which results speak of a model: itself, its `name`, its `__name__` or its class's."""
-    names = (model, getattr(model, "name", None), getattr(model, "__name__", None), type(model).__name__)
-    return next(name for name in names if isinstance(name, str))
 
 
 class AuditConfig(BaseModel):
@@ -58,6 +60,12 @@ class AuditConfig(BaseModel):
         description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
         "model itself, or a function of the number of features that returns it)",
     )
+    loss: Any = Field(
+        "logistic",
+        description="the victim's loss: logistic (cross-entropy), squared-hinge (a linear SVM), squared (a ridge "
+        "classifier), or your own, as module:attribute",
+    )
+    penalty: Any = Field("l2", description="the victim's penalty: l2, or your own, as module:attribute")
     hidden: tuple[int, ...] = Field((128, 32), min_length=1, description="widths of mlp's hidden layers, as 128,32")
     victim: Literal["sgd", "exact"] = Field(
         "sgd", description="the victim that is evaluated: trained by SGD, or solved to optimality (exact)"
@@ -74,6 +82,11 @@ class AuditConfig(BaseModel):
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
     budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    attack: Any = Field(
+        "bilevel",
+        description="how poison is made: bilevel (Algorithm 1), flips (labels flipped and nothing optimised), or your "
+        "own, as module:attribute",
+    )
     objective: str = Field(
         "indiscriminate",
         description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class A), "
@@ -90,9 +103,17 @@ class AuditConfig(BaseModel):
     )
     splits: int = Field(0, ge=1, le=10_000, description="random splits")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    policies: tuple[str, ...] = Field(
+    policies: tuple[Any, ...] = Field(
         min_length=1,
-        description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned; repeatable",
+        description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned, or your own, as "
+        "module:attribute; repeatable",
+    )
+    defences: tuple[Any, ...] = Field(
+        ("none",),
+        min_length=1,
+        description="what the defender does to the rows before he trains, each with every policy: none, sphere=SHARE "
+        "(leave out the share of each class's rows that lie farthest from the class's mean, as sphere=5%), or your "
+        "own, as module:attribute; repeatable",
     )
     folds: int = Field(5, ge=2, description="folds of cross-validation")
     hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
@@ -179,17 +200,18 @@ class AuditConfig(BaseModel):
     def _widths(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
-    @field_validator("model")
+    @field_validator(*BUILT_IN)
     @classmethod
-    def _known(cls, value: Any) -> Any:
-        named = isinstance(value, str) and (value in BUILT_IN or re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", value))
-        if named or callable(value) or hasattr(value, "logits"):
-            return value
-        raise ValueError(f"model = {value!r}: use logistic, mlp, or module:attribute for one of your own")
+    def _known(cls, value: Any, info: Any) -> Any:
+        return known(info.field_name, value)
 
-    @field_serializer("model", when_used="json")
+    @field_serializer(*BUILT_IN, when_used="json")
     def _named(self, value: Any) -> str:
-        return model_name(value)
+        return name_of(value)
+
+    @field_serializer(*SEVERAL, when_used="json")
+    def _names(self, values: tuple[Any, ...]) -> list[str]:
+        return [name_of(value) for value in values]
 
     @field_validator("execution")
     @classmethod
@@ -241,41 +263,10 @@ class AuditConfig(BaseModel):
             "splits": self.splits or preset["splits"],
             "inner_batch": self.inner_batch or (self.batch_size if self.inner == "sgd" else None),
         }
-        origin = "" if self.points else f" ({share:.1%} poison of train = {self.train})"
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the model is frozen for everybody else
-        if self.points > self.train:
-            raise ValueError(f"points = {self.points}: more than the {self.train} training rows")
-        if self.points > self.valid and self.objective == "indiscriminate":
-            raise ValueError(
-                f"points = {self.points}{origin}: more than the {self.valid} validation rows they are cloned from; "
-                "raise valid"
-            )
-        if self.batch > self.points:
-            raise ValueError(f"batch = {self.batch}: more than the {self.points} points in all")
-        if self.folds > self.train // 2 and any(policy.startswith("cv-") for policy in self.policies):
-            raise ValueError(f"folds = {self.folds}: more than the {self.train // 2} training rows of a class")
-        if self.strengths != "one" and any(policy.startswith("cv-") for policy in self.policies):
-            raise ValueError(
-                f"strengths = {self.strengths}: cross-validation over a grid of several λ would take too long; search "
-                "at random with policy search-clean=60 (60 vectors tried), or use strengths = one"
-            )
-        if self.model == "mlp":
-            if not 1 <= min(self.hidden) <= max(self.hidden) <= WIDEST:
-                raise ValueError(f"hidden = {self.hidden}: every layer must be from 1 to {WIDEST:,} wide")
-            if "exact" in (self.victim, self.inner):
-                raise ValueError("an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd")
-        if self.inner_batch and self.inner != "sgd":
-            raise ValueError(f"inner_batch = {self.inner_batch}: inner = {self.inner} has no batches; use inner = sgd")
-        if self.inner == "exact" and self.hypergradient not in ("auto", "implicit"):
-            raise ValueError(
-                f"hypergradient = {self.hypergradient} differentiates training steps, and inner = exact has none; "
-                "use implicit"
-            )
-        for name in ("bounds", "strength_bounds"):
-            pair = getattr(self, name)
-            if pair and pair[0] > pair[1]:
-                raise ValueError(f"{name} = {pair}: the wrong way round; give the lower bound first")
+        for said in filter(None, (check(self) for check in CHECKS)):
+            raise ValueError(said)
         return self
 
 
@@ -284,7 +275,8 @@ def _first(error: ValidationError) -> str:
     fault = error.errors()[0]
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        return f"unknown option {name!r}; the options are {', '.join(AuditConfig.model_fields)}"
+        options = tuple(AuditConfig.model_fields)
+        return f"unknown option {name!r}{nearest(name, options)}; the options are {', '.join(options)}"
     if fault["type"] == "value_error":
         return str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "missing":

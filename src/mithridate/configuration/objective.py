@@ -2,11 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 from mithridate.errors import InputError
-
-Flip = Literal["random", "nearest", "farthest"]
 
 FORMS = "indiscriminate, target-class A, misclassify A-as-B or rows FILE"
 _NAMED = re.compile(r"(?P<kind>target-class|misclassify|rows)[ =](?P<what>.+)")

@@ -57,6 +57,44 @@ class Box(eqx.Module):
         return optax.projections.projection_box(x, low, high)
 
 
+class Balls(eqx.Module):
+    """A box cut by a ball for each point: Φ = {x_i : low ≤ x_i ≤ high, ‖x_i − c_i‖ ≤ r_i}.
+
+    Arguments: the `box`; centres c (k, m), which should lie in it, and radii r (k,), infinite where there is no ball.
+    Points past the k-th are cut by the box alone.
+    """
+
+    box: Box
+    centres: Float[np.ndarray, "k m"]
+    radii: Float[np.ndarray, " k"]
+
+    def project(self, x: Float[Array, "b m"]) -> Float[Array, "b m"]:
+        """Return argmin over z in Φ of ‖z − x‖, row by row.
+
+        By Lagrange's multiplier ν of the ball z = Π_box((x + ν·c)/(1 + ν)), which moves from Π_box(x) to c as
+        t = ν/(1 + ν) goes from 0 to 1: t is found by bisection.
+        """
+        more = len(x) - len(self.radii)
+        centres = jnp.asarray(jnp.pad(self.centres, ((0, more), (0, 0))), x.dtype)
+        radii = jnp.asarray(jnp.pad(self.radii, (0, more), constant_values=jnp.inf), x.dtype)
+
+        def at(t: Float[Array, " b"]) -> Float[Array, "b m"]:
+            return self.box.project(x + t[:, None] * (centres - x))
+
+        def outside(t: Float[Array, " b"]) -> Bool[Array, " b"]:
+            return jnp.linalg.norm(at(t) - centres, axis=1) > radii
+
+        def halved(_: Array | int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = (low + high) / 2
+            far = outside(middle)
+            return jnp.where(far, middle, low), jnp.where(far, high, middle)
+
+        zero = jnp.zeros(len(x), x.dtype)
+        _, high = jax.lax.fori_loop(0, 40, halved, (zero, zero + 1))
+        return at(jnp.where(outside(zero), high, 0.0))
+
+
 class Mixed(eqx.Module):
     """Φ of the rows of a table: numbers in their ranges, whole ones among them, one category in each group.
 

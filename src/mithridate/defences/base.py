@@ -6,9 +6,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from mithridate.data.feasible import Box
+from mithridate.configuration.parts import described
+from mithridate.data.feasible import Box, FeasibleSet
 from mithridate.errors import Unplanned
 from mithridate.hypergradients import Bilevel
+from mithridate.victims.rows import Rows
 
 Strength = Float[np.ndarray, "*groups"]
 """λ: a number, or one entry for each group of layers."""
@@ -53,6 +55,58 @@ class Checked(Protocol):
     ) -> Strength:
         """Return λ as `respond` should have found it, by a slow, independent search."""
         ...
+
+
+@runtime_checkable
+class Sanitiser(Protocol):
+    """What a defender does to his rows before he trains and tunes: some are taken out. The attacker knows it."""
+
+    @property
+    def name(self) -> str:
+        """The defence's name in records and figures."""
+        ...
+
+    def sanitise(self, rows: Rows) -> Float[Array, " n"]:
+        """Return the weights of the rows, poison included, that are trained on; 0 for those taken out.
+
+        Compiled with the training: JAX alone, and no derivative passes through it.
+        """
+        ...
+
+
+@runtime_checkable
+class Accepting(Protocol):
+    """A sanitiser that tells an attacker where a point has to lie to stay in."""
+
+    def accepts(self, feasible: FeasibleSet) -> bool:
+        """Return whether it can tell so of this Φ."""
+        ...
+
+    def accepted(self, rows: Rows, y: Float[np.ndarray, " k"], feasible: FeasibleSet) -> FeasibleSet:
+        """Return the part of Φ in which k more points with these labels pass among `rows`."""
+        ...
+
+
+class Defender(NamedTuple):
+    """How λ is set, and what is done to the rows first, if anything: one who is audited."""
+
+    policy: Policy
+    sanitiser: Sanitiser | None = None
+
+    @property
+    def name(self) -> str:
+        """The policy's name, and the sanitiser's if there is one."""
+        return f"{self.policy.name} + {self.sanitiser.name}" if self.sanitiser else self.policy.name
+
+    @property
+    def fixed(self) -> bool:
+        """Whether poison changes neither λ nor the rows; a policy that does not say so answers it."""
+        return getattr(self.policy, "fixed", False) and not self.sanitiser
+
+    def words(self) -> str:
+        """Return what the defender does, in plain words."""
+        said = described(self.policy)
+        return f"{said}; before, {described(self.sanitiser)}" if self.sanitiser else said
 
 
 class Effort(NamedTuple):

@@ -3,8 +3,6 @@
 Fixed, tuned on trusted validation rows, or cross-validated; see `Policy` for what they have in common.
 """
 
-import math
-import re
 from dataclasses import replace
 
 import equinox as eqx
@@ -24,22 +22,16 @@ from mithridate.defences.tuning import (
     checked,
     cross_validation_losses,
     first_minimiser,
-    folds,
     grid_over,
     minimise,
     minimise_vector,
-    smaller_class,
     validation_losses,
     validation_slope,
 )
-from mithridate.errors import InputError
 from mithridate.hypergradients import Bilevel
 from mithridate.hypergradients.steps import hyper_rule
 from mithridate.seeds import generator, seed_of
 from mithridate.victims.rows import join
-
-LARGEST = 30.0
-"""Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
 
 
 class Fixed(eqx.Module):
@@ -72,6 +64,15 @@ class Fixed(eqx.Module):
     def work(self, groups: tuple[int, ...]) -> Effort:
         """Return that nothing is trained."""
         return Effort(again=False)
+
+    @property
+    def fixed(self) -> bool:
+        """Poison changes nothing."""
+        return True
+
+    def words(self) -> str:
+        """Return what it does, or what the policy did that this one follows."""
+        return f"holds λ at {self.name.partition('=')[2] or self.log_strength}, whatever the data"
 
 
 class Learned(eqx.Module):
@@ -118,6 +119,10 @@ class Learned(eqx.Module):
         trainings = round(USUAL * len(grid_over(self.strengths, groups)))
         return Effort(trainings=trainings, slopes=round(USUAL * SLOPES), checks=checks, again=again)
 
+    def words(self) -> str:
+        """Return what it does."""
+        return "tunes λ under attack, on validation rows that the attacker cannot touch"
+
     def after_clean(self, log_strength: Strength) -> "Learned":
         """Return itself, knowing that data may be poisoned now."""
         return replace(self, poisoned=True)
@@ -155,11 +160,12 @@ class CrossValidated(eqx.Module):
         """
         rows = join(problem.blocks(x_poison))
         labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
-        k = min(self.k, smaller_class(labels[there]))
+        task = problem.learner.task(x_poison.shape[-1])
+        k = min(self.k, task.fewest(labels[there]))
         if k < 2:
             return log_strength
         held_out = np.zeros((k, len(labels)), dtype=bool)
-        held_out[:, there] = folds(labels[there], k, seed_of(self.seed, "folds"))
+        held_out[:, there] = task.folds(labels[there], k, seed_of(self.seed, "folds"))
         held_out = jnp.asarray(held_out)
 
         def losses(grid: Array) -> Array:
@@ -175,45 +181,20 @@ class CrossValidated(eqx.Module):
         """Return three grids of λ, or the search's budget, for each fold."""
         return Effort((self.budget or 3 * POINTS) * self.k, self.k, again=self.on_poisoned)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether λ is chosen on clean data and then stands still."""
+        return not self.on_poisoned
+
+    def words(self) -> str:
+        """Return what it does."""
+        how = "by cross-validation, which tries every choice on held-out training rows"
+        if self.budget:
+            how = f"by trying {self.budget} random choices on held-out training rows"
+        if self.on_poisoned:
+            return f"chooses λ again at every share of poison, {how}, poisoned ones among them"
+        return f"chose λ before the attack, {how}; then held it"
+
     def after_clean(self, log_strength: Strength) -> Policy:
         """Return itself, or λ_CLEAN held fixed."""
         return self if self.on_poisoned else Fixed(log_strength, self.name)
-
-
-_SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
-_FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
-
-
-def parse_policy(
-    text: str,
-    strengths: Box,
-    descent: optax.GradientTransformation,
-    closing: bool = True,
-    k: int = 5,
-    seed: int = 0,
-) -> Policy:
-    """Return the policy that `text` names.
-
-    `fixed=VALUE`, `fixed=log(STRENGTH)`, `learned`, `cv-clean`, `cv-poisoned`, `search-clean=BUDGET` or
-    `search-poisoned=BUDGET`. Raises `InputError` for any other text.
-    """
-    match text:
-        case "learned":
-            return Learned(strengths, descent, closing)
-        case "cv-clean" | "cv-poisoned":
-            return CrossValidated(text == "cv-poisoned", strengths, k, seed)
-    if (found := _SEARCH.fullmatch(text)) and int(found["budget"]) > 0:
-        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]))
-    if found := _FIXED.fullmatch(text):
-        try:
-            number = float(found["strength"] or found["value"])
-            value = math.log(number) if found["strength"] else number
-        except ValueError:
-            number = value = math.nan
-        if abs(value) <= LARGEST:
-            return Fixed(value, f"fixed=log({number:g})" if found["strength"] else None)
-    raise InputError(
-        f"unknown policy {text!r}; use fixed=VALUE with a λ from −{LARGEST:g} to {LARGEST:g} (as fixed=-8 or "
-        "fixed=log(200)), learned, cv-clean, cv-poisoned, search-clean=BUDGET or search-poisoned=BUDGET (how many λ to "
-        "try, as search-clean=60)"
-    )

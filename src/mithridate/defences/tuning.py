@@ -13,11 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Bool, Float, Key
-from sklearn.model_selection import StratifiedKFold
 
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Strength
-from mithridate.errors import InputError
 from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
 from mithridate.victims.learner import Learner
@@ -164,26 +162,6 @@ def validation_slope(
 ) -> tuple[Float[Array, ""], Float[Array, " groups"]]:
     """Return L(D_val, wT(X_p, λ)) and its derivative in λ, by reverse mode."""
     return jax.value_and_grad(problem.defended().value, argnums=1)(x_poison, log_strength, key)
-
-
-def smaller_class(y: np.ndarray) -> int:
-    """Return the number of rows in the smaller class."""
-    return int(np.bincount(y.astype(int), minlength=2).min())
-
-
-def folds(y: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Return k stratified folds of labels y (n,) as masks (k, n), True where a row is held out.
-
-    Raises `InputError` when a class has fewer than k rows.
-    """
-    fewest = smaller_class(y)
-    if not 2 <= k <= fewest:
-        raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of rows in the smaller class")
-    split = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y)
-    masks = np.zeros((k, len(y)), dtype=bool)
-    for fold, (_, held_out) in enumerate(split):
-        masks[fold, held_out] = True
-    return masks
 
 
 @shared

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mithridate.errors import InputError
 from mithridate.victims.learner import Learner, Loop, scan
-from mithridate.victims.rows import Rows, join
+from mithridate.victims.rows import Rows, join, sanitised
 
 
 class Status(eqx.Enumeration):
@@ -58,7 +58,8 @@ class Bilevel(eqx.Module):
     poisoning points; `target`, D_target, the rows on which the attacker's A is measured; `poison_weight` (n_p,), by
     default ones: a point of weight 0 is not there, without changing any shape; `valid`, D_val, on which the defender
     measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
-    others, A = L. With D_val = D_target and A = L the outer problem is the minimax of Eq. 3.
+    others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`). With D_val = D_target
+    and A = L the outer problem is the minimax of Eq. 3.
     """
 
     learner: Learner
@@ -68,6 +69,7 @@ class Bilevel(eqx.Module):
     poison_weight: Float[Array, " n_p"] | None = None
     valid: Rows | None = None
     specific: bool = eqx.field(default=False, static=True)
+    defence: Any = None
 
     @property
     def minimax(self) -> bool:
@@ -80,16 +82,16 @@ class Bilevel(eqx.Module):
         return replace(self, target=target, valid=None, specific=False)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
-        """Return D'_tr = rest ∪ D_p."""
+        """Return D'_tr = rest ∪ D_p, as far as the defence lets it pass."""
         if not self.y_poison.size:
-            return (self.rest,)
+            return sanitised((self.rest,), self.defence)
         weight = jnp.ones_like(self.y_poison) if self.poison_weight is None else self.poison_weight
-        return self.rest, Rows(x_poison, self.y_poison, weight)
+        return sanitised((self.rest, Rows(x_poison, self.y_poison, weight)), self.defence)
 
     def settled(self, x_poison: Float[Array, "n_p m"]) -> "Bilevel":
         """Return the problem in which these points are fixed rows, so that λ alone is learned."""
         nothing = jnp.zeros(0, self.y_poison.dtype)
-        return replace(self, rest=join(self.blocks(x_poison)), y_poison=nothing, poison_weight=None)
+        return replace(self, rest=join(self.blocks(x_poison)), y_poison=nothing, poison_weight=None, defence=None)
 
     def train(
         self,

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Labelled
 from mithridate.auditing.assembly import evaluation_rule
@@ -28,7 +29,6 @@ from mithridate.defences.base import Strength, effort_of
 from mithridate.defences.tuning import (
     cross_validation_losses,
     first_minimiser,
-    folds,
     grid_over,
     validation_losses,
     validation_slope,
@@ -123,7 +123,7 @@ def shortened(learner: Learner, space: Space, seconds: float) -> tuple[Learner, 
     return replace(learner.with_rule(replace(rule, **{counted: short})), space=space), whole / short
 
 
-def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, Strength]:
+def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed, Strength]:
     """Return the time of one training (λ and fold) as the defender tunes λ, of one derivative in λ, and the λ found.
 
     `seconds`, what the λ tried together should take; what would take long is shortened and scaled. The derivative is
@@ -144,7 +144,7 @@ def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, 
     if effort.folds:
         labels, there = np.asarray(joined.y), np.asarray(joined.weight) > 0
         held_out = np.zeros((effort.folds, len(labels)), dtype=bool)
-        held_out[:, there] = folds(labels[there], effort.folds, 0)
+        held_out[:, there] = attack.task.folds(labels[there], effort.folds, 0)
 
         def losses() -> Any:
             return cross_validation_losses(learner, joined, jnp.asarray(held_out), grid, where)
@@ -162,16 +162,19 @@ def response(attack: Attack, rows: Rows, seconds: float) -> tuple[Timed, Timed, 
     return found.times(factor / (len(tried) * max(1, effort.folds))), slope.times(factor), best
 
 
-def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:
+def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:
     """Return the time of the clean ratio and that of one round of a batch, the defender's answers left out.
 
     `seconds`, what one hyperiteration should take; a round that would take long is shortened and scaled.
     """
-    length = math.ceil(attack.steps / attack.rounds)
+    crafting = attack.crafting()
+    length = math.ceil(crafting.steps / max(1, crafting.rounds))
     short = max(1, min(length, int(LONG / max(seconds, 1e-9))))
     learner, factor = shortened(attack.learner, attack.learner.chosen_space((rows,), reused=True), seconds)
     still = Still(attack.policy.name, attack.policy.strengths, attack.policy.descent, at)
-    trial = replace(attack, learner=learner, policy=still, steps=short, rounds=1)
+    trial = replace(attack, learner=learner, policy=still)
+    if isinstance(trial, Attack):
+        trial = replace(trial, steps=short, rounds=1)
     laps: list[tuple[float, float]] = []
     for _ in range(2):
         found = trial.run(split.x_train, split.y_train, rows)
@@ -189,7 +192,7 @@ def steps(attack: Attack, split: Split, rows: Rows, at: Strength, seconds: float
 
 
 def retraining(
-    attack: Attack, split: Split, rows: Rows, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
+    attack: Attacker, split: Split, rows: Rows, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
 ) -> Timed:
     """Return the time of one victim's retraining and measuring, which should be `seconds`; a long one is shortened."""
     learner = attack.learner.with_rule(evaluation_rule(config))
@@ -200,6 +203,6 @@ def retraining(
 
     def once() -> Any:
         train = attack.rows(split.x_train, split.y_train)
-        return retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, where)
+        return retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, where, attack.defence)
 
     return timed(once)[0].times(factor)

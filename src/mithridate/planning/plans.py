@@ -152,7 +152,11 @@ def gib(size: int) -> str:
 
 def _workers(config: AuditConfig) -> int:
     kind, _, number = config.execution.partition(":")
-    return min(int(number or cores()), config.splits * len(config.policies)) if kind == "processes" else 1
+    return (
+        min(int(number or cores()), config.splits * len(config.policies) * len(config.defences))
+        if kind == "processes"
+        else 1
+    )
 
 
 def _execution(config: AuditConfig) -> str:
@@ -222,8 +226,8 @@ def _calibrated(work: Work) -> tuple[list[float], float]:
             continue
         expected = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
         training, slope, strength = calibration.response(attack, rows, expected.get("grid", 0.0))
-        draws = chain.hypergradients / chain.hyperiterations
-        clean, lap = calibration.steps(attack, work.split, rows, strength, draws * expected["hypergradient"])
+        draws = attack.crafting().derivatives
+        clean, lap = calibration.steps(attack, work.split, rows, strength, draws * expected.get("hypergradient", 0.0))
         victim = calibration.retraining(
             attack, work.split, rows, work.config, work.aim.goal, strength, expected["retraining"]
         )
@@ -233,7 +237,7 @@ def _calibrated(work: Work) -> tuple[list[float], float]:
 
 
 def _of_chain(chain: ChainPlan, clean: Timed, lap: Timed, training: Timed, slope: Timed, victim: Timed) -> float:
-    laps = chain.batches * chain.steps / math.ceil(chain.steps / chain.rounds)
+    laps = chain.batches * chain.steps / math.ceil(chain.steps / chain.rounds) if chain.steps else 0
     return (
         (1 + chain.batches) * clean.run
         + laps * lap.run
@@ -251,7 +255,7 @@ def _reckoned(work: Work) -> tuple[list[float], float]:
         groups = attack.learner.strength_shape
         tried = len(grid_over(attack.policy.strengths, groups)) * max(1, effort_of(attack.policy, groups).folds)
         seconds.append(
-            chain.hyperiterations * one["hypergradient"] * chain.hypergradients / chain.hyperiterations
+            chain.hypergradients * one.get("hypergradient", 0.0)
             + (chain.trainings + chain.checks) * one.get("grid", 0.0) / tried
             + chain.slopes * one.get("slope", 0.0)
             + chain.evaluations * one["retraining"]

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Objective
-from mithridate.auditing.assembly import attack_of, evaluation_rule, model_of, objective_on, policies_of
+from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.auditing.scenario import Scenario, rival_of
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split
 from mithridate.defences.base import effort_of
@@ -27,7 +29,7 @@ from mithridate.defences.tuning import (
     validation_losses,
     validation_slope,
 )
-from mithridate.hypergradients import Averaged, Bilevel
+from mithridate.hypergradients import Bilevel
 from mithridate.planning.costs import Cost, cost_of, size_of
 from mithridate.seeds import key
 from mithridate.victims.learner import Space
@@ -65,20 +67,18 @@ class ChainPlan:
 
 @dataclass(frozen=True)
 class Work:
-    """The attacks on the first split, one for each policy, and what they compute."""
+    """The attacks on the first split, one for each defender, and what they compute."""
 
     config: AuditConfig
     split: Split
     aim: Objective
-    attacks: list[Attack]
+    attacks: list[Attacker]
 
     @classmethod
     def of(cls, data: Dataset, config: AuditConfig) -> "Work":
         """Return the work of an audit. Raises `InputError` where it cannot be done."""
-        split, seed = data.split(config.train, config.valid, config.seed, 0), f"{config.seed}/{data.name}/0"
-        aim, model = objective_on(config, split, seed), model_of(config, split)
-        attacks = [attack_of(config, split, policy, seed, model, aim) for policy in policies_of(config)]
-        return cls(config, split, aim, attacks)
+        scenario = Scenario.of(data, config)
+        return cls(config, scenario.split, scenario.objective, scenario.attacks)
 
     def changed(self, execution: str | None = None, space: Space | None = None, **options: Any) -> "Work":
         """Return the same work by another execution, in another space, or with other options of its attacks."""
@@ -86,7 +86,9 @@ class Work:
         attacks = self.attacks
         if space:
             attacks = [replace(attack, learner=replace(attack.learner, space=space)) for attack in attacks]
-        return replace(self, config=config, attacks=[replace(attack, **options) for attack in attacks])
+        if options:
+            attacks = [replace(attack, **options) if isinstance(attack, Attack) else attack for attack in attacks]
+        return replace(self, config=config, attacks=attacks)
 
     @cached_property
     def problems(self) -> list[Bilevel]:
@@ -135,7 +137,7 @@ class Work:
         return sum(array.nbytes for array in held) + size_of(self.problems[0].rest)
 
 
-def _problem(attack: Attack, split: Split) -> Bilevel:
+def _problem(attack: Attacker, split: Split) -> Bilevel:
     """Return the shapes of the attack's problems; no Gram matrix is computed."""
     n, m = split.x_train.shape
     rows = _rows(n if attack.budget == "replaced" else n + attack.points, m)
@@ -152,7 +154,7 @@ def _rows(n: int, m: int) -> Rows:
     return Rows(_shape(n, m), _shape(n), _shape(n))
 
 
-def _length(attack: Attack, problem: Bilevel) -> int:
+def _length(attack: Attacker, problem: Bilevel) -> int:
     """Return T, the steps of inner training after cutting; 0 for a victim that is solved."""
     if attack.learner.solved:
         return 0
@@ -160,25 +162,25 @@ def _length(attack: Attack, problem: Bilevel) -> int:
     return len(jax.tree.leaves(schedule)[0])
 
 
-def _kind(attack: Attack, chain: ChainPlan) -> Any:
+def _kind(attack: Attacker, chain: ChainPlan) -> Any:
     """Return what decides the cost of a chain's parts: shapes, and where a victim is solved, λ."""
     policy, effort = attack.policy, effort_of(attack.policy, attack.learner.strength_shape)
-    parts = effort.folds, effort.trainings > 0, effort.slopes > 0, policy.descent is not None
+    parts = attack.defence, effort.folds, effort.trainings > 0, effort.slopes > 0, policy.descent is not None
     return parts, str(policy.strengths) if attack.learner.solved else "", chain.inner_steps
 
 
-def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, aim: Objective) -> dict[str, Cost]:
-    learner, policy, method = attack.learner, attack.policy, attack.hypergradient
-    assert method is not None  # an attack fills it in
-    method = Averaged(method, attack.initial) if isinstance(attack.initial, int) else method
+def _costs(config: AuditConfig, attack: Attacker, problem: Bilevel, split: Split, aim: Objective) -> dict[str, Cost]:
+    learner, policy, method = attack.learner, attack.policy, attack.crafting().method
     m, where, groups = split.x_train.shape[1], key(0), learner.strength_shape
     points, strength, grid = (
         _shape(attack.batch or attack.points, m),
         _shape(*groups),
         _shape(*grid_over(policy.strengths, groups).shape),
     )
-    memory = eqx.filter_eval_shape(method.start, problem, points, strength, where)
-    costs = {"hypergradient": cost_of(method, problem, points, strength, where, memory)}
+    costs = {}
+    if method is not None:
+        memory = eqx.filter_eval_shape(method.start, problem, points, strength, where)
+        costs["hypergradient"] = cost_of(method, problem, points, strength, where, memory)
     effort = effort_of(policy, groups)
     if effort.folds:
         rows = eqx.filter_eval_shape(lambda problem, points: join(problem.blocks(points)), problem, points)
@@ -193,31 +195,29 @@ def _costs(config: AuditConfig, attack: Attack, problem: Bilevel, split: Split, 
     sizes = (len(split.y_valid), len(split.y_test), len(attack.target[1]), len(aim.goal[1]))
     on, victim = Measured(*(_rows(n, m) for n in sizes)), learner.with_rule(evaluation_rule(config))
     specific = jax.ShapeDtypeStruct((), bool)
-    return costs | {"retraining": cost_of(retrain_and_measure, victim, problem.rest, on, specific, strength, where)}
+    sizes = victim, problem.rest, on, specific, strength, where
+    return costs | {"retraining": cost_of(retrain_and_measure, *sizes, attack.defence)}
 
 
-def _chain(attack: Attack, problem: Bilevel) -> ChainPlan:
-    policy = attack.policy
-    batches = math.ceil(attack.points / (attack.batch or attack.points))
-    rounds = len(range(0, attack.steps, math.ceil(attack.steps / attack.rounds)))
-    draws = attack.initial if isinstance(attack.initial, int) else 1
-    twice = policy.descent is not None and (attack.alternate or not problem.minimax)
-    # To the clean set; at each batch's start, after each of its rounds, and to the baseline.
+def _chain(attack: Attacker, problem: Bilevel) -> ChainPlan:
+    policy, crafting = attack.policy, attack.crafting()
+    batches, rivals = math.ceil(attack.points / (attack.batch or attack.points)), rival_of(attack) is not None
+    # To the clean set; at each batch's start, after each of its rounds, and to its rival.
     effort = effort_of(policy, attack.learner.strength_shape)
-    responses = (1 + batches * (1 + rounds + 1) if effort.again else 1) if effort.trainings else 0
+    responses = (1 + batches * (1 + crafting.rounds + rivals) if effort.again else 1) if effort.trainings else 0
     return ChainPlan(
-        policy=policy.name,
+        policy=attack.defender.name,
         batches=batches,
-        steps=attack.steps,
-        rounds=rounds,
-        hyperiterations=batches * attack.steps,
-        hypergradients=batches * attack.steps * draws * (2 if twice else 1),
+        steps=crafting.steps,
+        rounds=crafting.rounds,
+        hyperiterations=batches * crafting.steps,
+        hypergradients=batches * crafting.steps * crafting.derivatives,
         inner_steps=_length(attack, problem),
         space=attack.learner.chosen_space((problem.rest,), reused=True),
-        method=type(attack.hypergradient).__name__,
+        method=type(getattr(crafting.method, "method", crafting.method)).__name__ if crafting.method else "",
         responses=responses,
         trainings=responses * effort.trainings,
         slopes=responses * effort.slopes,
         checks=(1 + batches) * effort.checks,
-        evaluations=1 + 2 * batches,
+        evaluations=1 + (1 + rivals) * batches,
     )

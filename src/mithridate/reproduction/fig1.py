@@ -31,8 +31,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.outer import OuterStep
-from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.audit import Progress, versions
+from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Split, load_dataset
 from mithridate.data.feasible import Box
@@ -113,18 +114,19 @@ def compute(config: AuditConfig, side: int, on_progress: Callable[[Progress], No
     assert data.bounds is not None
     axis = np.linspace(*data.bounds, side)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    policies = policies_of(config)
-    total = config.splits * len(policies)
+    total = config.splits * len(config.policies)
     for index in range(config.splits):
-        split = data.split(config.train, config.valid, config.seed, index)
+        scenario = Scenario.of(data, config, index)
+        split = scenario.split
         for kind in ("train", "valid"):
             x, y = getattr(split, f"x_{kind}"), getattr(split, f"y_{kind}")
             frames.append(pd.DataFrame({"split": index, "kind": kind, "x1": x[:, 0], "x2": x[:, 1], "label": y}))
         paths: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for number, policy in enumerate(policies):
+        for number, attack in enumerate(scenario.attacks):
+            assert isinstance(attack, Attack)  # by the configuration
+            policy = attack.policy
             at = f"split {index + 1}/{config.splits} · {policy.name}"
-            on_progress(Progress(index * len(policies) + number, total, at))
-            attack = attack_of(config, split, policy, f"{config.seed}/{data.name}/{index}")
+            on_progress(Progress(index * len(config.policies) + number, total, at))
             if policy.name != LEARNED:
                 paths[policy.name] = ascend(attack, split)
             path, statuses = paths[NONE if policy.name == LEARNED else policy.name]

@@ -37,7 +37,7 @@ STRENGTH, NORM = 3, 6
 
 def frame(results: Sequence[AuditResult]) -> pd.DataFrame:
     """Return one row per data set, split, policy and ratio (see `Record`)."""
-    return records(results, "test_error", "baseline_test_error", "log_strength", "best_log_strength", "weight_norm_sq")
+    return records(results, "test_error", "log_strength", "best_log_strength", "weight_norm_sq")
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:

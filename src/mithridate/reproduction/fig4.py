@@ -30,12 +30,13 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float, Key
 
-from mithridate.attacks.base import Poisoning
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.outer import OuterStep, begin, take_steps
-from mithridate.auditing.assembly import attack_of, evaluation_rule, policies_of
+from mithridate.attacks.poison import Poisoning
+from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.audit import Progress, versions
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
+from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split, load_dataset
 from mithridate.data.feasible import Box, FeasibleSet
@@ -210,9 +211,9 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
     """Return one row per split, method and ratio (see `_row`)."""
     cells = []
     for index in range(config.splits):
-        split = data.split(config.train, config.valid, config.seed, index)
-        attack = attack_of(config, split, policies_of(config)[0], f"{config.seed}/{data.name}/{index}")
-        rows = attack.rows(split.x_train, split.y_train)
+        scenario = Scenario.of(data, config, index)
+        split, rows, attack = scenario.split, scenario.rows, scenario.attacks[0]
+        assert isinstance(attack, Attack)  # by the configuration
         cells += [
             (index, split, name, attacked_by(attack, method), rows)
             for name, method in methods(attack).items()

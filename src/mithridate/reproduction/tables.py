@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mithridate.auditing.assembly import attack_of, policies_of
 from mithridate.auditing.audit import Progress
+from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.presets import setting
 from mithridate.data.datasets import CATALOGUE, Dataset, Entry, load_dataset
@@ -228,8 +228,7 @@ def attack_settings(dataset: str, model: str, data: Dataset | None, seed: int) -
     }
     if data is not None:
         config = AuditConfig.of(dataset=dataset, model=model, seed=seed, policies=("learned",))
-        split = data.split(config.train, config.valid, seed)
-        rule = attack_of(config, split, policies_of(config)[0], str(seed)).learner.rule
+        rule = Scenario.of(data, config).attacks[0].learner.rule
         row |= {"η run": rule.learning_rate, "T run": rule.steps}
     return row
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mithridate.results.records import file_name
+from mithridate.results.records import file_name, flips_of
 from mithridate.results.verdict import curves, measure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -40,19 +40,19 @@ class CurveDisplay:
     """Metrics against the share of poison, one panel per metric and one line per policy.
 
     `frame` holds an audit's records; `panels` maps a metric's column to its axis label; `percent` draws shares in
-    per cent; `baseline` adds, dotted, what the starting points with flipped labels do.
+    per cent; `flips`, the records of flipped labels alone, which are drawn dotted.
     """
 
     frame: pd.DataFrame
     panels: Mapping[str, str]
     percent: bool = False
-    baseline: Mapping[str, str] | None = None
+    flips: pd.DataFrame | None = None
 
     def plot(self, axes: Any = None) -> Figure:
         """Draw the panels onto `axes` (one per metric), or into a new figure, and return the figure."""
         figure, panels = _axes(len(self.panels), axes)
-        extra = tuple((self.baseline or {}).values())
-        found, factor = curves(self.frame, (*self.panels, *extra)), 100 if self.percent else 1
+        found, factor = curves(self.frame, tuple(self.panels)), 100 if self.percent else 1
+        flipped = {} if self.flips is None else curves(self.flips, tuple(self.panels))
         for axis, (metric, label) in zip(panels, self.panels.items(), strict=True):
             for i, (policy, curve) in enumerate(found.items()):
                 x, colour = 100 * np.array(curve["ratio"]), COLOURS[i % 7]
@@ -65,9 +65,10 @@ class CurveDisplay:
                 if self.percent:
                     low, high = low.clip(0, 100), high.clip(0, 100)
                 axis.fill_between(x, low, high, alpha=0.15, lw=0, color=colour)
-                if column := (self.baseline or {}).get(metric):
-                    axis.plot(x, factor * np.array(curve[column]["mean"], dtype=float), ls=":", lw=1, color=colour)
-            if self.baseline:
+                if other := flipped.get(policy):
+                    x, y = 100 * np.array(other["ratio"]), factor * np.array(other[metric]["mean"], dtype=float)
+                    axis.plot(x, y, ls=":", lw=1, color=colour)
+            if flipped:
                 axis.plot([], [], ls=":", lw=1, color="0.3", label="labels flipped only, same colour")
             axis.set(xlabel="poison in the training set [%]", ylabel=_as_is(label))
             axis.grid(alpha=0.25)
@@ -178,6 +179,7 @@ def by_group(frame: pd.DataFrame) -> pd.DataFrame:
 
 def draw_all(
     frame: pd.DataFrame,
+    candidates: pd.DataFrame,
     poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]],
     dataset: Mapping[str, Any],
 ) -> dict[str, Figure]:
@@ -197,7 +199,7 @@ def draw_all(
             "fnr": "false negative rate, mean over classes [%]",
         }
     figures: dict[str, CurveDisplay | ClassDisplay] = {
-        "error": CurveDisplay(frame, error, percent=True, baseline={name: f"baseline_{name}" for name in error}),
+        "error": CurveDisplay(frame, error, percent=True, flips=flips_of(frame, candidates)),
         "regularisation": CurveDisplay(
             by_group(frame), {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
         ),

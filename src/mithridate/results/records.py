@@ -1,9 +1,9 @@
-"""One row per split, policy and ratio: plain data out."""
+"""One row per split, policy, ratio and attack: plain data out."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pandas as pd
@@ -11,28 +11,35 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured in one cell. Errors and rates are shares of the test rows, retrained from scratch.
+    """What one attack came to in one cell. Errors and rates are shares of the test rows, retrained from scratch.
 
-    `model`: the victim's, by the name in the configuration; `objective`: the attacker's. `ratio`: poison's share of the
-    training set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one
-    the test error; `attack_loss`: A of the retrained victim. `fprs`, `fnrs`: of each class against the rest; `fpr`,
-    `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the retrained victim on the validation
-    rows; `valid_loss_before` and `valid_loss_after`: the attack's own objective at the batch's starting points and at
-    its end, by the inner training. `log_strengths`: the defender's λ for each group of layers, `log_strength` their
-    mean; `descended_log_strength`: the mean of where λ's descent inside the attack had ended; `best_log_strengths` and,
-    their mean, `best_log_strength`: the best response on a fine grid, each along its own axis (learned policies only,
-    else NaN). `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its number of weights. `baseline_*`: the same
-    ratio with the starting points, labels flipped and nothing optimised, as the policy answers it. `inner_steps`: T of
-    the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in; `hypergradients`:
-    how many of the attack's had which status, as "ok:700"; `stability`: η·curvature. `status`: "ok", or the faults
-    joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what the cell
-    took; the one column that differs between equal runs.
+    `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
+    `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made;
+    `objective`: what the attacker wants. `ratio`: poison's share of the training set. `attack_success`: the share of
+    what the attacker aims at that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the
+    retrained victim. `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their means of
+    more. `valid_loss`: mean loss of the retrained victim on the validation rows. `log_strengths`: the defender's λ for
+    each group of layers, `log_strength` their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its
+    number of weights. `inner_steps`: T of the inner training as run, 0 where it is solved to optimality; `space`: the
+    coordinates it ran in. `status`: "ok", or the faults joined by "+" (see `FAULTS`); `reason`: why a cell has failed,
+    else "". `seconds`: what it took; the one column that differs between equal runs.
+
+    Of the attack that an audit is about, and unknown (NaN or "") of the others: `valid_loss_before` and
+    `valid_loss_after`, the attack's own objective at the batch's starting points and at its end, by the inner training;
+    `descended_log_strength`, the mean of where λ's descent inside the attack had ended; `best_log_strengths` and, their
+    mean, `best_log_strength`, the best response on a fine grid, each along its own axis (learned policies only);
+    `hypergradients`, how many of the attack's had which status, as "ok:700"; `stability`, η·curvature.
     """
 
     dataset: str
     model: str
+    loss: str
+    penalty: str
+    task: str
     split: int
     policy: str
+    defence: str
+    attack: str
     objective: str
     budget: str
     n_train: int
@@ -46,34 +53,27 @@ class Record:
     fnrs: list[float]
     valid_loss: float
     attack_loss: float
-    valid_loss_before: float
-    valid_loss_after: float
     log_strength: float
     log_strengths: list[float]
-    descended_log_strength: float
-    best_log_strength: float
-    best_log_strengths: list[float]
     weight_norm_sq: float
     weight_norms: list[float]
-    baseline_test_error: float
-    baseline_attack_success: float
-    baseline_valid_loss: float
-    baseline_attack_loss: float
-    baseline_log_strength: float
     inner_steps: int
     space: str
-    hypergradients: str
-    stability: float
     status: str
     reason: str
     seconds: float
+    valid_loss_before: float = math.nan
+    valid_loss_after: float = math.nan
+    descended_log_strength: float = math.nan
+    best_log_strength: float = math.nan
+    best_log_strengths: list[float] = field(default_factory=list)
+    hypergradients: str = ""
+    stability: float = math.nan
 
     @classmethod
     def failed(cls, reason: str, lengths: Mapping[str, int], **known: Any) -> "Record":
         """Return the record of a cell that could not be computed: NaN for what is measured, lists as long as said."""
-        unknown = {
-            field.name: [math.nan] * lengths[field.name] if field.name in LISTS else math.nan for field in fields(cls)
-        }
+        unknown = {one.name: [math.nan] * lengths[one.name] if one.name in LISTS else math.nan for one in fields(cls)}
         said = {"space": "", "hypergradients": "", "status": "failed", "reason": reason, "seconds": 0.0}
         return cls(**{**unknown, **said, **known})
 
@@ -89,9 +89,19 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
-    "weak": "the attack does no more harm, in loss or in errors, than its own starting points with flipped labels: the "
-    "worse of the two counts; raise its steps",
+    "weak": "the attack does no more harm, in loss or in errors, than flipped labels alone: the worse of the two "
+    "counts; raise its steps",
 }
+
+
+def flips_of(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of flipped labels alone, the clean cells of `frame` among them, in the order of the cells."""
+    own = candidates[(candidates["attack"] == "flips") & (candidates["n_poison"] > 0)]
+    clean = frame[frame["n_poison"] == 0]
+    order = {policy: number for number, policy in enumerate(frame["policy"].unique())}
+    both = pd.concat([clean, own])
+    at = both["policy"].map(order)
+    return both.assign(_at=at).sort_values(["split", "_at", "n_poison"], kind="stable").drop(columns="_at")
 
 
 def file_name(policy: str) -> str:

@@ -1,6 +1,7 @@
 """An audit's result: in memory, and as a run directory.
 
-    records.parquet   one row per split, policy and ratio
+    records.parquet   one row per split, policy and ratio: the attack that was audited
+    candidates.parquet   the same of every attack that was measured there
     audit.json        data set, threat model, configuration, versions, verdict, curves
     report.html       all of it, to be read and forwarded
     poison/*.npz      per split and policy: the points and all that is needed to retrain on them
@@ -31,7 +32,7 @@ from mithridate.results.report import write_report
 from mithridate.results.stored import read_run
 from mithridate.results.verdict import Verdict, curves
 
-FORMAT = 3
+FORMAT = 4
 ROWS = ("-start.csv", ".csv")
 """The files of a chain's points as rows of a table: at their start, and at their end."""
 
@@ -40,7 +41,9 @@ ROWS = ("-start.csv", ".csv")
 class AuditResult:
     """What an audit found.
 
-    `frame`: one row per split, policy and ratio (see `Record`); `poison`: (split, policy) → the arrays of its npz
+    `frame`: one row per split, policy and ratio (see `Record`), of the attack that was audited; `candidates`: the same
+    rows, and those of the attacks that it is compared with; `defenders`, of each by name what it does in `words`, and
+    whether it is `fixed`, that is answers no poison; `poison`: (split, policy) → the arrays of its npz
     file; `rows`, for a table of the user's own: (split, policy) → the points as its rows, at their start and at their
     end; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
     """
@@ -50,6 +53,8 @@ class AuditResult:
     config: dict[str, Any]
     versions: dict[str, str]
     frame: pd.DataFrame = field(repr=False)
+    candidates: pd.DataFrame = field(repr=False)
+    defenders: dict[str, dict[str, Any]]
     verdict: Verdict
     poison: dict[tuple[int, str], dict[str, np.ndarray]] = field(repr=False)
     rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
@@ -67,6 +72,7 @@ class AuditResult:
             "format": FORMAT,
             "dataset": self.dataset,
             "threat_model": self.threat_model,
+            "defenders": self.defenders,
             "config": self.config,
             "versions": self.versions,
             "seed": self.config["seed"],
@@ -77,7 +83,7 @@ class AuditResult:
 
     def plot(self) -> dict[str, Figure]:
         """Return the figures by name: error, regularisation, rates and, for images, the poison."""
-        return draw_all(self.frame, self.poison, self.dataset)
+        return draw_all(self.frame, self.candidates, self.poison, self.dataset)
 
     def save(self, directory: str | Path) -> Path:
         """Write the run directory and return its path.
@@ -110,6 +116,7 @@ class AuditResult:
 
     def _write(self, directory: Path) -> None:
         self.frame.to_parquet(directory / "records.parquet", index=False)
+        self.candidates.to_parquet(directory / "candidates.parquet", index=False)
         text = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False)
         (directory / "audit.json").write_text(text + "\n", encoding="utf-8", newline="\n")
         (directory / "poison").mkdir()
@@ -187,7 +194,15 @@ def load_result(directory: str | Path) -> AuditResult:
     said = found.summary["verdict"]
     answer = Verdict(tuple(said["summary"]), said["tolerance"], said["saved"], tuple(said["warnings"]))
     parts = [found.summary[name] for name in ("dataset", "threat_model", "config", "versions")]
-    return AuditResult(*parts, frame=found.frame, verdict=answer, poison=found.poison, rows=found.rows)
+    return AuditResult(
+        *parts,
+        frame=found.frame,
+        candidates=found.candidates,
+        defenders=found.summary["defenders"],
+        verdict=answer,
+        poison=found.poison,
+        rows=found.rows,
+    )
 
 
 def _poison_file(directory: Path, split: int, policy: str, end: str) -> Path:

@@ -73,9 +73,15 @@ class _Verdict(_Checked):
     warnings: list[_Text]
 
 
+class _Defender(_Checked):
+    fixed: bool
+    words: _Text
+
+
 class _Summary(_Checked):
     dataset: _Dataset
     threat_model: dict[_Name, _Text]
+    defenders: dict[_Name, _Defender]
     config: _Config
     versions: dict[str, _Text]
     verdict: _Verdict
@@ -89,7 +95,10 @@ def read_summary(folder: Path, version: int) -> dict[str, Any]:
     found = read_json(regular_file(folder, "audit.json", TEXT))
     said = found.get("format") if isinstance(found, dict) else None
     if said != version or isinstance(said, bool):
-        raise ValueError(f"format {str(said)[:40]!r}, expected {version}")
+        raise ValueError(
+            f"its format is {str(said)[:40]!r}, and this version reads {version}: read it with the version that wrote "
+            "it, or run the audit again"
+        )
     try:
         _OPTIONS.validate_python(_Summary.model_validate(found).config.model_dump())
     except ValidationError as error:
@@ -111,38 +120,51 @@ def read_summary(folder: Path, version: int) -> dict[str, Any]:
 
 _TYPES = {"str": (pa.string(), pa.large_string()), "int": (pa.int64(),), "float": (pa.float64(),)}
 _KINDS = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(Record)}
-_SHARES = ("ratio", "test_error", "attack_success", "fpr", "fnr", "baseline_test_error", "baseline_attack_success")
+_SHARES = ("ratio", "test_error", "attack_success", "fpr", "fnr")
 
 
-def read_records(folder: Path, summary: dict[str, Any]) -> pd.DataFrame:
-    """Return records.parquet, its columns those of `Record`, in keeping with a summary read by `read_summary`.
+def read_records(folder: Path, summary: dict[str, Any], name: str = "records") -> pd.DataFrame:
+    """Return NAME.parquet, its columns those of `Record`, in keeping with a summary read by `read_summary`.
 
     Bounded: 100,000 cells of at most 64 policies, shares from 0 to 1, other numbers to 1e300 unless not finite.
     """
-    table = read_parquet(regular_file(folder, "records.parquet", TABLE), TABLE, CELLS)
+    file = f"{name}.parquet"
+    table = read_parquet(regular_file(folder, file, TABLE), TABLE, CELLS)
     if table.column_names != list(_KINDS) or not table.num_rows:
-        raise ValueError("records.parquet: the columns are not those of an audit's records, or there is no cell")
-    for name, kind in _KINDS.items():
-        column = table.column(name)
+        raise ValueError(f"{file}: the columns are not those of an audit's records, or there is no cell")
+    for column_name, kind in _KINDS.items():
+        column = table.column(column_name)
         # A number that is not known (NaN) is nothing in Parquet.
         right = pa.types.is_list(column.type) and column.type.value_type in (pa.float64(), pa.null())
-        if not (right if name in LISTS else column.type in _TYPES[kind]) or (kind != "float" and column.null_count):
-            raise ValueError(f"records.parquet: column {name} holds {str(column.type)[:40]} or nothing, not {kind}")
+        right = right if column_name in LISTS else column.type in _TYPES[kind]
+        if not right or (kind != "float" and column.null_count):
+            raise ValueError(f"{file}: column {column_name} holds {str(column.type)[:40]} or nothing, not {kind}")
     frame = table.to_pandas(ignore_metadata=True)
-    frame = frame.assign(**{name: [np.asarray(one, float).tolist() for one in frame[name]] for name in LISTS})
-    _check_records(frame, len(summary["dataset"]["classes"]))
+    frame = frame.assign(**{each: [np.asarray(one, float).tolist() for one in frame[each]] for each in LISTS})
+    _check_records(frame, len(summary["dataset"]["classes"]), file)
     policies = frame["policy"].unique()
-    absent = [policy for policy in policies if policy not in summary["verdict"]["tolerance"]]
+    told = summary["verdict"]["tolerance"].keys() & summary["defenders"].keys()
+    absent = [policy for policy in policies if policy not in told]
     if len(policies) > POLICIES or absent:
-        fault = f"verdict does not speak of policy {absent[0][:60]!r}" if absent else f"at most {POLICIES} are read"
-        raise ValueError(f"records.parquet: {len(policies)} policies; {fault}")
+        fault = f"audit.json does not speak of policy {absent[0][:60]!r}" if absent else f"at most {POLICIES} are read"
+        raise ValueError(f"{file}: {len(policies)} policies; {fault}")
     return frame
 
 
-def _check_records(frame: pd.DataFrame, k: int) -> None:
+def read_candidates(folder: Path, summary: dict[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """Return candidates.parquet, checked as records.parquet: every cell of `frame` by its own attack is in it."""
+    found, at = read_records(folder, summary, "candidates"), ["split", "policy", "n_poison", "attack"]
+    own = found.merge(frame[at], on=at)
+    others = set(map(tuple, found[at[:3]].to_numpy())) - set(map(tuple, frame[at[:3]].to_numpy()))
+    if len(own) != len(frame) or others:
+        raise ValueError("candidates.parquet: its cells are not those of records.parquet")
+    return found
+
+
+def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
     def told(right: Any, name: str, wanted: str) -> None:
         if not np.all(right):
-            raise ValueError(f"records.parquet: column {name} must hold {wanted}")
+            raise ValueError(f"{file}: column {name} must hold {wanted}")
 
     for name, kind in _KINDS.items():
         column = frame[name]
@@ -164,7 +186,8 @@ def _check_records(frame: pd.DataFrame, k: int) -> None:
         rates = np.stack(frame[name].to_list())
         told(np.isnan(rates) | ((rates >= 0) & (rates <= 1)), name, "shares from 0 to 1")
     told(frame["ratio"].notna(), "ratio", "shares from 0 to 1")
-    told(~frame.duplicated(["split", "policy", "n_poison"]), "n_poison", "every cell once")
+    each = ["split", "policy", "n_poison"] + ["attack"] * (file != "records.parquet")
+    told(~frame.duplicated(each), "n_poison", "every cell once")
 
 
 _ROWS = ("x_poison", "x_start")
@@ -242,10 +265,11 @@ def _check_width(path: Path, names: Sequence[str], rows: int) -> None:
 
 
 class Run(NamedTuple):
-    """audit.json, and as `AuditResult` has them the frame, the points and the points as rows."""
+    """audit.json, and as `AuditResult` has them the frames, the points and the points as rows."""
 
     summary: dict[str, Any]
     frame: pd.DataFrame
+    candidates: pd.DataFrame
     poison: dict[tuple[int, str], dict[str, np.ndarray]]
     rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]
 
@@ -258,6 +282,7 @@ def read_run(folder: Path, version: int, file: Callable[[int, str, str], str], e
     """
     summary = read_summary(folder, version)
     frame = read_records(folder, summary)
+    candidates = read_candidates(folder, summary, frame)
     poison, rows, left = {}, {}, POINTS
     # A chain that failed at once has come to no points.
     begun = frame[(frame["n_poison"] == 0) & (frame["status"] != "failed")]
@@ -269,4 +294,4 @@ def read_run(folder: Path, version: int, file: Callable[[int, str, str], str], e
             count = len(poison[key]["y_poison"])
             before, after = (read_points(folder, file(*key, end), summary, count) for end in ends)
             rows[key] = before, after
-    return Run(summary, frame, poison, rows)
+    return Run(summary, frame, candidates, poison, rows)

@@ -1,6 +1,7 @@
 """From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Verdict:
     """The answer in sentences and figures.
 
     `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
-    the worse of attack and baseline stays within 5 points of the clean error (or targeted attacker's success); `saved`:
+    the worst of the attacks stays within 5 points of the clean error (or targeted attacker's success); `saved`:
     points of it that tuning
     under attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
     `warnings`: what makes the numbers less than they seem.
@@ -65,10 +66,15 @@ def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
     return stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
 
 
-def worst_by_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Return per ratio the mean success of the attack or of its baseline, whichever is higher; NaN if a split is."""
-    worst = rows[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False)
-    return worst.groupby(rows["ratio"]).agg(lambda errors: errors.mean(skipna=False))
+def worst_of(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Return each cell's most successful attack: `split`, `policy`, `n_poison`, `ratio`, `worst`, NaN if one's is."""
+    cells = candidates.groupby(["split", "policy", "n_poison", "ratio"], sort=False)["attack_success"]
+    return cells.agg(lambda found: found.max(skipna=False)).rename("worst").reset_index()
+
+
+def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
+    """Return per ratio the mean over splits of the most successful attack of each cell; NaN if a split is."""
+    return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
 def measure(objective: str) -> str:
@@ -80,10 +86,10 @@ def _percent(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{share:.1%}"
 
 
-def verdict(frame: pd.DataFrame) -> Verdict:
-    """Return the verdict on the records `frame`."""
+def verdict(frame: pd.DataFrame, candidates: pd.DataFrame, fixed: Sequence[str]) -> Verdict:
+    """Return the verdict on an audit's records, those of all attacks, and who of the defenders answers no poison."""
     summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
-    for name, rows in frame.groupby("policy", sort=False):
+    for name, rows in candidates.groupby("policy", sort=False):
         worst, policy = worst_by_ratio(rows), str(name)
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
@@ -93,16 +99,15 @@ def verdict(frame: pd.DataFrame) -> Verdict:
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
             f"{most}{tolerance[policy]:.1%}"
         )
-    saved, sentences = _saved(frame)
+    saved, sentences = _saved(frame, candidates, fixed)
     return Verdict(tuple(summary + sentences), tolerance, saved, tuple(_warnings(frame)))
 
 
-def _saved(frame: pd.DataFrame) -> tuple[float | None, list[str]]:
+def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str]) -> tuple[float | None, list[str]]:
     """Compare tuning under attack with each fixed choice at the most poison, split by split."""
-    last = frame[frame["n_poison"] == frame["n_poison"].max()]
-    last = last.assign(worst=last[["attack_success", "baseline_attack_success"]].max(axis=1, skipna=False))
+    last = worst_of(candidates[candidates["n_poison"] == candidates["n_poison"].max()])
     errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
-    fixed = [p for p in errors if p.startswith("fixed=") or p == "cv-clean"]
+    fixed = [policy for policy in errors if policy in stands]
     if "learned" not in errors or not fixed or errors.isna().any(axis=None):
         return None, []
     saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
@@ -150,14 +155,14 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
     return error, share
 
 
-def gate_failures(frame: pd.DataFrame, error: float, share: float) -> list[str]:
+def gate_failures(candidates: pd.DataFrame, error: float, share: float) -> list[str]:
     """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
 
-    The worse of attack and baseline counts, and the first audited share at or above `share` is included, so that a
+    The worst of the attacks counts, and the first audited share at or above `share` is included, so that a
     share between two audited ones is judged by the higher. An error that is unknown fails.
     """
-    found, named = [], measure(frame["objective"].iloc[0])
-    for policy, rows in frame.groupby("policy", sort=False):
+    found, named = [], measure(candidates["objective"].iloc[0])
+    for policy, rows in candidates.groupby("policy", sort=False):
         worst = worst_by_ratio(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
         if up_to.isna().any():

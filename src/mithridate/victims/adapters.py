@@ -1,7 +1,5 @@
 """Your own model as the victim: two pure functions, an Equinox module, or either by the name to import it by."""
 
-import importlib
-import operator
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from mithridate.configuration.config import model_name
-from mithridate.errors import InputError, MithridateError
+from mithridate.configuration.parts import found, name_of, tried
+from mithridate.errors import InputError
 from mithridate.victims.models import Model
 
 
@@ -56,7 +54,7 @@ class FunctionModel(eqx.Module):
         name: str | None = None,
     ):
         self._init, self._apply, self._weights = init, apply, weights
-        self.name = name or model_name(apply)
+        self.name = name or name_of(apply)
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Draw w0."""
@@ -98,8 +96,8 @@ def from_equinox(
         >>> model = mi.from_equinox(lambda key: eqx.nn.MLP(64, "scalar", width_size=16, depth=2, key=key))
         >>> learner = mi.Learner(model, mi.GradientDescent(0.1, 100))
     """
-    made = f"model = {name or model_name(make)}"
-    module = _tried(made, "make(key)", eqx.filter_eval_shape, make, jax.random.key(0))
+    made = f"model = {name or name_of(make)}"
+    module = tried(made, "make(key)", eqx.filter_eval_shape, make, jax.random.key(0))
     if not isinstance(module, eqx.Module) or not callable(module):
         raise InputError(
             f"{made}: make(key) returned {type(module).__name__}, not an Equinox module that can be called on a row "
@@ -134,23 +132,15 @@ def find_model(source: Any, n_features: int) -> Model:
 
     Raises `InputError` when it cannot be imported, is not there, fails or is no model.
     """
-    name = f"model = {model_name(source)}"
-    found = source
-    if isinstance(source, str):
-        module, _, attribute = source.partition(":")
-        imported = _tried(name, f"importing {module}", importlib.import_module, module)
-        try:
-            found = operator.attrgetter(attribute)(imported)
-        except AttributeError:
-            raise InputError(f"{name}: module {module} has no attribute {attribute!r}") from None
-    if callable(found) and not _is_model(found):
-        found = _tried(name, f"calling it with {n_features} features", found, n_features)
-    if not _is_model(found):
+    name, made = f"model = {name_of(source)}", found("model", source)
+    if callable(made) and not _is_model(made):
+        made = tried(name, f"calling it with {n_features} features", made, n_features)
+    if not _is_model(made):
         raise InputError(
-            f"{name}: {type(found).__name__} is not a model; give a FunctionModel, from_equinox(…), an object with "
+            f"{name}: {type(made).__name__} is not a model; give a FunctionModel, from_equinox(…), an object with "
             "init, logits and weights, or a function of the number of features that returns one"
         )
-    return found
+    return made
 
 
 def _is_model(thing: Any) -> TypeGuard[Model]:
@@ -167,14 +157,14 @@ def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> N
     n, m = x.shape
     at = f"model = {name}"
     rows, key = jax.ShapeDtypeStruct((n, m), jnp.zeros(()).dtype), jax.random.key(0)
-    params = _tried(at, "init", jax.eval_shape, model.init, key)
-    _tried(at, "init", _check_params, params)
-    weights = _tried(at, "weights", jax.eval_shape, model.weights, params)
+    params = tried(at, "init", jax.eval_shape, model.init, key)
+    tried(at, "init", _check_params, params)
+    weights = tried(at, "weights", jax.eval_shape, model.weights, params)
     if not jax.tree.leaves(weights):
         raise InputError(f"{at}: there are no weights to penalise; say with weights= which parameters they are")
-    out = _tried(at, f"applying it to rows of {m} features", jax.eval_shape, model.logits, params, rows)
+    out = tried(at, f"applying it to rows of {m} features", jax.eval_shape, model.logits, params, rows)
     shapes = [(n,), (n, 2)] if n_classes == 2 else [(n, n_classes)]
-    _tried(at, "applying it", _check_logits, out, " or ".join(map(str, shapes)), *shapes)
+    tried(at, "applying it", _check_logits, out, " or ".join(map(str, shapes)), *shapes)
 
     def total(params: Any, x: Array, along: Array) -> Array:
         return jnp.vdot(along, model.logits(params, x))
@@ -183,14 +173,14 @@ def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> N
         slopes = jax.grad(total, (0, 1))(params, x, jnp.ones(out.shape))
         return jnp.sum(jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(slopes)]))
 
-    _tried(at, "differentiating its logits twice", jax.eval_shape, jax.grad(steepness, (0, 1)), params, rows)
+    tried(at, "differentiating its logits twice", jax.eval_shape, jax.grad(steepness, (0, 1)), params, rows)
 
     @jax.jit
     def measured(x: Array) -> tuple[Array, Any]:
         w0, along = model.init(key), jax.random.normal(key, out.shape)
         return model.logits(w0, x), jax.grad(total)(w0, x, along)
 
-    logits, slopes = _tried(at, "applying it at w0", measured, jnp.asarray(x, dtype=float))
+    logits, slopes = tried(at, "applying it at w0", measured, jnp.asarray(x, dtype=float))
     if bad := int(jnp.sum(~jnp.isfinite(logits).reshape(n, -1).all(axis=1))):
         raise InputError(f"{at}: at w0 the logits of {bad} of {n} training rows are NaN or infinite")
     parts = [np.asarray(leaf) for leaf in jax.tree.leaves(slopes)]
@@ -225,17 +215,6 @@ def _check_logits(out: Any, expected: str, *allowed: tuple[int, ...]) -> None:
         raise InputError(f"the model's logits have {came}; expected {expected}")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise InputError(f"the model's logits are {out.dtype}; expected floating numbers")
-
-
-def _tried(who: str, doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the function's result; raise `InputError` in one line for whatever the user's code raises."""
-    try:
-        return function(*arguments)
-    except MithridateError as error:
-        raise InputError(f"{who}: {error}") from error
-    except Exception as error:
-        line = str(error).strip().partition("\n")[0]
-        raise InputError(f"{who}: {doing} failed: {type(error).__name__}: {line}") from error
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -19,9 +19,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from mithridate.configuration.parts import described
 from mithridate.errors import InputError
 from mithridate.execution.devices import exact
-from mithridate.victims.losses import cross_entropy, predicted
+from mithridate.tasks.classification import Classification
+from mithridate.victims.losses import Loss, cross_entropy, curved
 from mithridate.victims.models import LinearParams, Model
 from mithridate.victims.newton import Solution, minimise_convex
 from mithridate.victims.penalties import L2, Penalty, squared_norm
@@ -118,7 +120,7 @@ class Learner(eqx.Module):
 
     model: Model
     rule: Any
-    loss: Callable[[Array, Array], Array] = cross_entropy
+    loss: Loss = cross_entropy
     penalty: Penalty = L2()
     space: Space = eqx.field(default="auto", static=True)
 
@@ -127,6 +129,11 @@ class Learner(eqx.Module):
             raise InputError(f"rule = {self.rule!r}: neither a training rule nor Exact")
         if self.space == "gram":
             gram.check(self.model, self.penalty, self.solved)
+        if self.solved and not curved(self.loss):
+            raise InputError(
+                f"the loss {described(self.loss)} has no second derivative but 0, and a victim that is solved to "
+                "optimality needs one: use squared-hinge instead of a hinge, or train by steps"
+            )
 
     def mean_loss(self, params: Any, blocks: tuple[Rows, ...]) -> Float[Array, ""]:
         """Return the weighted mean loss over all blocks of rows."""
@@ -154,11 +161,11 @@ class Learner(eqx.Module):
         run, state, schedule = self.begin(blocks, log_strength, key)
         return run.final(self.rule.final(loop(self.step, run, state, schedule)))
 
-    def n_classes(self, n_features: int) -> int:
-        """Return K, the number of classes that the model tells apart in rows of m features."""
+    def task(self, n_features: int) -> Classification:
+        """Return what the victim is trained to do: to tell apart as many classes as its model does in m features."""
         row = jax.ShapeDtypeStruct((1, n_features), jnp.zeros(()).dtype)
         made = jax.eval_shape(lambda x: self.model.logits(self.model.init(jax.random.key(0)), x), row)
-        return 2 if len(made.shape) == 1 else made.shape[1]
+        return Classification(2 if len(made.shape) == 1 else made.shape[1])
 
     @property
     def strength_shape(self) -> tuple[int, ...]:
@@ -263,7 +270,7 @@ class Learner(eqx.Module):
 
     def with_rule(self, rule: TrainingRule | Exact) -> "Learner":
         """Return the same victim trained by another rule."""
-        return eqx.tree_at(lambda learner: learner.rule, self, rule)
+        return replace(self, rule=rule)
 
     def fit(
         self, x: np.ndarray, y: np.ndarray, log_strength: float | np.ndarray, key: Key[Array, ""] | None = None
@@ -274,7 +281,9 @@ class Learner(eqx.Module):
 
     def predict(self, params: Any, x: np.ndarray) -> np.ndarray:
         """Return the class (n,) of each row of x (n, m)."""
-        return np.asarray(predicted(self.model.logits(params, jnp.asarray(x, dtype=float)))).astype(int)
+        return np.asarray(
+            self.task(x.shape[1]).predicted(self.model.logits(params, jnp.asarray(x, dtype=float)))
+        ).astype(int)
 
     def error(self, params: Any, x: np.ndarray, y: np.ndarray) -> float:
         """Return the share of rows of (x, y) that are misclassified."""

@@ -66,12 +66,14 @@ class LogisticRegression(eqx.Module):
     0 starts from the origin, the usual choice for a convex problem: gradient descent stopped early keeps in w whatever
     part of w0 the data do not see, and that would be counted in ‖w‖². A constant added to all K logits changes
     nothing, so that K biases would make the Hessian singular: there are K − 1, along the orthonormal columns of
-    Q (K, K − 1), orthogonal to that constant (Helmert's). Raises `InputError` for fewer than 2 classes.
+    Q (K, K − 1), orthogonal to that constant (Helmert's). With `free` there are K all the same: a loss that sets each
+    class against the rest does see that constant. Raises `InputError` for fewer than 2 classes.
     """
 
     n_features: int = eqx.field(static=True)
     n_classes: int = eqx.field(default=2, static=True)
     init_std: float = 0.0
+    free: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self):
         _check_classes(self.n_classes)
@@ -80,7 +82,7 @@ class LogisticRegression(eqx.Module):
         """Draw w0 ~ N(0, init_std²), b0 = 0."""
         classes = (self.n_classes,) if self.n_classes > 2 else ()
         weight = self.init_std * jax.random.normal(key, (self.n_features, *classes))
-        return LinearParams(weight, jnp.zeros([k - 1 for k in classes]))
+        return LinearParams(weight, jnp.zeros([k - (not self.free) for k in classes]))
 
     def logits(self, params: LinearParams, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
         """Return x·w + b."""
@@ -100,9 +102,13 @@ class LogisticRegression(eqx.Module):
 
     def head(self, params: LinearParams, z: Float[Array, "n *classes"]) -> Float[Array, "n *classes"]:
         """Return z + b."""
-        if self.n_classes == 2:
-            return z + params.bias
-        return z + (params.bias @ jnp.asarray(helmert(self.n_classes), z.dtype))[None]
+        return z + self.bias(params)
+
+    def bias(self, params: LinearParams) -> Float[Array, "*classes"]:
+        """Return b: the claim that a row's logits are x·w + b and nothing else."""
+        if self.n_classes == 2 or self.free:
+            return params.bias
+        return (params.bias @ jnp.asarray(helmert(self.n_classes), params.bias.dtype))[None]
 
 
 def _check_classes(n_classes: int) -> None:

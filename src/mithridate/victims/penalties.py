@@ -5,7 +5,7 @@ leaves n out; with it, λ means the same for any n (it is scikit-learn's −log 
 within the stability limit 2n/η of its inner gradient descent, which they do not without.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -30,12 +30,23 @@ class Penalty(Protocol):
         ...
 
 
+@runtime_checkable
+class Shrinking(Penalty, Protocol):
+    """A penalty Σ s_layer/2·‖w_layer‖², and nothing else: its gradient only shrinks each layer's weights."""
+
+    def strengths(self, weights: PyTree, log_strength: Float[Array, "*groups"]) -> list[Float[Array, ""]]:
+        """Return s of each layer."""
+        ...
+
+
 class L2(eqx.Module):
     """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖² (Eq. 6); λ is the log of the strength.
 
     A scalar λ acts on all weights alike. A vector λ has one entry per group of layers: `groups` gives each layer's
     entry, by default its own.
     """
+
+    words: ClassVar[str] = "L2: e^λ/2·‖w‖²"
 
     groups: tuple[int, ...] | None = eqx.field(default=None, static=True)
 

@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mithridate.errors import InputError
+from mithridate.tasks.base import Task
+from mithridate.tasks.classification import Classification
 
 AXIS = "rows"
 """The axis of a JAX mesh along which rows are divided among devices."""
@@ -85,6 +87,18 @@ def join(blocks: tuple[Rows, ...]) -> Rows:
     return Rows(*(jnp.concatenate(parts) for parts in zip(*(b[:3] for b in blocks), strict=True)))
 
 
+def sanitised(blocks: tuple[Rows, ...], defence: Any) -> tuple[Rows, ...]:
+    """Return blocks of rows with the weights that a defence gives them, no derivative passing through these.
+
+    `defence`, if there is one, has `sanitise`, from rows to their weights (see `defences.base.Sanitiser`).
+    """
+    if defence is None:
+        return blocks
+    ends = np.cumsum([len(block.y) for block in blocks])[:-1]
+    weight = jax.lax.stop_gradient(defence.sanitise(jax.lax.stop_gradient(join(blocks))))
+    return tuple(block.with_weight(own) for block, own in zip(blocks, jnp.split(weight, ends), strict=True))
+
+
 def take(blocks: tuple[Rows, ...], index: Int[Array, " b"], real: Bool[Array, " b"]) -> Rows:
     """Return the rows of these numbers, counted through all blocks, those that are not `real` with weight 0.
 
@@ -144,11 +158,14 @@ def _with_part(whole: Float[Array, "n m"], part: Float[Array, "k m"], first: Int
     return jax.lax.dynamic_update_slice(whole, part, (first, jnp.zeros_like(first)))
 
 
-def check_rows(name: str, x: np.ndarray, y: np.ndarray, n_classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+TWO = Classification()
+
+
+def check_rows(name: str, x: np.ndarray, y: np.ndarray, task: Task = TWO) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, m) and labels (n,), or raise `InputError` naming the first fault.
 
     Copies in float64; features in float32 are returned as they are. Checked: shapes agree, at least one row, every
-    feature finite, labels 0 … K − 1.
+    feature finite, labels those of the task.
     """
     x, y = np.asarray(x), np.array(y)
     x = x if x.dtype == np.float32 else np.array(x, dtype=np.float64)
@@ -163,7 +180,4 @@ def check_rows(name: str, x: np.ndarray, y: np.ndarray, n_classes: int = 2) -> t
             f"{name}: {sum(bad)} feature value(s) are NaN or infinite, the first in row {row}, "
             f"column {column} ({x[row, column]}); drop or impute them first"
         )
-    if not np.isin(y, range(n_classes)).all():
-        allowed = "0 or 1" if n_classes == 2 else f"0 … {n_classes - 1}"
-        raise InputError(f"{name}: labels must be {allowed}, the model's classes; got {np.unique(y)[:5].tolist()}")
-    return x, y.astype(np.float64)
+    return x, task.check(name, y)

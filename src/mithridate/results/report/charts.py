@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mithridate.results.figures import by_group
+from mithridate.results.records import flips_of
 from mithridate.results.report.source import Audited
 from mithridate.results.report.wording import cell, known, number, percent
 from mithridate.results.verdict import curves, measure
@@ -94,13 +95,16 @@ class Chart:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the records to draw: shares in per cent, others with `digits` decimals; bands end at `lowest`."""
+    """A column of the records to draw: shares in per cent, others with `digits` decimals; bands end at `lowest`.
+
+    With `flips`, what flipped labels alone do is drawn beside it.
+    """
 
     name: str
     label: str
     share: bool = True
     digits: int = 2
-    baseline: str | None = None
+    flips: bool = False
     lowest: float = 0.0
 
     @property
@@ -112,10 +116,10 @@ class Column:
 def measured(result: Audited) -> tuple[pd.DataFrame, list[Column]]:
     """Return the records, rates by class spread into columns, and the columns to draw against the share of poison."""
     frame, names = result.frame, result.dataset["classes"]
-    columns = [Column("test_error", "test error", baseline="baseline_test_error")]
+    columns = [Column("test_error", "test error", flips=True)]
     objective = frame["objective"].iloc[0]
     if objective != "indiscriminate":
-        columns.insert(0, Column("attack_success", measure(objective), baseline="baseline_attack_success"))
+        columns.insert(0, Column("attack_success", measure(objective), flips=True))
     if len(names) == 2:
         columns.append(Column("fpr", f"rows of “{names[0]}” taken for “{names[1]}” (false positives)"))
         columns.append(Column("fnr", f"rows of “{names[1]}” taken for “{names[0]}” (false negatives)"))
@@ -124,28 +128,31 @@ def measured(result: Audited) -> tuple[pd.DataFrame, list[Column]]:
             spread = {f"{kind}{k}": frame[kind].str[k] for k in range(len(names))}
             frame = frame.assign(**spread)
             columns += [Column(key, text.format(name)) for key, name in zip(spread, names, strict=True)]
-    columns.append(
-        Column("valid_loss", "loss on the validation rows", share=False, digits=3, baseline="baseline_valid_loss")
-    )
+    columns.append(Column("valid_loss", "loss on the validation rows", share=False, digits=3, flips=True))
     return frame, columns
 
 
-def against_poison(name: str, runs: Sequence[tuple[pd.DataFrame, list[Column]]], policies: Sequence[str]) -> Chart:
+Drawn = tuple[pd.DataFrame, list[Column], pd.DataFrame | None]
+"""A run's records, the columns to draw, and the records of flipped labels alone if there are any to draw."""
+
+
+def against_poison(name: str, runs: Sequence[Drawn], policies: Sequence[str]) -> Chart:
     """Return columns of records against the share of poison, one line per run and policy, or group of one's λ."""
     choices: dict[str, Choice] = {}
     lines = []
-    for run, (frame, columns) in enumerate(runs):
+    for run, (frame, columns, flips) in enumerate(runs):
         choices |= {column.name: column.choice for column in columns}
-        baselines = [column.baseline for column in columns if column.baseline]
-        found = curves(frame, (*(column.name for column in columns), *baselines))
-        for policy, curve in found.items():
+        beside = [column for column in columns if column.flips]
+        flipped = {} if flips is None else curves(flips, tuple(column.name for column in beside))
+        for policy, curve in curves(frame, tuple(column.name for column in columns)).items():
             owner, _, group = (policy, "", "") if policy in policies else policy.rpartition(", λ ")
             owned = {"run": run, "policy": policies.index(owner), "group": int(group) if group else None}
             for column in columns:
                 lines.append(_line(column, curve[column.name], curve["ratio"], name=policy, **owned))
-                if column.baseline:
-                    flipped = {"name": f"{policy}, labels flipped alone", "role": "baseline", **owned}
-                    lines.append(_line(column, curve[column.baseline], curve["ratio"], **flipped))
+                if column.flips and policy in flipped:
+                    other = flipped[policy]
+                    told = {"name": f"{policy}, labels flipped alone", "role": "baseline", **owned}
+                    lines.append(_line(column, other[column.name], other["ratio"], **told))
     return Chart(name, "poison in the training set", " %", list(choices.values()), lines)
 
 
@@ -169,13 +176,14 @@ def _line(column: Column, spread: Mapping[str, Numbers], ratios: Sequence[float]
 
 def error_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
     """Return errors, rates by class and loss against the share of poison, the flipped labels' beside them."""
-    return against_poison("error", [measured(result) for result in results], policies)
+    runs = [(*measured(result), flips_of(result.frame, result.candidates)) for result in results]
+    return against_poison("error", runs, policies)
 
 
 def path_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
     """Return each policy's λ against the share of poison, group by group where they differ."""
     column = Column("log_strength", "λ, the log of the penalty's strength", share=False, lowest=-math.inf)
-    return against_poison("path", [(by_group(result.frame), [column]) for result in results], policies)
+    return against_poison("path", [(by_group(result.frame), [column], None) for result in results], policies)
 
 
 def norm_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
@@ -188,7 +196,7 @@ def norm_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
         for layer in range(layers if layers > 1 else 0):
             frame = frame.assign(**{f"norm{layer}": frame["weight_norms"].str[layer]})
             columns.append(Column(f"norm{layer}", f"mean squared weight of layer {layer + 1}", share=False, digits=4))
-        runs.append((frame, columns))
+        runs.append((frame, columns, None))
     return against_poison("norms", runs, policies)
 
 

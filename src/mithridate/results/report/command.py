@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import SEVERAL
 from mithridate.configuration.presets import SETTINGS
 from mithridate.errors import InputError
 
-REPEATED = {"policies": "policy", "feasible": "feasible", "drop": "drop"}
+REPEATED = {**SEVERAL, "feasible": "feasible", "drop": "drop"}
 """The options that are given once for each entry, and their flags."""
 SIZES = ("train", "valid", "epochs")
 """The options that follow from the data themselves where they are the user's own."""

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError, StorageError
 from mithridate.results.figures import COLOURS
-from mithridate.results.records import FAULTS
+from mithridate.results.records import FAULTS, flips_of
 from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
@@ -154,7 +154,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "defenders": _defenders(result),
         "galleries": galleries(result),
         "faults": _faults(frame),
-        "cells": _cells(frame),
+        "cells": _cells(result),
         "command": command(config),
         "configuration": _configuration(config),
         "time": wording.duration(float(frame["seconds"].sum())),
@@ -164,16 +164,19 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
 def _defenders(result: Audited) -> list[dict[str, str]]:
     """Return the verdict's table: a row per policy."""
     found = []
-    for policy, curve in curves(result.frame, ("attack_success", "baseline_attack_success")).items():
+    flips = curves(flips_of(result.frame, result.candidates), ("attack_success",))
+    for policy, curve in curves(result.frame, ("attack_success",)).items():
         own = result.frame[result.frame["policy"] == policy]
-        tolerated = wording.outcome(result, policy, own).tolerance
+        tolerated = wording.outcome(result, policy).tolerance
         found.append(
             {
                 "name": policy,
-                "meaning": wording.defender(policy),
+                "meaning": result.defenders[policy]["words"],
                 "clean": wording.cell(curve["attack_success"], 0, share=True),
                 "attacked": wording.cell(curve["attack_success"], -1, share=True),
-                "flipped": wording.cell(curve["baseline_attack_success"], -1, share=True),
+                "flipped": wording.cell(flips[policy]["attack_success"], -1, share=True)
+                if policy in flips
+                else wording.UNKNOWN,
                 "tolerated": tolerated,
                 "strengths": wording.strengths(own),
             }
@@ -188,8 +191,11 @@ def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
     return [(fault, int((faults == fault).sum()), text) for fault, text in texts.items() if (faults == fault).any()]
 
 
-def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
+def _cells(result: Audited) -> list[dict[str, str]]:
     """Return every cell as text, those with a fault first."""
+    frame, at = result.frame, ["split", "policy", "n_poison"]
+    flips = flips_of(frame, result.candidates).set_index(at)["test_error"].rename("flipped")
+    frame = frame.join(flips, on=at)
     ordered = frame.iloc[np.argsort(frame["status"].eq("ok").to_numpy(), kind="stable")]
     return [
         {
@@ -199,7 +205,7 @@ def _cells(frame: pd.DataFrame) -> list[dict[str, str]]:
             "poison": wording.percent(row["ratio"]),
             "points": str(row["n_poison"]),
             "test error": wording.percent(row["test_error"]),
-            "flipped": wording.percent(row["baseline_test_error"]),
+            "flipped": wording.percent(row["flipped"]),
             "λ": ", ".join(map(wording.number, row["log_strengths"])),
             "best λ": ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in row["best_log_strengths"]),
             "η·curvature": wording.number(row["stability"]),

@@ -24,6 +24,10 @@ class Audited(Protocol):
     @property
     def frame(self) -> pd.DataFrame: ...  # noqa: D102
     @property
+    def candidates(self) -> pd.DataFrame: ...  # noqa: D102
+    @property
+    def defenders(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
+    @property
     def verdict(self) -> Verdict: ...  # noqa: D102
     @property
     def poison(self) -> Mapping[tuple[int, str], Mapping[str, np.ndarray]]: ...  # noqa: D102

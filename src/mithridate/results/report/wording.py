@@ -14,6 +14,7 @@ UNKNOWN = "unknown"
 
 THREAT = {
     "goal": "The attacker wants",
+    "attack": "The attack",
     "knows": "The attacker knows",
     "controls": "The attacker controls",
     "may_change": "The attacker may change",
@@ -21,6 +22,8 @@ THREAT = {
     "budget": "How poison is counted",
     "validation_set": "The validation rows",
     "model": "The model under attack",
+    "loss": "Its loss",
+    "penalty": "Its penalty",
     "inner_training": "How the attack trains it",
     "evaluation": "How it is trained to be measured",
     "not_tested": "Not tested",
@@ -80,21 +83,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def defender(policy: str) -> str:
-    """Return what a policy does, in words."""
-    kind, _, value = policy.partition("=")
-    held_out = "by cross-validation, which tries every choice on held-out training rows"
-    search = f"by trying {value} random choices on held-out training rows"
-    return {
-        "fixed": f"holds λ at {value}, whatever the data",
-        "cv-clean": f"chose λ before the attack, {held_out}; then held it",
-        "cv-poisoned": f"chooses λ again at every share of poison, {held_out}, poisoned ones among them",
-        "search-clean": f"chose λ before the attack, {search}; then held it",
-        "search-poisoned": f"chooses λ again at every share of poison, {search}, poisoned ones among them",
-        "learned": "tunes λ under attack, on validation rows that the attacker cannot touch",
-    }.get(kind, "a rule of the user's own")
-
-
 def model(config: Mapping[str, Any]) -> str:
     """Return the victim's model in words."""
     named = {"logistic": "logistic regression", "mlp": f"neural network ({' × '.join(map(str, config['hidden']))})"}
@@ -147,10 +135,10 @@ class Headline(NamedTuple):
 
 
 def headline(result: Audited) -> Headline:
-    """Return the verdict at the most poison, the worse of attack and baseline counting as in `verdict`."""
+    """Return the verdict at the most poison, the worst of the attacks counting as in `verdict`."""
     frame = result.frame
     most, points, n_train = frame["ratio"].max(), frame["n_poison"].max(), frame["n_train"].iloc[-1]
-    outcomes = [outcome(result, str(name), rows) for name, rows in frame.groupby("policy", sort=False)]
+    outcomes = [outcome(result, policy) for policy in frame["policy"].unique()]
     # An error that is unknown is no defence: it counts as the worst.
     best, *_ = order = sorted(outcomes, key=lambda found: found.worst if known(found.worst) else math.inf)
     worst = next(found for found in order if found.worst == order[-1].worst or not known(found.worst))
@@ -171,11 +159,11 @@ def headline(result: Audited) -> Headline:
     return Headline(sentence, what, percent(most), best, worst)
 
 
-def outcome(result: Audited, policy: str, rows: pd.DataFrame) -> Outcome:
-    """Return what a policy with these records comes to."""
-    by_ratio = worst_by_ratio(rows)
+def outcome(result: Audited, policy: str) -> Outcome:
+    """Return what a policy comes to."""
+    by_ratio = worst_by_ratio(result.candidates[result.candidates["policy"] == policy])
     tolerated = result.verdict.tolerance[policy]
-    sign = "≥ " if tolerated >= rows["ratio"].max() - 1e-9 else ""
+    sign = "≥ " if tolerated >= by_ratio.index.max() - 1e-9 else ""
     return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), f"{sign}{percent(tolerated)}")
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mithridate.errors import InputError
-from mithridate.victims.models import LinearFirstLayer, LogisticRegression, Model
-from mithridate.victims.penalties import L2, Penalty
+from mithridate.victims.models import LinearFirstLayer, Model
+from mithridate.victims.penalties import Penalty, Shrinking
 from mithridate.victims.rows import Rows
 from mithridate.victims.rules import Batch
 
@@ -60,7 +60,7 @@ class Gram(eqx.Module):
         cls,
         model: LinearFirstLayer,
         loss: Any,
-        penalty: L2,
+        penalty: Shrinking,
         blocks: tuple[Rows, ...],
         log_strength: Float[Array, "*groups"],
         n: Float[Array, ""],
@@ -170,18 +170,29 @@ def _(primals: tuple[Varied, Array], tangents: tuple[Varied, Array]) -> tuple[Ar
     return jnp.zeros_like(coefs), jnp.concatenate([across.T @ last, across @ first + own @ last])
 
 
+def vouches(part: Any, claim: str, *about: str) -> bool:
+    """Return whether a part has the method that makes a claim, and no subclass has changed what the claim is about."""
+    order = type(part).__mro__
+
+    def first(name: str) -> int:
+        return next((i for i, one in enumerate(order) if name in vars(one)), len(order))
+
+    return first(claim) < len(order) and all(first(claim) <= first(name) for name in about)
+
+
 def solves(model: Model, penalty: Penalty) -> bool:
-    """Return whether `dual` can solve a learner with these parts: one linear layer with one logit, and L2."""
-    linear = type(model) is LogisticRegression and model.n_classes == 2  # a subclass may do something else
-    return linear and type(penalty) is L2
+    """Return whether `dual` can solve a learner with these parts: logits x·w + b, one a row, and L2."""
+    if not (vouches(model, "bias", "head", "logits") and vouches(penalty, "strengths", "__call__")):
+        return False
+    return not jax.eval_shape(lambda: model.bias(model.init(jax.random.key(0)))).shape  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def why_not(model: Model, penalty: Penalty) -> str:
     """Return why a learner with these parts cannot run in Gram space; empty when it can."""
     if not isinstance(model, LinearFirstLayer):
         return f"{type(model).__name__} does not have a linear first layer (see `LinearFirstLayer`)"
-    if type(penalty) is not L2:  # a subclass may add something to it
-        return f"its penalty is {type(penalty).__name__}, not L2"
+    if not vouches(penalty, "strengths", "__call__"):
+        return f"its penalty is {type(penalty).__name__}, not L2 (see `Shrinking`)"
     return ""
 
 
@@ -189,7 +200,7 @@ def check(model: Model, penalty: Penalty, solved: bool) -> None:
     """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
     reason = why_not(model, penalty)
     if solved and not reason and not solves(model, penalty):
-        reason = f"{type(model).__name__} is not LogisticRegression of two classes, and only that is solved there"
+        reason = f"{type(model).__name__} does not say that its one logit is x·w + b, and only that is solved there"
     if reason:
         raise InputError(f"Gram space cannot run this learner: {reason}; use space='plain'")
 

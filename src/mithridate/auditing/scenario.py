@@ -1,0 +1,60 @@
+"""One split of an audit and all that is made from it once: what its chains, its plan and its check share."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from mithridate.attacks.base import Attacker
+from mithridate.attacks.flips import Flips
+from mithridate.attacks.objectives import Objective
+from mithridate.auditing.assembly import attack_of, defenders_of, model_of, objective_on
+from mithridate.configuration.config import AuditConfig
+from mithridate.data.datasets import Dataset, Split
+from mithridate.defences.base import Defender
+from mithridate.victims.models import Model
+from mithridate.victims.rows import Rows
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Split `index` of an audit: who attacks whom, on which rows; all that is drawn there comes from `seed`."""
+
+    config: AuditConfig
+    index: int
+    split: Split
+    seed: str
+    model: Model
+    objective: Objective
+    defenders: tuple[Defender, ...]
+
+    @classmethod
+    def of(cls, data: Dataset, config: AuditConfig, index: int = 0, other: "Scenario | None" = None) -> "Scenario":
+        """Return it for one split; `other`, where there is one of the same audit, saves making the model again.
+
+        Raises `InputError` for what cannot be used.
+        """
+        split, seed = data.split(config.train, config.valid, config.seed, index), f"{config.seed}/{data.name}/{index}"
+        model = other.model if other else model_of(config, split)
+        defenders = other.defenders if other else tuple(defenders_of(config))
+        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders)
+
+    def attack(self, defender: Defender) -> Attacker:
+        """Return the attack on one defender."""
+        return attack_of(self.config, self.split, defender, self.seed, self.model, self.objective)
+
+    @cached_property
+    def attacks(self) -> list[Attacker]:
+        """The attacks, in the order of the defenders."""
+        return [self.attack(defender) for defender in self.defenders]
+
+    @cached_property
+    def rows(self) -> Rows:
+        """D_tr on the device, as all attacks have it."""
+        return self.attacks[0].rows(self.split.x_train, self.split.y_train)
+
+
+def rival_of(attack: Attacker) -> Attacker | None:
+    """Return the cheapest attack of the same setting, which this one has to beat: flips; None if it is that."""
+    if isinstance(attack, Flips):
+        return None
+    names = [field.name for field in fields(Attacker)]
+    return Flips(**{name: getattr(attack, name) for name in names})

@@ -1,0 +1,92 @@
+"""The threat model in words: what the attacker knows, controls and may change, and what was not tested."""
+
+from collections.abc import Sequence
+
+from mithridate.attacks.base import Attacker
+from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.objective import parse_objective
+from mithridate.configuration.parts import BUILT_IN, described, name_of
+
+
+def mismatch(config: AuditConfig) -> str:
+    """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
+    if (config.inner == "exact") == (config.victim == "exact"):
+        return ""
+    how = {"exact": "solved to optimality", "sgd": "trained by SGD", "gd": "trained by gradient descent"}
+    return (
+        f"the attack is crafted on a victim {how[config.inner]} and evaluated on one {how[config.victim]}: the worst "
+        "case for the latter may be worse (see victim and inner)"
+    )
+
+
+def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
+    """Return what the attacker wants and what his points start as, in plain words."""
+    kind, what = parse_objective(config.objective, classes)
+    if kind == "indiscriminate":
+        goal = "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)"
+        return goal, "a validation row, drawn at random, with another class's label"
+    if isinstance(what, str):
+        goal = (
+            f"the rows of {what} given the labels that they have there (error-specific): the least loss on them (Eq. 2)"
+        )
+        return goal, "one of those rows with the label wanted"
+    names = [classes[number] for number in what]
+    if kind == "target-class":
+        goal = f"errors on class {names[0]} (error-generic): the largest loss on its validation rows (Eq. 2)"
+        return goal, "a validation row of that class with another class's label"
+    first, second = names
+    goal = f"class {first} taken for {second} (error-specific): the least loss on the validation rows of {first} "
+    return goal + f"labelled {second} (Eq. 2)", "a validation row of the first class with the second's label"
+
+
+def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker]) -> dict[str, str]:
+    """Return what the attacker knows, controls and may change, in plain words; `attacks`, those on each defender."""
+    replaced = config.budget == "replaced"
+    w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
+    within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
+    if config.target and not config.bounds:
+        within = "within each column's range in the training rows, whole numbers and categories kept as such" + (
+            f", except {'; '.join(config.feasible)}" if config.feasible else ""
+        )
+    learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
+    goal, cloned = aim_of(config, classes)
+    built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]
+    picked = " drawn at random" if built_in else " of its choice"
+    moved = "no feature of its points" if config.attack == "flips" else f"every feature of its points, {within}"
+    may_change = f"{moved}; each starts as a clone of {cloned}, which it keeps"
+    if not built_in:
+        may_change = f"all of its points, {within}, as its code says"
+    filtered = config.defences != ("none",)
+    filters, cleaned = (" and filters the rows", "") if filtered else ("", "outlier filters, ")
+    epochs = f"{config.epochs} epoch" + "s" * (config.epochs != 1)
+    cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
+    return {
+        "model": name_of(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
+        "loss": described(learner.loss),
+        "penalty": described(learner.penalty),
+        "goal": goal,
+        "attack": f"{attacks[0].name}: the attacker {'; or '.join(words)}",
+        "knows": "everything: training and validation rows, model, loss, training, and how the defender sets "
+        f"λ{filters} "
+        "(perfect knowledge, the worst case)",
+        "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
+        + ("are added to the training rows" if not replaced else f"take the place of training rows{picked}"),
+        "may_change": may_change,
+        "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
+        "budget": f"{config.budget}: ratio = poison / "
+        + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
+        "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
+        "inner_training": "solved to optimality"
+        if config.inner == "exact"
+        else (f"SGD, minibatches of {config.inner_batch}" if config.inner == "sgd" else "full-batch gradient descent")
+        + f", η = {config.learning_rate:g}, T = {config.inner_steps}"
+        + (f"; its steps{cut}" if config.stabilise else "")
+        + f"; {w0.get(str(config.initial), f'the mean over {config.initial} w0 drawn anew at every outer step')}",
+        "evaluation": "solved to optimality on the poisoned rows"
+        if config.victim == "exact"
+        else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
+        f"{config.batch_size}, {epochs}",
+        "not_tested": "other choices of rows and labels, "
+        + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
+        + f"backdoor attacks, attackers with less knowledge, {cleaned}other models",
+    }

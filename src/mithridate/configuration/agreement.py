@@ -1,0 +1,74 @@
+"""What the options of an audit have to agree on, one rule a function; each returns what is wrong, or nothing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+WIDEST = 2**16
+
+
+def _points(config: Any) -> str:
+    if config.points > config.train:
+        return f"points = {config.points}: more than the {config.train} training rows"
+    if config.points > config.valid and config.objective == "indiscriminate":
+        share = config.points / (config.train + config.points * (config.budget == "added"))
+        return (
+            f"points = {config.points}: more than the {config.valid} validation rows they are cloned from, being "
+            f"{share:.1%} poison of train = {config.train}; raise valid, or lower poison"
+        )
+    return f"batch = {config.batch}: more than the {config.points} points in all" * (config.batch > config.points)
+
+
+def _cross_validated(policies: Iterable[Any]) -> bool:
+    return any(isinstance(policy, str) and policy.startswith("cv-") for policy in policies)
+
+
+def _folds(config: Any) -> str:
+    most = config.train // 2
+    many = config.folds > most and _cross_validated(config.policies)
+    return f"folds = {config.folds}: more than the {most} training rows of a class" * many
+
+
+def _strengths(config: Any) -> str:
+    if config.strengths == "one" or not _cross_validated(config.policies):
+        return ""
+    return (
+        f"strengths = {config.strengths}: cross-validation over a grid of several λ would take too long; search "
+        "at random with policy search-clean=60 (60 vectors tried), or use strengths = one"
+    )
+
+
+def _network(config: Any) -> str:
+    if config.model != "mlp":
+        return ""
+    if not 1 <= min(config.hidden) <= max(config.hidden) <= WIDEST:
+        return f"hidden = {config.hidden}: every layer must be from 1 to {WIDEST:,} wide"
+    exact = "exact" in (config.victim, config.inner)
+    return "an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd" * exact
+
+
+def _inner_batch(config: Any) -> str:
+    if not config.inner_batch or config.inner == "sgd":
+        return ""
+    return f"inner_batch = {config.inner_batch}: inner = {config.inner} has no batches; use inner = sgd"
+
+
+def _hypergradient(config: Any) -> str:
+    if config.inner != "exact" or config.hypergradient in ("auto", "implicit"):
+        return ""
+    return (
+        f"hypergradient = {config.hypergradient} differentiates training steps, and inner = exact has none; "
+        "use implicit"
+    )
+
+
+def _order(config: Any) -> str:
+    for name in ("bounds", "strength_bounds"):
+        pair = getattr(config, name)
+        if pair and pair[0] > pair[1]:
+            return f"{name} = {pair}: the wrong way round; give the lower bound first"
+    return ""
+
+
+CHECKS: tuple[Callable[[Any], str], ...] = (
+    *(_points, _folds, _strengths, _network, _inner_batch, _hypergradient, _order),
+)

@@ -1,0 +1,99 @@
+"""The parts of an audit that have names: built in, or the user's own code, as an object or as `module:attribute`."""
+
+import difflib
+import importlib
+import inspect
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mithridate.errors import InputError, MithridateError
+
+BUILT_IN = {
+    "model": ("logistic", "mlp"),
+    "attack": ("bilevel", "flips"),
+    "penalty": ("l2",),
+    "loss": ("logistic", "squared-hinge", "squared"),
+}
+"""The kinds of which an audit has one, and what each can be without code of the user's own."""
+SEVERAL = {"policies": "policy", "defences": "defence"}
+"""The kinds of which it may have several, and what one is called; `defences.named` knows the texts."""
+PLAIN = (bool, int, float, bytes, list, tuple, dict, set)
+"""What is no part of an audit, as it stands in a file."""
+_OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+
+
+def name_of(part: Any) -> str:
+    """Return the name under which results speak of a part: itself, its `name`, its `__name__` or its class's."""
+    names = (part, getattr(part, "name", None), getattr(part, "__name__", None), type(part).__name__)
+    return next(name for name in names if isinstance(name, str))
+
+
+def described(part: Any) -> str:
+    """Return what a part says of itself in plain words: its `words`, a text or a method, or else its name."""
+    words = getattr(part, "words", None)
+    said = words() if callable(words) else words
+    return said if isinstance(said, str) else name_of(part)
+
+
+def is_path(part: Any) -> bool:
+    """Return whether a part is named as `module:attribute`."""
+    return isinstance(part, str) and bool(_OWN.fullmatch(part))
+
+
+def known(kind: str, part: Any) -> Any:
+    """Return a part of this kind as it was given. Raises `ValueError` for a text that names none."""
+    own = is_path(part) if isinstance(part, str) else not isinstance(part, PLAIN)
+    if own or part in BUILT_IN[kind]:
+        return part
+    raise ValueError(
+        f"{kind} = {part!r}: use {', '.join(BUILT_IN[kind])}, or module:attribute for one of your own"
+        + nearest(str(part), BUILT_IN[kind])
+    )
+
+
+def nearest(text: str, names: Sequence[str]) -> str:
+    """Return the question whether the name that is most like the text was meant; empty where none is like it."""
+    found = difflib.get_close_matches(text, names, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def own_parts(config: Any) -> list[str]:
+    """Return the names of the parts that are code of the user's own, in a configuration or its plain data."""
+    read = config.get if isinstance(config, dict) else lambda name, other=None: getattr(config, name, other)
+    single = [part for kind, names in BUILT_IN.items() if (part := read(kind)) is not None and part not in names]
+    several = [part for kind in SEVERAL for part in read(kind, ()) or () if is_path(part) or not isinstance(part, str)]
+    return [name_of(part) for part in (*single, *several)]
+
+
+def found(kind: str, part: Any) -> Any:
+    """Return the object that a part of the user's own is or names; raises `InputError` where it cannot be imported."""
+    if not is_path(part):
+        return part
+    name = f"{kind} = {part}"
+    module, _, attribute = part.partition(":")
+    imported = tried(name, f"importing {module}", importlib.import_module, module)
+    try:
+        return operator.attrgetter(attribute)(imported)
+    except AttributeError:
+        raise InputError(f"{name}: module {module} has no attribute {attribute!r}") from None
+
+
+def source_of(part: Any) -> str:
+    """Return the source of a part's class, where Python has it: a part that was changed is another one."""
+    try:
+        return inspect.getsource(part if callable(part) and hasattr(part, "__code__") else type(part))
+    except (OSError, TypeError):
+        return name_of(part)
+
+
+def tried(who: str, doing: str, function: Any, *arguments: Any, **named: Any) -> Any:
+    """Return the function's result; raise `InputError` in one line for whatever the user's code raises."""
+    try:
+        return function(*arguments, **named)
+    except MithridateError as error:
+        raise InputError(f"{who}: {error}") from error
+    except Exception as error:
+        line = str(error).strip().partition("\n")[0]
+        raise InputError(f"{who}: {doing} failed: {type(error).__name__}: {line}") from error

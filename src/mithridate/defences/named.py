@@ -1,0 +1,105 @@
+"""Policies and sanitisers by the names that configurations, records and figures have for them."""
+
+import math
+import re
+from typing import Any
+
+import optax
+
+from mithridate.configuration.parts import found, name_of, nearest
+from mithridate.data.feasible import Box
+from mithridate.defences.base import Policy, Sanitiser
+from mithridate.defences.filters import Sphere
+from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.errors import InputError
+
+LARGEST = 30.0
+"""Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
+POLICIES = ("fixed=VALUE", "learned", "cv-clean", "cv-poisoned", "search-clean=BUDGET", "search-poisoned=BUDGET")
+DEFENCES = ("none", "sphere=SHARE")
+
+_SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
+_FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
+
+
+def policy_of(part: Any, strengths: Box, descent: optax.GradientTransformation, *others: Any) -> Policy:
+    """Return the policy that a part of a configuration is or names (see `parse_policy`). Raises `InputError`."""
+    made = found("policy", part)
+    if isinstance(made, str):
+        return parse_policy(made, strengths, descent, *others)
+    if isinstance(made, type):
+        made = made()
+    if not isinstance(made, Policy):
+        raise InputError(
+            f"policy = {name_of(part)}: {type(made).__name__} is no policy; give an object with name, strengths, "
+            "descent, respond and after_clean (see `Policy`)"
+        )
+    return made
+
+
+def sanitiser_of(part: Any) -> Sanitiser | None:
+    """Return the sanitiser that a part of a configuration is or names, None for "none". Raises `InputError`."""
+    made = found("defence", part)
+    if isinstance(made, str):
+        return _parse_defence(made)
+    if isinstance(made, type):
+        made = made()
+    if not isinstance(made, Sanitiser):
+        raise InputError(
+            f"defence = {name_of(part)}: {type(made).__name__} is no defence; give an object with name and sanitise "
+            "(see `Sanitiser`)"
+        )
+    return made
+
+
+def _parse_defence(text: str) -> Sanitiser | None:
+    kind, _, value = text.partition("=")
+    if text == "none":
+        return None
+    if kind == "sphere" and value:
+        try:
+            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            share = math.nan
+        if 0 < share < 1:
+            return Sphere(share)
+        raise InputError(f"defence = {text}: the share of rows to take out must lie between 0 and 1, as sphere=5%")
+    raise InputError(
+        f"unknown defence {text!r}; use none, sphere=SHARE (as sphere=5%), or module:attribute for one of your own"
+        + nearest(kind, [name.partition("=")[0] for name in DEFENCES])
+    )
+
+
+def parse_policy(
+    text: str,
+    strengths: Box,
+    descent: optax.GradientTransformation,
+    closing: bool = True,
+    k: int = 5,
+    seed: int = 0,
+) -> Policy:
+    """Return the policy that `text` names.
+
+    `fixed=VALUE`, `fixed=log(STRENGTH)`, `learned`, `cv-clean`, `cv-poisoned`, `search-clean=BUDGET` or
+    `search-poisoned=BUDGET`. Raises `InputError` for any other text.
+    """
+    match text:
+        case "learned":
+            return Learned(strengths, descent, closing)
+        case "cv-clean" | "cv-poisoned":
+            return CrossValidated(text == "cv-poisoned", strengths, k, seed)
+    if (found := _SEARCH.fullmatch(text)) and int(found["budget"]) > 0:
+        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]))
+    if found := _FIXED.fullmatch(text):
+        try:
+            number = float(found["strength"] or found["value"])
+            value = math.log(number) if found["strength"] else number
+        except ValueError:
+            number = value = math.nan
+        if abs(value) <= LARGEST:
+            return Fixed(value, f"fixed=log({number:g})" if found["strength"] else None)
+    raise InputError(
+        f"unknown policy {text!r}; use fixed=VALUE with a λ from −{LARGEST:g} to {LARGEST:g} (as fixed=-8 or "
+        "fixed=log(200)), learned, cv-clean, cv-poisoned, search-clean=BUDGET or search-poisoned=BUDGET (how many λ to "
+        "try, as search-clean=60), or module:attribute for one of your own" + nearest(text, POLICIES)
+    )
