@@ -28,7 +28,7 @@ def without_bias(m: int, n_classes: int) -> mi.FunctionModel:
 
 def fitted(model: Any, loss: str, x: np.ndarray, y: np.ndarray) -> Any:
     with jax.enable_x64(True):
-        learner = mi.Learner(model, mi.Exact(relative=1e-13), loss=LOSSES[loss])
+        learner = mi.Learner(model, mi.Exact(tolerance=1e-13), loss=LOSSES[loss])
         return jax.device_get(learner.fit(x, y, STRENGTH))
 
 
@@ -48,8 +48,8 @@ def test_the_squared_loss_is_scikit_learn_s_ridge_classifier(n_classes):
     x, y = rows(n_classes)
     peer = RidgeClassifier(alpha=np.exp(STRENGTH)).fit(x, y)
     found = fitted(mi.LogisticRegression(5, n_classes, free=True), "squared", x, y)
-    np.testing.assert_allclose(np.atleast_2d(found.weight.T), peer.coef_, atol=1e-6)
-    np.testing.assert_allclose(np.atleast_1d(found.bias), peer.intercept_, atol=1e-6)
+    np.testing.assert_allclose(found.weight.T.reshape(peer.coef_.shape), peer.coef_, atol=1e-6)
+    np.testing.assert_allclose(found.bias, peer.intercept_, atol=1e-6)
 
 
 @pytest.mark.parametrize("space", ["plain", "gram"])
@@ -60,7 +60,7 @@ def test_both_spaces_solve_a_support_vector_machine(space):
     peer = LinearSVC(intercept_scaling=1e3, **options).fit(x, y)
     with jax.enable_x64(True):
         parts = {"loss": LOSSES["squared-hinge"], "space": space}
-        found = mi.Learner(mi.LogisticRegression(5), mi.Exact(relative=1e-12), **parts).fit(x, y, STRENGTH)
+        found = mi.Learner(mi.LogisticRegression(5), mi.Exact(tolerance=1e-12), **parts).fit(x, y, STRENGTH)
     np.testing.assert_allclose(found.weight, peer.coef_[0], atol=1e-5)
     np.testing.assert_allclose(found.bias, peer.intercept_[0], atol=1e-5)
 

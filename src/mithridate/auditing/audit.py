@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mithridate.attacks.poison import placed
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
@@ -20,6 +21,7 @@ from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
+from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
@@ -27,6 +29,7 @@ from mithridate.results.records import to_frame
 from mithridate.results.results import AuditResult, load_result
 from mithridate.results.verdict import verdict
 from mithridate.versions import versions
+from mithridate.victims.rows import Rows
 
 
 class Progress(NamedTuple):
@@ -216,7 +219,7 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         for number, name in enumerate(defenders):
             own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
             if own[0].batch:
-                poison[index, name] = _poison_arrays(own, split, added=config.budget == "added")
+                poison[index, name] = _poison_arrays(own, split, config.budget == "added", sweep.defenders[number])
     split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
     return AuditResult(
         dataset={
@@ -258,16 +261,26 @@ def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame,
     return before, after
 
 
-def _poison_arrays(cells: list[Cell], split: Split, added: bool) -> dict[str, np.ndarray]:
+def _poison_arrays(cells: list[Cell], split: Split, added: bool, defender: Defender) -> dict[str, np.ndarray]:
     """Return what it takes to retrain on the poisoned sets of one chain without this program.
 
-    The first `counts[i]` points are the poison at ratio i; raw features are x·scale + offset.
+    The first `counts[i]` points are the poison at ratio i, added points the last rows; raw features are x·scale +
+    offset. `kept[i]`, where the defender takes rows out, are those that he leaves at ratio i.
     """
     batches = [cell.batch for cell in cells if cell.batch]
     x_start, x_poison, y_poison, places = (
         np.concatenate([getattr(batch, name) for batch in batches])
         for name in ("x_start", "x_poison", "y_poison", "places")
     )
+    counts = [cell.record.n_poison for cell in cells if cell.batch]
+    kept = {}
+    if defender.sanitiser:
+        sets = (
+            placed(x_poison[:k], y_poison[:k], None if added else places[:k], split.x_train, split.y_train)
+            for k in counts
+        )
+        passed = [np.asarray(defender.sanitiser.sanitise(Rows.of(*rows))) > 0 for rows in sets]
+        kept["kept"] = np.stack([np.pad(each, (0, len(passed[-1]) - len(each))) for each in passed])
     places = places[:0] if added else places
     ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
     weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
@@ -277,7 +290,7 @@ def _poison_arrays(cells: list[Cell], split: Split, added: bool) -> dict[str, np
         "x_start": x_start.astype(np.float32),
         "replaced": places,
         "replaced_rows": split.train_rows[places],
-        "counts": np.array([cell.record.n_poison for cell in cells if cell.batch]),
+        "counts": np.array(counts),
         "log_strength": np.array([batch.log_strength for batch in batches]),
         "history": np.concatenate([batch.history for batch in batches]).astype(np.float32),
         "train_rows": split.train_rows,
@@ -285,4 +298,4 @@ def _poison_arrays(cells: list[Cell], split: Split, added: bool) -> dict[str, np
         "test_rows": split.test_rows,
         "offset": split.offset,
         "scale": split.scale,
-    } | (weights if all(ends.values()) else {})
+    } | (kept | weights if all(ends.values()) else kept)

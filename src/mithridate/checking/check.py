@@ -185,8 +185,9 @@ def _setting(attack: Attack, at: Place, truth: Truth, strength: float, precision
 def _record(rung: Rung, truth: Truth, reference: Rung | None) -> dict[str, Any]:
     found = rung.found
     unknown = (math.nan, math.nan)
-    errors = truth.worst(found) if found else unknown
-    apart = found.distance(reference.found if reference else None) if found else unknown
+    with np.errstate(over="ignore"):  # of a method that diverged, and says so
+        errors = truth.worst(found) if found else unknown
+        apart = found.distance(reference.found if reference else None) if found else unknown
     return {
         "method": rung.name,
         "space": rung.place.space,

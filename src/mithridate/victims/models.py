@@ -106,8 +106,10 @@ class LogisticRegression(eqx.Module):
 
     def bias(self, params: LinearParams) -> Float[Array, "*classes"]:
         """Return b: the claim that a row's logits are x·w + b and nothing else."""
-        if self.n_classes == 2 or self.free:
+        if self.n_classes == 2:
             return params.bias
+        if self.free:
+            return params.bias[None]
         return (params.bias @ jnp.asarray(helmert(self.n_classes), params.bias.dtype))[None]
 
 
