@@ -13,6 +13,10 @@ import mithridate as mi
 from mithridate.victims.losses import LOSSES, curved
 
 STRENGTH = 0.7
+SVM: dict[str, Any] = {
+    **{"C": float(np.exp(-STRENGTH)), "loss": "squared_hinge", "dual": False},
+    **{"tol": 1e-12, "max_iter": 1_000_000},
+}
 
 
 def rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +40,7 @@ def fitted(model: Any, loss: str, x: np.ndarray, y: np.ndarray) -> Any:
 def test_the_squared_hinge_is_scikit_learn_s_linear_svm(n_classes):
     """LinearSVC penalises its bias as the weight of a column of ones: so is it here, in a model without another."""
     x, y = rows(n_classes)
-    peer = LinearSVC(C=np.exp(-STRENGTH), loss="squared_hinge", dual=False, tol=1e-12, max_iter=100_000).fit(x, y)
+    peer: Any = LinearSVC(**SVM).fit(x, y)
     found = fitted(without_bias(6, n_classes), "squared-hinge", np.column_stack([x, np.ones(len(x))]), y)
     wanted = np.column_stack([peer.coef_, peer.intercept_]).T
     np.testing.assert_allclose(found["w"].reshape(wanted.shape), wanted, atol=1e-6)
@@ -46,7 +50,7 @@ def test_the_squared_hinge_is_scikit_learn_s_linear_svm(n_classes):
 def test_the_squared_loss_is_scikit_learn_s_ridge_classifier(n_classes):
     """Its bias is not penalised, nor is ours."""
     x, y = rows(n_classes)
-    peer = RidgeClassifier(alpha=np.exp(STRENGTH)).fit(x, y)
+    peer: Any = RidgeClassifier(alpha=np.exp(STRENGTH)).fit(x, y)
     found = fitted(mi.LogisticRegression(5, n_classes, free=True), "squared", x, y)
     np.testing.assert_allclose(found.weight.T.reshape(peer.coef_.shape), peer.coef_, atol=1e-6)
     np.testing.assert_allclose(found.bias, peer.intercept_, atol=1e-6)
@@ -56,8 +60,8 @@ def test_the_squared_loss_is_scikit_learn_s_ridge_classifier(n_classes):
 def test_both_spaces_solve_a_support_vector_machine(space):
     """With a bias that nothing penalises: LinearSVC's is penalised as little as its scaling says."""
     x, y = rows(2)
-    options = {"C": np.exp(-STRENGTH), "loss": "squared_hinge", "dual": False, "tol": 1e-12, "max_iter": 1_000_000}
-    peer = LinearSVC(intercept_scaling=1e3, **options).fit(x, y)
+    options: dict[str, Any] = SVM | {"intercept_scaling": 1e3}
+    peer: Any = LinearSVC(**options).fit(x, y)
     with jax.enable_x64(True):
         parts = {"loss": LOSSES["squared-hinge"], "space": space}
         found = mi.Learner(mi.LogisticRegression(5), mi.Exact(tolerance=1e-12), **parts).fit(x, y, STRENGTH)

@@ -147,8 +147,9 @@ class Wrong(mi.Attacker):
 )
 def test_an_attack_outside_its_budget_is_refused_before_anything_is_computed(kind, message, tmp_path, monkeypatch):
     monkeypatch.setattr(Wrong, "kind", kind)
+    options: dict[str, Any] = SMALL | {"attack": Wrong}
     with pytest.raises(mi.InputError, match=message):
-        mi.audit("digits-0v8", out=tmp_path / "run", **(SMALL | {"attack": Wrong}))
+        mi.audit("digits-0v8", out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 

@@ -128,8 +128,8 @@ class Shifted(mi.LogisticRegression):
         ({"model": LeastSquares(4), "rule": DESCENT}, "LeastSquares does not have a linear first layer"),
         ({"model": linear(4), "rule": DESCENT, "penalty": absolute}, "not L2"),
         ({"model": linear(4), "rule": DESCENT, "penalty": Elastic()}, "not L2"),
-        ({"model": mi.MLP(4, (3,)), "rule": mi.Exact()}, "MLP is not LogisticRegression"),
-        ({"model": Shifted(4), "rule": mi.Exact()}, "Shifted is not LogisticRegression"),
+        ({"model": mi.MLP(4, (3,)), "rule": mi.Exact()}, "MLP does not say that its one logit is"),
+        ({"model": Shifted(4), "rule": mi.Exact()}, "Shifted does not say that its one logit is"),
     ],
     ids=["no linear first layer", "no L2", "more than L2", "solved network", "no plain linear model"],
 )

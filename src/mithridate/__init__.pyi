@@ -9,9 +9,9 @@ from .auditing.audit import resume as resume
 from .checking.check import CheckResult as CheckResult
 from .checking.check import check as check
 from .configuration.config import AuditConfig as AuditConfig
+from .data.catalogue import load_dataset as load_dataset
 from .data.datasets import Dataset as Dataset
 from .data.datasets import Split as Split
-from .data.datasets import load_dataset as load_dataset
 from .data.feasible import Box as Box
 from .data.feasible import Mixed as Mixed
 from .data.tables import dataset_of as dataset_of

@@ -47,7 +47,7 @@ def _options(
 @app.command()
 def datasets() -> None:
     """List the data sets: rows, features, classes, whether they are at hand."""
-    from mithridate.data.datasets import CATALOGUE
+    from mithridate.data.catalogue import CATALOGUE
     from mithridate.data.downloads import VARIABLE, directory
 
     table = Table("name", "rows", "test rows", "features", "classes", "available", box=SIMPLE_HEAD, padding=0)

@@ -6,7 +6,8 @@ from typing import Any
 
 from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
 from mithridate.configuration.presets import setting
-from mithridate.data.datasets import Dataset, load_dataset
+from mithridate.data.catalogue import load_dataset
+from mithridate.data.datasets import Dataset
 from mithridate.data.readers import ARRAYS, TABLES
 from mithridate.data.tables import read_dataset
 from mithridate.errors import InputError

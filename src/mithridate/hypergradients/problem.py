@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mithridate.errors import InputError
-from mithridate.victims.learner import Learner, Loop, scan
+from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, join, sanitised
+from mithridate.victims.spaces.run import Loop, scan
 
 
 class Status(eqx.Enumeration):

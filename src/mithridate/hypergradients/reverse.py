@@ -26,7 +26,7 @@ from mithridate.hypergradients.problem import (
     check_unrolled,
     finite_status,
 )
-from mithridate.victims.learner import Step, scan
+from mithridate.victims.spaces.run import Step, scan
 
 
 class Reverse(HypergradientMethod):

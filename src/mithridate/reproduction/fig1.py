@@ -35,7 +35,8 @@ from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.audit import Progress, versions
 from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
-from mithridate.data.datasets import Split, load_dataset
+from mithridate.data.catalogue import load_dataset
+from mithridate.data.datasets import Split
 from mithridate.data.feasible import Box
 from mithridate.defences.tuning import POINTS, TIE
 from mithridate.errors import InputError

@@ -38,7 +38,8 @@ from mithridate.auditing.audit import Progress, versions
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
-from mithridate.data.datasets import Dataset, Split, load_dataset
+from mithridate.data.catalogue import load_dataset
+from mithridate.data.datasets import Dataset, Split
 from mithridate.data.feasible import Box, FeasibleSet
 from mithridate.defences.base import Strength
 from mithridate.defences.policies import Learned

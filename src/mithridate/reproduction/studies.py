@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mithridate.auditing.audit import Progress, audit
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.presets import setting
-from mithridate.data.datasets import load_dataset
+from mithridate.data.catalogue import load_dataset
 from mithridate.data.downloads import at_hand
 from mithridate.errors import InputError
 from mithridate.reproduction.effects import CLEAN, LEARNED, SMALL

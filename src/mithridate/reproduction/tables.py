@@ -19,7 +19,8 @@ from mithridate.auditing.audit import Progress
 from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.presets import setting
-from mithridate.data.datasets import CATALOGUE, Dataset, Entry, load_dataset
+from mithridate.data.catalogue import CATALOGUE, Entry, load_dataset
+from mithridate.data.datasets import Dataset
 from mithridate.reproduction.outcome import Claim
 from mithridate.results.results import written_whole
 

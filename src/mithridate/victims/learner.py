@@ -9,7 +9,7 @@ and `train` runs the rule from w0 to wT.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -27,80 +27,13 @@ from mithridate.victims.losses import Loss, cross_entropy, curved
 from mithridate.victims.models import LinearParams, Model
 from mithridate.victims.newton import Solution, minimise_convex
 from mithridate.victims.penalties import L2, Penalty, squared_norm
-from mithridate.victims.rows import Rows, take
-from mithridate.victims.rules import Batch, Exact, MinibatchSGD, TrainingRule
+from mithridate.victims.rows import Rows
+from mithridate.victims.rules import Exact, MinibatchSGD, TrainingRule
 from mithridate.victims.spaces import gram
 from mithridate.victims.spaces.dual import Dual, DualSolution, Leading, Point
+from mithridate.victims.spaces.run import Loop, Plain, Run, scan
 
 Space = Literal["auto", "plain", "gram"]
-
-
-@runtime_checkable
-class Run(Protocol):
-    """One training run without its rule: the gradient in some coordinates of w, and the way there and back."""
-
-    def start(self, params: Any) -> Any:
-        """Return the coordinates of w0."""
-        ...
-
-    def gradient(self, at: Any, batch: Batch | None) -> Any:
-        """Return the coordinates of ∇L on a batch, or on all rows."""
-        ...
-
-    def final(self, at: Any) -> Any:
-        """Return w."""
-        ...
-
-    @property
-    def learned(self) -> Any:
-        """What of the run depends on X_p and λ."""
-        ...
-
-    def with_learned(self, learned: Any) -> "Run":
-        """Return the same run with this part exchanged."""
-        ...
-
-
-Step = Callable[[Any, Any, PyTree[Array]], Any]
-Loop = Callable[[Step, Any, Any, PyTree[Array]], Any]
-"""(step, run, state, schedule) → the state after step(run, state, item) for every item of the schedule."""
-
-
-def scan(step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
-    """Take all steps in one compiled loop."""
-    return jax.lax.scan(lambda state, item: (step(run, state, item), None), state, schedule)[0]
-
-
-class Plain(eqx.Module):
-    """A training run in w itself."""
-
-    learner: "Learner"
-    blocks: tuple[Rows, ...]
-    log_strength: Float[Array, "*groups"]
-    n: Float[Array, ""]
-
-    def start(self, params: Any) -> Any:
-        """Return w0."""
-        return params
-
-    def gradient(self, at: Any, batch: Batch | None) -> Any:
-        """Return ∇L on a batch, or on all rows."""
-        blocks = self.blocks if batch is None else (take(self.blocks, *batch),)
-        return jax.grad(self.learner.objective)(at, blocks, self.log_strength, self.n)
-
-    def final(self, at: Any) -> Any:
-        """Return w."""
-        return at
-
-    @property
-    def learned(self) -> tuple[Any, ...]:
-        """What of the run depends on X_p and λ."""
-        return self.blocks[1:], self.log_strength
-
-    def with_learned(self, learned: tuple[Any, ...]) -> "Plain":
-        """Return the same run with this part exchanged."""
-        blocks, log_strength = learned
-        return replace(self, blocks=(self.blocks[0], *blocks), log_strength=log_strength)
 
 
 class Learner(eqx.Module):
@@ -238,7 +171,7 @@ class Learner(eqx.Module):
         if self.chosen_space(blocks) == "gram":
             run = gram.Gram.of(self.model, self.loss, self.penalty, blocks, log_strength, n, params)  # pyright: ignore[reportArgumentType]
         else:
-            run = Plain(self, blocks, log_strength, n)
+            run = Plain(self.objective, blocks, log_strength, n)
         schedule = self.rule.schedule(jnp.concatenate([b.weight for b in blocks]), rule_key)
         return run, self.rule.start(run.start(params)), schedule
 
