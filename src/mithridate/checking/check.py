@@ -31,6 +31,7 @@ from mithridate.errors import InputError
 from mithridate.execution.devices import surroundings
 from mithridate.hypergradients import Bilevel, HypergradientMethod
 from mithridate.seeds import generator, key
+from mithridate.tasks.classification import Classification
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, join
 
@@ -148,7 +149,9 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
     if attack.budget == "replaced":
         replaced = draw.permutation(len(split.y_train))[:k]
         rows = rows.with_weight(rows.weight.at[replaced].set(0.0))
-    labels = attack.task.flipped(split.y_valid[clones], attack.flip, draw, split.x_train, split.y_train)
+    labels = Classification(len(split.classes)).flipped(
+        split.y_valid[clones], attack.flip, draw, split.x_train, split.y_train
+    )
     y_poison = jnp.asarray(labels, dtype=float)
     problem = Bilevel(attack.learner, rows, y_poison, Rows.of(*attack.target), specific=attack.specific)
     log_strength = jnp.full(attack.learner.strength_shape, strength)
