@@ -83,6 +83,14 @@ def test_a_part_of_one_s_own_is_planned_stored_resumed_and_told_of(parts, option
     assert whole.frame["policy"].unique().tolist() == [wanted if option in ("policies", "defences") else "fixed=-8"]
 
 
+def test_a_run_belongs_to_parts_with_the_same_numbers(parts, tmp_path):
+    options: dict[str, Any] = SMALL | {"attack": "flips"}
+    mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options)
+    with pytest.raises(mi.StorageError, match="belongs to other data"):
+        mi.audit("digits-0v8", defences=(parts["Extremes"](1.0),), out=tmp_path / "run", **options)
+    assert len(mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options).frame) == 3
+
+
 def test_an_attack_flips_the_labels_that_it_says(parts):
     split = mi.load_dataset("digits-0v8").split(60, 60)
     x, y = split.x_train, split.y_train

@@ -82,7 +82,7 @@ class Manifest(BaseModel):
             theirs, own = (manifest.config.get(names[0]) for manifest in (found, self))
             what = f"another configuration: {names[0]} = {theirs!r} there, {own!r} here"
         elif found.data != self.data:
-            what = "other data of the same name: they have changed since"
+            what = "other data, or code of your own, of the same name: they have changed since"
         elif other := [name for name in self.versions if found.versions.get(name) != self.versions[name]]:
             theirs = found.versions.get(other[0])
             what = f"another version: {other[0]} {theirs} there, {self.versions[other[0]]} here"

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,8 +97,12 @@ class Sweep:
             found.update(re.sub("0x[0-9a-f]+", "", str(code)).encode())
             for constant in code.consts:
                 found.update(np.ascontiguousarray(constant).data)
-            for part in (*scenario.attacks, *(one for defender in self.defenders for one in defender)):
+            for part in (self.config.attack, type(attack), *(one for each in self.defenders for one in each)):
                 found.update(source_of(part).encode())
+                # An object is its numbers as well; those of one that JAX does not know are in its text.
+                found.update(re.sub("0x[0-9a-f]+", "", repr(part)).encode())
+                for leaf in jax.tree.leaves(part):
+                    found.update(np.asarray(leaf).tobytes() if eqx.is_array_like(leaf) else b"")
         return found.hexdigest()
 
     def unfinished(self, chain: Chain) -> bool:

@@ -83,7 +83,7 @@ def found(kind: str, part: Any) -> Any:
 def source_of(part: Any) -> str:
     """Return the source of a part's class, where Python has it: a part that was changed is another one."""
     try:
-        return inspect.getsource(part if callable(part) and hasattr(part, "__code__") else type(part))
+        return inspect.getsource(part if isinstance(part, type) or hasattr(part, "__code__") else type(part))
     except (OSError, TypeError):
         return name_of(part)
 
