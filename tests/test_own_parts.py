@@ -87,7 +87,7 @@ def test_a_run_belongs_to_parts_with_the_same_numbers(parts, tmp_path):
     options: dict[str, Any] = SMALL | {"attack": "flips"}
     mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options)
     with pytest.raises(mi.StorageError, match="belongs to other data"):
-        mi.audit("digits-0v8", defences=(parts["Extremes"](1.0),), out=tmp_path / "run", **options)
+        mi.audit("digits-0v8", defences=(parts["Extremes"](5.0),), out=tmp_path / "run", **options)
     assert len(mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options).frame) == 3
 
 
@@ -182,6 +182,10 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"penalty": lambda weights: 0.0}, "differentiating it in the model's weights failed: TypeError"),
         ({"attack": "flip"}, "attack = 'flip': use bilevel, flips, .*did you mean flips"),
         ({"attack": dict}, "attack = dict: dict is no attack"),
+        (
+            {"attack": type("Flips", (mi.Flips,), {"__doc__": ""})},
+            "give it a name .a text. that is not bilevel or flips",
+        ),
         ({"policies": ("lerned",)}, "unknown policy 'lerned'.*did you mean learned"),
         ({"policies": (object(),)}, "object is no policy"),
         ({"defences": ("spher=5%",)}, "unknown defence 'spher=5%'.*did you mean sphere"),
@@ -195,3 +199,72 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def test_parts_that_cannot_be_used_are_named(options, message):
     with pytest.raises(mi.InputError, match=message):
         mi.audit("digits-0v8", **SMALL | options)
+
+
+class Leaves:
+    """A defence that is none, each in a way of its own."""
+
+    def __init__(self, sanitise: Callable[[Any], Any], name: str = "leaves"):
+        self.sanitise, self.name = sanitise, name
+
+
+def nothing_of(rows: mi.Rows) -> jax.Array:
+    return rows.weight * (rows.y == 0)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (Leaves(lambda rows: rows.weight * 0), "leaves 0 of 30 clean rows of class 0; 2 must stay"),
+        (Leaves(nothing_of), "leaves 0 of 30 clean rows of class 8"),
+        (Leaves(lambda rows: rows.weight[1:]), r"it must return 60 weights, one a row; got the shape \(59,\)"),
+        (Leaves(lambda rows: -rows.weight), "its weights must lie between 0 and those that the rows have"),
+        (Leaves(lambda rows: rows.weight * jnp.nan), "its weights must lie between 0"),
+        (Leaves(lambda rows: np.where(np.asarray(rows.y), 0, 1)), "sanitise failed: TracerArrayConversionError"),
+        (Leaves(lambda rows: rows.weight, "none"), "give it another name than none"),
+        (mi.Sphere(0.99), "defence sphere=99%: it leaves 1 of 30"),
+    ],
+)
+def test_a_defence_is_tried_before_anything_is_computed(made, message, tmp_path):
+    with pytest.raises(mi.InputError, match=message):
+        mi.audit("digits-0v8", defences=(made,), out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "part", "message"),
+    [
+        ("loss", lambda logits, labels: -jnp.abs(logits) - 1, "must be finite and not negative"),
+        ("loss", lambda logits, labels: (logits > 0) * 1.0, "its derivative in the logits is 0 or not finite"),
+        ("penalty", lambda weights, log_strength: jnp.nan * jnp.sum(weights), "is NaN or infinite where all weights"),
+    ],
+)
+def test_losses_and_penalties_that_teach_nothing_are_refused(option, part, message):
+    options: dict[str, Any] = SMALL | {option: part}
+    with pytest.raises(mi.InputError, match=message):
+        mi.audit("digits-0v8", **options)
+
+
+def test_a_policy_that_answers_outside_its_box_is_named(parts):
+    class Beyond(parts["Cautious"]):
+        def respond(self, problem: Any, x_poison: Any, log_strength: Any, key: Any) -> Any:
+            return log_strength + 99.0
+
+    options: dict[str, Any] = SMALL | {"policies": (Beyond(),)}
+    with pytest.raises(mi.InputError, match=r"policy cautious: its answer λ = .* must lie within its strengths"):
+        mi.audit("digits-0v8", **options)
+
+
+def test_points_that_are_added_need_no_places_and_an_attack_that_fails_says_so(parts):
+    options: dict[str, Any] = SMALL | {"attack": parts["Outermost"], "budget": "added"}
+    result = mi.audit("digits-0v8", **options)
+    assert result.frame["n_train"].tolist() == [60, 62, 64]
+    assert not len(result.poison[0, "fixed=-8"]["replaced"])
+
+    class Fails(parts["Outermost"]):
+        def starting_points(self, x: np.ndarray, y: np.ndarray) -> Any:
+            raise KeyError("boom")
+
+    options |= {"attack": Fails}
+    with pytest.raises(mi.InputError, match="attack outermost: starting_points failed: KeyError: 'boom'"):
+        mi.audit("digits-0v8", **options)

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points, Poisoning
-from mithridate.data.feasible import FeasibleSet, Settling
+from mithridate.configuration.parts import tried
+from mithridate.data.feasible import Box, FeasibleSet, Settling
 from mithridate.defences.base import Accepting, Defender, Policy, Sanitiser, Strength
 from mithridate.errors import InputError
 from mithridate.execution.devices import exact, shared
@@ -131,6 +132,11 @@ class Attacker(abc.ABC):
     def answered(self, problem: Bilevel, policy: Policy, x_poison: Array, descended: Strength, key: Array) -> Answered:
         """Return these points with the policy's answer to them, λ having descended so far, and A after it."""
         strength = np.asarray(policy.respond(problem, x_poison, descended, key), dtype=float)
+        if strength.shape != np.shape(descended) or not _within(policy.strengths, strength):
+            raise InputError(
+                f"policy {policy.name}: its answer λ = {strength.tolist()} must lie within its strengths, and have the "
+                f"shape {np.shape(descended)}"
+            )
         value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
         return Answered(np.array(x_poison), strength, descended, value)
 
@@ -188,20 +194,23 @@ class Attacker(abc.ABC):
         """Return `starting_points` within Φ and settled. Raises `InputError` for points that are not in the budget.
 
         There have to be as many as `points` says, of m features, with labels of the model's classes, each in a place of
-        its own: a row of x, or for points that are added the numbers from n on.
+        its own: a row of x. Points that are added take the numbers from n on, whatever their places say.
         """
-        found, n, m = self.starting_points(x, y), len(y), x.shape[1]
-        name, k = f"attack {self.name}", self.points
+        n, m, name, k = len(y), x.shape[1], f"attack {self.name}", self.points
+        found = tried(name, "starting_points", self.starting_points, x, y)
+        if not isinstance(found, tuple) or len(found) != len(Points._fields):
+            raise InputError(f"{name}: starting_points must return Points(x, y, places); got {type(found).__name__}")
         points, labels, places = (np.asarray(part) for part in found)
+        if self.budget == "added":
+            places = n + np.arange(k)
         if points.shape != (k, m) or labels.shape != (k,) or places.shape != (k,):
             raise InputError(
                 f"{name}: its points must be {k} rows of {m} features, each with a label and a place; got features "
                 f"{points.shape}, labels {labels.shape} and places {places.shape}"
             )
         check_rows(f"{name}: its points", points, labels, self.task)
-        first, end = (0, n) if self.budget == "replaced" else (n, n + k)
-        if places.dtype.kind not in "iu" or places.min() < first or places.max() >= end:
-            raise InputError(f"{name}: its places must be whole numbers from {first} to {end - 1}; got {places[:5]}…")
+        if self.budget == "replaced" and (places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n):
+            raise InputError(f"{name}: its places must be whole numbers from 0 to {n - 1}; got {places[:5]}…")
         if len(np.unique(places)) < k:
             again = np.flatnonzero(np.bincount(places) > 1)[0]
             raise InputError(f"{name}: two of its points have the place {again}; give each one of its own")
@@ -276,6 +285,11 @@ class Attacker(abc.ABC):
         """
         nothing, valid = jnp.zeros(self.batch or self.points), put(*self.valid) if self.valid else None
         return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific, self.defence)
+
+
+def _within(strengths: Box, found: Strength) -> bool:
+    """Return whether λ lies in its box, up to rounding; NaN does not."""
+    return bool(np.all((found >= strengths.low - 1e-3) & (found <= strengths.high + 1e-3)))
 
 
 def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:

@@ -12,7 +12,7 @@ from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.flips import Flips
 from mithridate.attacks.objectives import Objective, objective_of
 from mithridate.configuration.config import AuditConfig
-from mithridate.configuration.parts import found, name_of, tried
+from mithridate.configuration.parts import BUILT_IN, found, name_of, tried
 from mithridate.data.datasets import Split
 from mithridate.data.feasible import Box
 from mithridate.data.tables import read_rows
@@ -44,9 +44,9 @@ def defenders_of(config: AuditConfig) -> list[Defender]:
         policy_of(part, strengths, descent, config.closing, config.folds, config.seed) for part in config.policies
     ]
     made = [Defender(policy, sanitiser_of(part)) for part in config.defences for policy in policies]
-    names = [defender.name for defender in made]
-    if len(set(names)) < len(names):
-        raise InputError(f"policies or defences are named twice: {', '.join(names)}")
+    for kind, names in (("policy", [one.name for one in policies]), ("defence", list(map(name_of, config.defences)))):
+        if double := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{kind} {double[0]} is named twice")
     for policy in policies if config.victim == "sgd" else ():
         shrinkage = config.train_learning_rate * math.exp(float(np.max(policy.strengths.high))) / config.train
         if shrinkage >= 2:
@@ -95,6 +95,10 @@ def _own_penalty(part: Any, weights: Any) -> Any:
         raise InputError(f"{name}: {type(made).__name__} is no penalty; give a function of (weights, log_strength)")
     strength = jax.ShapeDtypeStruct(getattr(made, "shape", ()), jnp.zeros(()).dtype)
     tried(name, "differentiating it in the model's weights", jax.eval_shape, jax.grad(made), weights, strength)
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), (weights, strength))
+    value: Any = made(*ones)
+    if not jnp.isfinite(value):
+        raise InputError(f"{name}: it is NaN or infinite where all weights and λ are 1")
     return made
 
 
@@ -113,6 +117,15 @@ def loss_of(config: AuditConfig, n_classes: int) -> Any:
     out = tried(name, doing, jax.eval_shape, made, logits, labels)
     if getattr(out, "shape", None) != (3,):
         raise InputError(f"{name}: of 3 rows it must return 3 losses; got {getattr(out, 'shape', type(out).__name__)}")
+    z = 2 * jax.random.normal(jax.random.key(0), (64, *logits.shape[1:]))
+    y = jnp.arange(64.0) % n_classes
+    given: Any = made
+    losses = given(z, y)
+    slopes: Any = tried(name, "differentiating it", jax.grad(lambda z: jnp.sum(given(z, y))), z)
+    if not (jnp.all(jnp.isfinite(losses)) and jnp.all(losses >= 0)):
+        raise InputError(f"{name}: it must be finite and not negative; of normal logits it is not")
+    if not (jnp.all(jnp.isfinite(slopes)) and jnp.any(slopes)):
+        raise InputError(f"{name}: its derivative in the logits is 0 or not finite, so that nothing can be learned")
     return made
 
 
@@ -200,6 +213,8 @@ def _own_attack(part: Any, setting: dict[str, Any]) -> Attacker:
     made = tried(name, "making it", make, **setting)
     if not isinstance(made, Attacker):
         raise InputError(f"{name}: {type(made).__name__} is no attack; give a subclass of Attacker, or what makes one")
+    if not isinstance(getattr(made, "name", None), str) or made.name in BUILT_IN["attack"]:
+        raise InputError(f"{name}: give it a name (a text) that is not {' or '.join(BUILT_IN['attack'])}")
     return made
 
 

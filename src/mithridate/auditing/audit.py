@@ -92,12 +92,10 @@ def resume(
         return load_result(folder)
     found = Manifest.read(folder)
     again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to go on"
-    for named in own_parts(found.config):
-        if named not in (model, *own):
-            flag = "--model" if named == found.config.get("model") else "--own"
-            raise InputError(
-                f"{folder}: it runs {named}, code of somebody's; if you trust it, add {flag} {named} ({again})"
-            )
+    if unnamed := [named for named in own_parts(found.config) if named not in (model, *own)]:
+        flags = [("--model " if named == found.config.get("model") else "--own ") + named for named in unnamed]
+        told = f"it runs {', '.join(unnamed)}, code of somebody's; if you trust it, add {' '.join(flags)}"
+        raise InputError(f"{folder}: {told} ({again})")
     try:
         config = AuditConfig.of(**found.config | {"execution": execution or found.execution})
         data = loaded(found.place, config)

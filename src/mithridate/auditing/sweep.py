@@ -27,6 +27,7 @@ from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts, source_of
 from mithridate.data.datasets import Dataset
 from mithridate.defences.base import Counted, Effort
+from mithridate.defences.named import check_sanitiser
 from mithridate.errors import InputError, MithridateError
 from mithridate.execution import devices
 from mithridate.execution.chains import check
@@ -78,6 +79,9 @@ class Sweep:
         for index in range(self.config.splits):
             scenario = self.scenario(index)
             scenario.attacks[0].started(scenario.split.x_train, scenario.split.y_train)
+            for defender in self.defenders:
+                if defender.sanitiser:
+                    check_sanitiser(defender.sanitiser, scenario.rows, scenario.split.classes)
 
     def digest(self) -> str:
         """Return the SHA-256 of what the numbers come from besides the configuration: data, the attacker's rows, code.

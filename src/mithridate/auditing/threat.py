@@ -56,6 +56,8 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
     may_change = f"{moved}; each starts as a clone of {cloned}, which it keeps"
     if not built_in:
         may_change = f"all of its points, {within}, as its code says"
+    others = ", the others do not" * (len(config.policies) > 1)
+    tunes = f"; the policy 'learned' tunes λ on it{others}" if "learned" in map(name_of, config.policies) else ""
     filtered = config.defences != ("none",)
     filters, cleaned = (" and filters the rows", "") if filtered else ("", "outlier filters, ")
     epochs = f"{config.epochs} epoch" + "s" * (config.epochs != 1)
@@ -75,7 +77,7 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
         + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
-        "validation_set": "owned by the defender and trusted; the policy 'learned' tunes λ on it, the others do not",
+        "validation_set": "owned by the defender and trusted" + tunes,
         "inner_training": "solved to optimality"
         if config.inner == "exact"
         else (f"SGD, minibatches of {config.inner_batch}" if config.inner == "sgd" else "full-batch gradient descent")

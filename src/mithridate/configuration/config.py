@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, SEVERAL, known, name_of, nearest
+from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, nearest
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.errors import InputError
 from mithridate.files.limits import OPTION, check_plain, read_toml
@@ -204,6 +204,15 @@ class AuditConfig(BaseModel):
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
         return known(info.field_name, value)
+
+    @field_validator(*SEVERAL)
+    @classmethod
+    def _parts(cls, values: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        for value in values:
+            if isinstance(value, PLAIN):
+                kind = SEVERAL[info.field_name]
+                raise ValueError(f"{kind} = {value!r}: use a name, or module:attribute for one of your own")
+        return values
 
     @field_serializer(*BUILT_IN, when_used="json")
     def _named(self, value: Any) -> str:

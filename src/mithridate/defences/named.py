@@ -2,21 +2,27 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
-from mithridate.configuration.parts import found, name_of, nearest
+from mithridate.configuration.parts import found, name_of, nearest, tried
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy, Sanitiser
 from mithridate.defences.filters import Sphere
 from mithridate.defences.policies import CrossValidated, Fixed, Learned
 from mithridate.errors import InputError
+from mithridate.victims.rows import Rows
 
 LARGEST = 30.0
 """Fixed λ beyond ±30 mean a strength that float32 cannot tell from 0 or from infinity."""
 POLICIES = ("fixed=VALUE", "learned", "cv-clean", "cv-poisoned", "search-clean=BUDGET", "search-poisoned=BUDGET")
 DEFENCES = ("none", "sphere=SHARE")
+FEWEST = 2
+"""Rows of a class that a sanitiser has to leave."""
 
 _SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
 _FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
@@ -49,7 +55,24 @@ def sanitiser_of(part: Any) -> Sanitiser | None:
             f"defence = {name_of(part)}: {type(made).__name__} is no defence; give an object with name and sanitise "
             "(see `Sanitiser`)"
         )
+    if made.name == "none":
+        raise InputError(f"defence = {name_of(part)}: give it another name than none")
     return made
+
+
+def check_sanitiser(sanitiser: Sanitiser, rows: Rows, classes: Sequence[str]) -> None:
+    """Raise `InputError` unless it gives clean rows weights from 0 to their own, and leaves some of every class."""
+    name = f"defence {sanitiser.name}"
+    found = tried(name, "sanitise", jax.jit(sanitiser.sanitise), rows)
+    if np.shape(found) != rows.weight.shape:
+        raise InputError(f"{name}: it must return {len(rows.y)} weights, one a row; got the shape {np.shape(found)}")
+    weights, labels, there = np.asarray(found, dtype=float), np.asarray(rows.y), np.asarray(rows.weight)
+    if not ((weights >= 0) & (weights <= there)).all():
+        raise InputError(f"{name}: its weights must lie between 0 and those that the rows have")
+    for number, label in enumerate(classes):
+        before, after = (int((each[labels == number] > 0).sum()) for each in (there, weights))
+        if after < min(FEWEST, before):
+            raise InputError(f"{name}: it leaves {after} of {before} clean rows of class {label}; {FEWEST} must stay")
 
 
 def _parse_defence(text: str) -> Sanitiser | None:

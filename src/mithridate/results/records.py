@@ -90,7 +90,7 @@ FAULTS = {
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
     "weak": "the attack does no more harm, in loss or in errors, than flipped labels alone: the worse of the two "
-    "counts; raise its steps",
+    "counts; raise its steps if it takes any",
 }
 
 

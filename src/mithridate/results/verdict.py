@@ -94,6 +94,9 @@ def verdict(frame: pd.DataFrame, candidates: pd.DataFrame, fixed: Sequence[str])
         within = (worst <= worst.iloc[0] + TOLERATED).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
         most = "at least " if within.all() else ""
+        if math.isnan(worst.iloc[0]):
+            summary.append(f"{policy}: {name_of_it} unknown, clean as well: nothing can be said of what it tolerates")
+            continue
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
