@@ -28,13 +28,17 @@ _SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
 _FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
 
 
+def _made(kind: str, part: Any) -> Any:
+    """Return a built-in part's text, or the object of the user's own; a class is made without arguments."""
+    made = found(kind, part)
+    return tried(f"{kind} = {name_of(part)}", "making it", made) if isinstance(made, type) else made
+
+
 def policy_of(part: Any, strengths: Box, descent: optax.GradientTransformation, *others: Any) -> Policy:
     """Return the policy that a part of a configuration is or names (see `parse_policy`). Raises `InputError`."""
-    made = found("policy", part)
+    made = _made("policy", part)
     if isinstance(made, str):
         return parse_policy(made, strengths, descent, *others)
-    if isinstance(made, type):
-        made = made()
     if not isinstance(made, Policy):
         raise InputError(
             f"policy = {name_of(part)}: {type(made).__name__} is no policy; give an object with name, strengths, "
@@ -45,11 +49,9 @@ def policy_of(part: Any, strengths: Box, descent: optax.GradientTransformation, 
 
 def sanitiser_of(part: Any) -> Sanitiser | None:
     """Return the sanitiser that a part of a configuration is or names, None for "none". Raises `InputError`."""
-    made = found("defence", part)
+    made = _made("defence", part)
     if isinstance(made, str):
         return _parse_defence(made)
-    if isinstance(made, type):
-        made = made()
     if not isinstance(made, Sanitiser):
         raise InputError(
             f"defence = {name_of(part)}: {type(made).__name__} is no defence; give an object with name and sanitise "
