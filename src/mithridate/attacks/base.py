@@ -5,6 +5,7 @@ is common: budgets are kept here, every batch is answered by the defender, and t
 """
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from mithridate.tasks.base import Flip, Task
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, check_rows
 
-Budget = Literal["replaced", "added"]
+Budget = Literal["added", "replaced", "chosen"]
+Edits = Literal["both", "labels", "features"]
 
 
 class Crafting(NamedTuple):
@@ -40,8 +42,30 @@ class Crafting(NamedTuple):
 
 
 @shared
-def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> Array:
-    return problem.value(x_poison, log_strength, key)
+def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> tuple[Array, Array]:
+    params = problem.train(x_poison, log_strength, key)
+    return problem.attacker_loss(params), problem.success(params)
+
+
+class Stage(NamedTuple):
+    """Where an attack stands before a batch: on D_tr, x (n, m) and y (n,), and `rows`, it with the poison so far.
+
+    The batch's points are those from `first` to `end`, `points` where they start if that is known; `policy` and
+    `log_strength`, the defender as he stands; `target`, `valid` and `counted` as in `Bilevel`; `last`, the batch before.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    rows: Rows
+    first: int
+    end: int
+    points: Points | None
+    policy: Policy
+    log_strength: Strength
+    target: Rows
+    valid: Rows | None
+    counted: Array | None
+    last: Batch | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +86,17 @@ class Attacker(abc.ABC):
             (default: D_target's, labels flipped as `flip` says unless they are the ones wanted, see `flipped`).
         flip: Which other label a clone of D_target gets where there are more than two classes.
         batch: Points crafted together (default: all).
-        budget: Whether they replace training rows or are added.
+        budget: Which rows are the attacker's: new ones (added), rows drawn at random (replaced), or rows that he picks
+            (chosen).
+        edits: What he changes: labels (label control), features alone (clean-label), or both.
+        shares: (K,), the classes' shares by which rows of D_target count in the attacker's success (default: alike).
         seed: What with nothing else decides all that is drawn.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
     """
 
     name: ClassVar[str]
+    nested: ClassVar[bool] = True
 
     learner: Learner
     target: tuple[np.ndarray, np.ndarray]
@@ -82,6 +110,8 @@ class Attacker(abc.ABC):
     flip: Flip = "random"
     batch: int | None = None
     budget: Budget = "replaced"
+    edits: Edits = "both"
+    shares: np.ndarray | None = None
     seed: Any = 0
 
     def __post_init__(self):
@@ -122,7 +152,7 @@ class Attacker(abc.ABC):
         x_start: Array,
         log_strength: Strength,
         key: Array,
-        midway: Midway | None,
+        midway: Midway | None = None,
     ) -> Generator[Midway, None, Crafted]:
         """Return one batch as crafted; yield between two rounds, and go on from `midway`. By default points stay."""
         start = self.answered(problem, policy, x_start, log_strength, key)
@@ -137,8 +167,8 @@ class Attacker(abc.ABC):
                 f"policy {policy.name}: its answer λ = {strength.tolist()} must lie within its strengths, and have the "
                 f"shape {np.shape(descended)}"
             )
-        value = float(_value(problem, x_poison, jnp.asarray(strength, dtype=float), key))
-        return Answered(np.array(x_poison), strength, descended, value)
+        value, success = _value(problem, x_poison, jnp.asarray(strength, dtype=float), key)
+        return Answered(np.array(x_poison), strength, descended, float(value), float(success))
 
     def poison(self, x: np.ndarray, y: np.ndarray) -> Poisoning:
         """Return the finished poison for the training set x (n, m), y (n,); `x_p, y_p = attack.poison(x, y)`.
@@ -163,15 +193,15 @@ class Attacker(abc.ABC):
         y: np.ndarray,
         rows: Rows | None = None,
         done: Sequence[Batch] = (),
-        midway: Midway | None = None,
-    ) -> Iterator[Poisoning | Midway]:
-        """Yield as `run` does, and between two rounds of a batch a `Midway`; all can be stored, and gone on from.
+        midways: tuple[Midway, ...] = (),
+    ) -> Iterator[Poisoning | tuple[Midway, ...]]:
+        """Yield as `run` does, and between two rounds where each set of points that is being crafted stands.
 
-        Given the batches `done`, and where the next one stood `midway`, an attack goes on to the same numbers, to the
-        bit. The batches done are yielded again first.
+        All can be stored. Given the batches `done`, and where the next one stood `midways`, an attack goes on to the
+        same numbers, to the bit. The batches done are yielded again first.
         """
         x, y = self._checked(x, y)
-        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midway)
+        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midways)
 
     def _checked(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x, y = check_rows("training rows", x, y, self.task)
@@ -186,7 +216,7 @@ class Attacker(abc.ABC):
             raise InputError(
                 f"points = {self.points}: at most {len(self.target[1])}, since each is cloned from its own target row"
             )
-        if self.budget == "replaced" and self.points > len(x):
+        if self.budget != "added" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
         return x, y
 
@@ -209,7 +239,7 @@ class Attacker(abc.ABC):
                 f"{points.shape}, labels {labels.shape} and places {places.shape}"
             )
         check_rows(f"{name}: its points", points, labels, self.task)
-        if self.budget == "replaced" and (places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n):
+        if self.budget != "added" and (places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n):
             raise InputError(f"{name}: its places must be whole numbers from 0 to {n - 1}; got {places[:5]}…")
         if len(np.unique(places)) < k:
             again = np.flatnonzero(np.bincount(places) > 1)[0]
@@ -222,39 +252,76 @@ class Attacker(abc.ABC):
         return np.asarray(self.feasible.settle(x) if isinstance(self.feasible, Settling) else x)
 
     def _batches(
-        self, x: np.ndarray, y: np.ndarray, rows: Rows, own: bool, done: Sequence[Batch], midway: Midway | None
-    ) -> Iterator[Poisoning | Midway]:
+        self, x: np.ndarray, y: np.ndarray, rows: Rows, own: bool, done: Sequence[Batch], midways: tuple[Midway, ...]
+    ) -> Iterator[Poisoning | tuple[Midway, ...]]:
         # The training set has room for every point from the start, and every batch is padded to the same size with
         # points of weight 0: all ratios have the same shapes, and one compilation serves them.
-        step, batches, policy = self.batch or self.points, [], self.policy
-        start = self.started(x, y) if len(done) <= math.ceil(self.points / step) else None
+        step, batches, policy, clean = self.batch or self.points, [], self.policy, rows
+        ends = [0, *range(step, self.points, step), self.points]
+        start = self.started(x, y) if self.nested and len(done) < len(ends) else None
         target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
         strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
 
-        firsts = range(0, self.points, step)
-        for first, end in ((0, 0), *((first, min(first + step, self.points)) for first in firsts)):
+        for begun, end in itertools.pairwise((0, *ends)):
+            others, first = (), begun if self.nested else 0
+            before, own = (rows, own) if self.nested else (clean, False)
             if len(batches) < len(done):
                 batch = done[len(batches)]
-                rows, own = _poisoned(rows, own, batch, step)
+                rows, own = _poisoned(before, own, batch, self.width)
             else:
-                assert start is not None  # a batch is left to be crafted
-                new = Points(*(part[first:end] for part in start))
-                begun = Rows.of(new.x, new.y, step)
-                rest = rows.with_weight(rows.weight.at[_padded(new.places, step, rows)].set(0.0, mode="drop"))
-                problem = Bilevel(self.learner, rest, begun.y, target, begun.weight, valid, self.specific, self.defence)
-                found = yield from self.craft(problem, policy, begun.x, strength, self.key(end), midway)
-                midway, best = None, found.best
-                batch = Batch(
-                    *(new.x, best.x_poison[: end - first], new.y, new.places, best.log_strength, best.descended),
-                    *(found.value_start, best.value, math.nan, found.history, found.statuses),
-                )
-                rows, own = _poisoned(rows, own, batch, step)
+                new = Points(*(part[first:end] for part in start)) if start else None
+                at = Stage(x, y, before, first, end, new, policy, strength, target, valid, self.counted(), batches[-1] if batches else None)
+                batch, *others = yield from self.crafted(at, midways)
+                midways = ()
+                rows, own = _poisoned(before, own, batch, self.width)
                 batch = batch._replace(stability=self.learner.stability(rows, batch.log_strength))
             batches.append(batch)
             strength = batch.log_strength
             if not end:
                 policy = policy.after_clean(strength)
-            yield Poisoning.of(batches, policy, len(y), added=self.budget == "added")
+            parts = batches if self.nested else batches[-1:]
+            yield Poisoning.of(parts, batches, others, policy, len(y), added=self.budget == "added")
+
+    def crafted(
+        self, at: Stage, midways: tuple[Midway, ...]
+    ) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
+        """Return the batch of one ratio, its own stability unknown, and what other algorithms came to there.
+
+        Yields between two rounds, and goes on from what it yielded there, `midways`.
+        """
+        assert at.points is not None
+        problem, x_start = self.problem(at, at.points)
+        crafting = self.craft(problem, at.policy, x_start, at.log_strength, self.key(at.end), *midways)
+        found = yield from _each_alone(crafting)
+        return (self.made(at.points, found, self.name, ""),)
+
+    def problem(self, at: Stage, points: Points) -> tuple[Bilevel, Array]:
+        """Return the outer problem of these points (k, m), and their features padded to (width, m)."""
+        begun = Rows.of(points.x, points.y, self.width)
+        rest = at.rows.with_weight(at.rows.weight.at[_padded(points.places, self.width, at.rows)].set(0.0, mode="drop"))
+        setting = self.learner, rest, begun.y, at.target, begun.weight, at.valid, self.specific, self.defence
+        return Bilevel(*setting, counted=at.counted), begun.x
+
+    def counted(self) -> Array | None:
+        """Return by how much each row of D_target counts in the attacker's success: as `shares` says."""
+        if self.shares is None:
+            return None
+        labels = np.asarray(self.target[1]).astype(int)
+        there = np.bincount(labels, minlength=len(self.shares))
+        return jnp.asarray((self.shares / np.maximum(there, 1))[labels] * len(labels), dtype=float)
+
+    def made(self, points: Points, found: Crafted, attack: str, begun: str) -> Batch:
+        """Return what crafting these points came to, its stability unknown."""
+        best, k = found.best, len(points.y)
+        return Batch(
+            *(attack, begun, points.x, best.x_poison[:k], points.y, points.places, best.log_strength),
+            *(best.descended, found.value_start, best.value, best.success, math.nan, found.history, found.statuses),
+        )
+
+    @property
+    def width(self) -> int:
+        """How many points a batch has room for."""
+        return self.batch if self.batch and self.nested else self.points
 
     @property
     def evasive(self) -> bool:
@@ -271,7 +338,7 @@ class Attacker(abc.ABC):
 
     def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
         """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
-        rows = Rows.of(x, y, None if self.budget == "replaced" else len(y) + self.points, divided=True)
+        rows = Rows.of(x, y, len(y) + self.points if self.budget == "added" else None, divided=True)
         return exact(rows.with_gram)() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
 
     def key(self, points: int) -> Key[Array, ""]:
@@ -283,13 +350,22 @@ class Attacker(abc.ABC):
 
         `put` makes rows of arrays: it may return their shapes alone.
         """
-        nothing, valid = jnp.zeros(self.batch or self.points), put(*self.valid) if self.valid else None
+        nothing, valid = jnp.zeros(self.width), put(*self.valid) if self.valid else None
         return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific, self.defence)
 
 
 def _within(strengths: Box, found: Strength) -> bool:
     """Return whether λ lies in its box, up to rounding; NaN does not."""
     return bool(np.all((found >= strengths.low - 1e-3) & (found <= strengths.high + 1e-3)))
+
+
+def _each_alone(crafting: Generator[Midway, None, Crafted]) -> Generator[tuple[Midway, ...], None, Crafted]:
+    """Return what crafting comes to; yield where it stands as the only one."""
+    while True:
+        try:
+            yield (next(crafting),)
+        except StopIteration as end:
+            return end.value
 
 
 def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:

@@ -12,8 +12,8 @@ g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising 
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,19 @@ from mithridate.defences.base import Policy, Strength
 from mithridate.errors import InputError
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.hypergradients.steps import poison_rule
+
+
+class Variant(NamedTuple):
+    """How points are crafted: against λ `held` at a value (default: as the defender sets it), for an `aim` (default: A).
+
+    What they are worth is A as the defender answers them, in any case.
+    """
+
+    held: Strength | None = None
+    aim: Any = None
+
+
+OWN = Variant()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +104,10 @@ class Attack(Attacker):
         kept = "keeps them where" if self.evasive else "takes no account of where"
         return f"{moved}, and {kept} the defence {self.defence.name} lets them pass"
 
+    def rank(self, found: Answered) -> tuple[float, ...]:
+        """Return by what rounds are compared, the larger the better: A as the defender answers."""
+        return (found.value,)
+
     def crafting(self) -> Crafting:
         """Return the steps and backward passes of a batch."""
         twice = self.policy.descent is not None and (self.alternate or self.valid is not None or self.specific)
@@ -111,10 +128,13 @@ class Attack(Attacker):
         x_start: Array,
         log_strength: Strength,
         key: Array,
-        midway: Midway | None,
+        midway: Midway | None = None,
+        variant: Variant = OWN,
     ) -> Generator[Midway, None, Crafted]:
-        """Return one batch, its points moved by projected hypergradient ascent."""
-        rules, fresh = (policy.strengths, self.ascent, policy.descent), self.initial != "fixed"
+        """Return one batch, its points moved by projected hypergradient ascent, as a `variant` of the attack."""
+        held = variant.held
+        descent, fresh = policy.descent if held is None and variant.aim is None else None, self.initial != "fixed"
+        rules = policy.strengths, self.ascent, descent
         outer = OuterStep(self.method, self.within(problem), *rules, self.alternate, fresh)
 
         def answered(x_poison: Array, descended: Strength) -> Answered:
@@ -126,22 +146,27 @@ class Attack(Attacker):
             taken, leaves, history, statuses = 0, (), np.empty(0), np.empty(0, dtype=str)
             start = best = answered(x_start, log_strength)
         empty = problem.poison_weight is not None and not problem.poison_weight.any()
-        state = begin(outer, problem, x_start, jnp.asarray(start.log_strength, dtype=float), key)
+        pursued = problem if variant.aim is None else replace(problem, aim=variant.aim)
+
+        def set_by(defender: Answered) -> Array:
+            return jnp.asarray(defender.log_strength if held is None else held, dtype=float)
+
+        state = begin(outer, pursued, x_start, set_by(start), key)
         if leaves:
             state = jax.tree.unflatten(jax.tree.structure(state), map(jnp.asarray, leaves))
-        length, steps = math.ceil(self.steps / self.rounds), 0 if empty else self.steps
+        length, steps = math.ceil(self.steps / self.rounds), 0 if empty or self.edits == "labels" else self.steps
         while taken < steps:
             step_key = jax.random.fold_in(key, taken) if fresh else key
-            state, info = take_steps((outer, problem, step_key), state, min(length, steps - taken))
+            state, info = take_steps((outer, pursued, step_key), state, min(length, steps - taken))
             history = np.append(history, info.value)
             statuses = np.append(statuses, np.array(STATUSES)[np.asarray(info.status)])
             x_end = jnp.asarray(self.settle(state.x_poison))
             end = answered(x_end, np.asarray(state.log_strength, dtype=float))
-            if self.select == "last" or end.value > best.value:
+            if self.select == "last" or self.rank(end) > self.rank(best):
                 best = end
-            state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))
+            state = state._replace(log_strength=set_by(end))
             taken += length
-            if taken < steps:
+            if taken < steps or self.nested is False:
                 # Copies: the next round takes over the state's buffers.
                 yield Midway(taken, start, best, tuple(map(np.array, jax.tree.leaves(state))), history, statuses)
         return Crafted(best, start.value, history, statuses)

@@ -21,12 +21,16 @@ class Points(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, and A."""
+    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, A then.
+
+    `success`: the share of D_target that goes the attacker's way.
+    """
 
     x_poison: np.ndarray
     log_strength: Strength
     descended: Strength
     value: float
+    success: float
 
 
 class Crafted(NamedTuple):
@@ -41,9 +45,12 @@ class Crafted(NamedTuple):
 class Batch(NamedTuple):
     """One batch of k points as crafted: what the next batch depends on, and what `Poisoning` says of this one.
 
-    `x_start` and `x_poison` (k, m), `y_poison` (k,), `places` (k,): with these it is retrained on, without the attack.
+    `attack`, by which algorithm, and `begun` from which points; `x_start` and `x_poison` (k, m), `y_poison` (k,),
+    `places` (k,): with these it is retrained on, without the attack.
     """
 
+    attack: str
+    begun: str
     x_start: np.ndarray
     x_poison: np.ndarray
     y_poison: np.ndarray
@@ -52,6 +59,7 @@ class Batch(NamedTuple):
     descended: Strength
     value_start: float
     value: float
+    success: float
     stability: float
     history: np.ndarray
     statuses: np.ndarray
@@ -72,7 +80,7 @@ class Midway(NamedTuple):
     statuses: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Poisoning:
     """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
 
@@ -82,8 +90,9 @@ class Poisoning:
     descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
     far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
     starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
-    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `batches`: each
-    batch so far, from which `Attacker.stages` can go on.
+    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `attack` and
+    `begun`: by which algorithm, and from which points it began. `batches`: each batch so far, from which
+    `Attacker.stages` can go on. `others`: the best that each other algorithm came to, where the attack has tried any.
     """
 
     x_poison: np.ndarray
@@ -99,15 +108,23 @@ class Poisoning:
     stability: float
     history: np.ndarray = field(repr=False)
     statuses: np.ndarray = field(repr=False)
+    attack: str
+    begun: str
     batches: tuple[Batch, ...] = field(repr=False)
+    others: tuple[Batch, ...] = field(repr=False)
 
     @classmethod
-    def of(cls, batches: Sequence[Batch], policy: Policy, n: int, added: bool) -> "Poisoning":
-        """Return what these batches come to on a training set of n rows, each point replacing one or `added`."""
-        last, end = batches[-1], sum(len(batch.y_poison) for batch in batches)
+    def of(
+        cls, parts: Sequence[Batch], batches: Sequence[Batch], others: Sequence[Batch], policy: Policy, n: int, added: bool
+    ) -> "Poisoning":
+        """Return what `parts` come to on a training set of n rows, each point replacing one or `added`.
+
+        `parts`: those of all `batches` so far that are in this ratio's poison.
+        """
+        last, end = parts[-1], sum(len(batch.y_poison) for batch in parts)
 
         def all_of(name: str) -> np.ndarray:
-            return np.concatenate([getattr(batch, name) for batch in batches])
+            return np.concatenate([getattr(batch, name) for batch in parts])
 
         return cls(
             x_poison=all_of("x_poison"),
@@ -123,7 +140,10 @@ class Poisoning:
             stability=last.stability,
             history=all_of("history"),
             statuses=all_of("statuses"),
+            attack=last.attack,
+            begun=last.begun,
             batches=tuple(batches),
+            others=tuple(others),
         )
 
     def __iter__(self) -> Iterator[np.ndarray]:

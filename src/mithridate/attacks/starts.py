@@ -7,18 +7,21 @@ from mithridate.attacks.poison import Points
 from mithridate.seeds import generator
 
 
-def clones(attack: Attacker, x: np.ndarray, y: np.ndarray) -> Points:
-    """Return clones of the attack's starting rows in random places of the training set x (n, m), y (n,) (App. B).
+def clones(attack: Attacker, x: np.ndarray, y: np.ndarray, k: int | None = None) -> Points:
+    """Return k clones (default: all points) of the attack's starting rows in random places of x (n, m), y (n,) (App. B).
 
     Of D_target, each row once, with labels flipped unless they are the ones wanted; or of `start`, each row in turn,
-    with its own labels.
+    with its own labels. Where labels alone are changed the rows in these places stay, their labels flipped; where
+    features alone are, they start as they are.
     """
-    draw = generator(attack.seed, "points")
+    draw, k = generator(attack.seed, "points"), attack.points if k is None else k
     pool_x, pool_y = map(np.asarray, attack.start or attack.target)
     order = draw.permutation(len(pool_x))
-    picked = order[np.arange(attack.points) % len(order)]
-    places = draw.permutation(len(y))[: attack.points]
-    labels = pool_y[picked]
-    if attack.start is None and not attack.specific:
+    picked = order[np.arange(k) % len(order)]
+    places = draw.permutation(len(y))[:k]
+    if attack.edits != "both":
+        pool_x, pool_y, picked = x, y, places
+    labels = pool_y[picked].astype(float)
+    if attack.edits != "features" and (attack.edits == "labels" or (attack.start is None and not attack.specific)):
         labels = attack.task.flipped(labels, attack.flip, draw, x, y)
-    return Points(pool_x[picked], labels, places if attack.budget == "replaced" else len(y) + np.arange(attack.points))
+    return Points(pool_x[picked], labels, len(y) + np.arange(k) if attack.budget == "added" else places)

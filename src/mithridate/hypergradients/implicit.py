@@ -168,11 +168,7 @@ class Implicit(HypergradientMethod):
         found = dual.solve(point, learner.rule, jnp.concatenate([x @ w for x in features]) + bias)
         (coefs, bias), (slope, s) = found.point, dual.slopes(found.z)
         w = from_rows(features, coefs)
-
-        def outer(z: Array) -> Array:
-            return problem.signed(jnp.vdot(target.weight, learner.loss(z, target.y)) / target.size)
-
-        value, slope_target = jax.value_and_grad(outer)(target.x @ w + bias)
+        value, slope_target = jax.value_and_grad(problem.attained)(target.x @ w + bias)
         h = slope_target @ target.x
         reach = jnp.concatenate([x @ h for x in features])
         tolerance = self._tolerance(memory.calls, value)

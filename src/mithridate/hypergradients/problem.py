@@ -59,8 +59,10 @@ class Bilevel(eqx.Module):
     poisoning points; `target`, D_target, the rows on which the attacker's A is measured; `poison_weight` (n_p,), by
     default ones: a point of weight 0 is not there, without changing any shape; `valid`, D_val, on which the defender
     measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
-    others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`). With D_val = D_target
-    and A = L the outer problem is the minimax of Eq. 3.
+    others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`); `aim`, a loss whose
+    mean on D_target the attacker pursues in L's place (see `attacks.aims`); `counted` (n_target,), by how much each row
+    of D_target counts in his success, and in an `aim` (default: alike). With D_val = D_target and A = L the outer
+    problem is the minimax of Eq. 3.
     """
 
     learner: Learner
@@ -71,16 +73,18 @@ class Bilevel(eqx.Module):
     valid: Rows | None = None
     specific: bool = eqx.field(default=False, static=True)
     defence: Any = None
+    aim: Any = None
+    counted: Float[Array, " n_target"] | None = None
 
     @property
     def minimax(self) -> bool:
         """Whether attacker and defender look at one number (Eq. 3)."""
-        return self.valid is None and not self.specific
+        return self.valid is None and not self.specific and self.aim is None
 
     def defended(self) -> "Bilevel":
         """Return the problem in which the defender's loss stands in A's place, for its derivative in λ."""
         target = self.target if self.valid is None else self.valid
-        return replace(self, target=target, valid=None, specific=False)
+        return replace(self, target=target, valid=None, specific=False, aim=None)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
         """Return D'_tr = rest ∪ D_p, as far as the defence lets it pass."""
@@ -106,11 +110,24 @@ class Bilevel(eqx.Module):
 
     def attacker_loss(self, params: Any) -> Float[Array, ""]:
         """Return A(D_target, w): the mean loss without the penalty, or its negative."""
-        return self.signed(self.learner.mean_loss(params, (self.target,)))
+        return self.attained(self.learner.model.logits(params, self.target.x))
 
-    def signed(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """Return A where the mean loss on D_target is this."""
+    def attained(self, logits: Float[Array, "n *classes"]) -> Float[Array, ""]:
+        """Return A where D_target's rows have these logits."""
+        if self.aim is None:
+            loss = jnp.vdot(self.target.weight, self.learner.loss(logits, self.target.y)) / self.target.size
+        else:
+            loss = self._counted(self.aim(logits, self.target.y))
         return -loss if self.specific else loss
+
+    def success(self, params: Any) -> Float[Array, ""]:
+        """Return the share of D_target's rows that go the attacker's way."""
+        task = self.learner.task(self.target.x.shape[1])
+        wrong = task.wrong(task.predicted(self.learner.model.logits(params, self.target.x)), self.target.y)
+        return self._counted((wrong != self.specific).astype(self.target.y.dtype))
+
+    def _counted(self, each: Float[Array, " n_target"]) -> Float[Array, ""]:
+        return jnp.mean(each) if self.counted is None else jnp.vdot(self.counted, each) / jnp.sum(self.counted)
 
     def value(
         self,

@@ -15,7 +15,9 @@ import optax
 
 from mithridate.errors import InputError
 
-POISON_RULES = ("normalised", "raw", "adam")
+POISON_RULES = ("normalised", "raw", "adam", "restarting")
+CYCLE = 20
+"""Steps after which `restarting` begins again."""
 HYPER_RULES = ("rprop", "decay", "constant", "raw")
 
 
@@ -36,9 +38,13 @@ def normalise_rows() -> optax.GradientTransformation:
 def poison_rule(name: str, size: float) -> optax.GradientTransformation:
     """Return the rule `name` for X_p with step size `size` = α > 0.
 
-    `normalised`: α along each point's own direction; `raw`: α times the derivative; `adam`: Adam with rate α.
+    `normalised`: α along each point's own direction; `raw`: α times the derivative; `adam`: Adam with rate α;
+    `restarting`: as `normalised`, the step falling to a twentieth within 20 steps and beginning again at half its last
+    beginning.
     """
     _check(name, size, POISON_RULES, "poison_step")
+    if name == "restarting":
+        return optax.chain(normalise_rows(), optax.sgd(lambda t: size * 0.5 ** (t // CYCLE) * 0.05 ** (t % CYCLE / CYCLE)))
     if name == "adam":
         return optax.adam(size)
     return optax.chain(normalise_rows(), optax.sgd(size)) if name == "normalised" else optax.sgd(size)

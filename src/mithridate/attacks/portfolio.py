@@ -1,0 +1,159 @@
+"""The worst case that a portfolio of attackers finds (successive halving).
+
+At every share of poison all candidates are tried as they are (`proposals`), the best few answered by the defender
+himself and moved by Algorithm 1 for a part of the steps, the best of those for the rest. They are ranked by the
+attacker's success on D_target, A breaking ties; test rows have no part in it. Each share begins anew: its points need
+not contain those of a lower one.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+from mithridate.attacks.aims import clipped, smooth_error
+from mithridate.attacks.base import Attacker, Stage
+from mithridate.attacks.bilevel import OWN, Attack, Variant
+from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points
+from mithridate.attacks.proposals import Ground, Proposal, flips_of, proposals_of
+from mithridate.attacks.screening import Guess, guessed
+from mithridate.attacks.starts import clones
+from mithridate.hypergradients import Bilevel
+
+ANSWERED = 4
+"""Candidates of a share that the defender answers himself."""
+HALVING = ((6, 1), (2, 2), (1, 5))
+"""How many are crafted, and up to which round, rung by rung."""
+VARIANTS = (OWN, Variant(aim=smooth_error), Variant(aim=clipped))
+"""What the points pursue: A itself, or errors. The best candidate is crafted for each, the others for errors."""
+
+
+class Candidate(NamedTuple):
+    """A proposal with its outer problem, padded points, and what it is guessed to be worth."""
+
+    proposal: Proposal
+    problem: Bilevel
+    x_start: Array
+    guess: Guess
+
+
+def tried(attack: Attacker, at: Stage, kinds: Callable[[Ground], Iterator[Proposal]]) -> list[Candidate]:
+    """Return all candidates of these kinds, the most harmful first."""
+    found = []
+    for proposal in kinds(Ground.of(attack, at)):
+        problem, x_start = attack.problem(at, proposal.points)
+        found.append(Candidate(proposal, problem, x_start, guessed(problem, x_start, at, attack.key(at.end))))
+    return sorted(found, key=lambda one: one.guess.rank, reverse=True)
+
+
+def worth(found: Answered) -> tuple[float, ...]:
+    """Return by what sets of points are compared, the larger the better: success on D_target, then A."""
+    return tuple(float(np.nan_to_num(each, nan=-np.inf)) for each in (found.success, found.value))
+
+
+def answered(attack: Attacker, at: Stage, one: Candidate) -> Answered:
+    """Return a candidate as the defender answers it."""
+    return attack.answered(one.problem, at.policy, one.x_start, at.log_strength, attack.key(at.end))
+
+
+def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: list[Candidate]) -> tuple[Batch, ...]:
+    """Return the most harmful batch, and that of each other kind; a kind that none is of yet is answered now."""
+    for one in candidates:
+        if one.proposal.kind not in {batch.attack for batch in found}:
+            start = answered(attack, at, one)
+            found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
+    ranked = sorted(found, key=lambda batch: (batch.success, batch.value), reverse=True)
+    first = {batch.attack: batch for batch in reversed(ranked)}
+    return ranked[0], *(batch for batch in ranked[1:] if batch is first[batch.attack] and batch.attack != ranked[0].attack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips(Attacker):
+    """The most harmful of many choices of rows whose labels are flipped; nothing is optimised."""
+
+    name: ClassVar[str] = "flips"
+    nested: ClassVar[bool] = False
+
+    def starting_points(self, x: np.ndarray, y: np.ndarray) -> Points:
+        """Return clones with flipped labels (see `starts.clones`)."""
+        return clones(self, x, y)
+
+    def words(self) -> str:
+        """Return that nothing is moved."""
+        return "flips labels and moves nothing: no feature of its points changes"
+
+    def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
+        """Return the best flips, and the best of each other kind."""
+        if not at.end:
+            return (yield from super().crafted(at._replace(points=nothing(at)), ()))
+        candidates, found = tried(self, at, flips_of), []
+        for one in candidates[:ANSWERED]:
+            start = answered(self, at, one)
+            found.append(self.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
+        return best_of_each(self, at, found, candidates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portfolio(Attack):
+    """All attackers at once; fields as of `Attack`, which moves the points. See the module."""
+
+    name: ClassVar[str] = "portfolio"
+    nested: ClassVar[bool] = False
+
+    def rank(self, found: Answered) -> tuple[float, ...]:
+        """Return by what rounds are compared: success on D_target, then A."""
+        return worth(found)
+
+    def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
+        """Return the most harmful points, and those of each other kind."""
+        if not at.end:
+            return (yield from super().crafted(at._replace(points=nothing(at)), ()))
+        candidates, found = tried(self, at, proposals_of), []
+        if self.edits == "labels":
+            for one in candidates[:ANSWERED]:
+                start = answered(self, at, one)
+                found.append(self.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
+        else:
+            finalists = self.finalists(at, candidates)
+            stands = yield from self._halved(at, finalists, dict(enumerate(midways)))
+            for number, stand in stands.items():
+                one, variant = finalists[number]
+                crafted = Crafted(stand.best, stand.start.value, stand.history, stand.statuses)
+                begun = f"{one.proposal.begun}, for {getattr(variant.aim, '__name__', 'the loss').replace('_', ' ')}"
+                found.append(self.made(one.proposal.points, crafted, Attack.name, begun))
+        return best_of_each(self, at, found, candidates)
+
+    def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Variant]]:
+        """Return what is crafted, in which variants: of each mix of labels the best candidate, the best one first."""
+        mixes: dict[Any, Candidate] = {}
+        for one in candidates:
+            counts = np.bincount(one.proposal.points.y.astype(int), minlength=2)
+            key = tuple(np.rint(4 * counts / at.end)), one.proposal.kind == Attack.name
+            mixes.setdefault(key, one)
+        chosen = list(mixes.values())[: HALVING[0][0] - 2]
+        return [*((chosen[0], variant) for variant in VARIANTS), *((one, VARIANTS[1]) for one in chosen[1:])]
+
+    def _halved(
+        self, at: Stage, finalists: list[tuple[Candidate, Variant]], stands: dict[int, Midway]
+    ) -> Generator[tuple[Midway, ...], None, dict[int, Midway]]:
+        """Return where each finalist ends: all are crafted for a part of the steps, the best of them for the rest."""
+        length, survivors = math.ceil(self.steps / self.rounds), list(range(len(finalists)))
+        for many, rounds in HALVING:
+            survivors = survivors[:many]
+            for number in survivors:
+                one, variant = finalists[number]
+                given = one.problem, at.policy, one.x_start, at.log_strength, self.key(at.end)
+                until = min(rounds * length, self.steps)
+                while number not in stands or stands[number].taken < until:
+                    stands[number] = next(self.craft(*given, stands.get(number), variant))
+                    yield tuple(stands[each] for each in sorted(stands))
+            survivors.sort(key=lambda number: self.rank(stands[number].best), reverse=True)
+        return stands
+
+
+def nothing(at: Stage) -> Points:
+    """Return no points."""
+    return Points(at.x[:0], at.y[:0], np.zeros(0, dtype=int))

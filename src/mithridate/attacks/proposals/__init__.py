@@ -1,0 +1,30 @@
+"""Points that attacks begin from: candidates of every kind, one algorithm a file."""
+
+from collections.abc import Iterator
+
+from mithridate.attacks.proposals.alfa import alfa
+from mithridate.attacks.proposals.flips import class_flips, mixed_flips, random_flips
+from mithridate.attacks.proposals.grown import grown
+from mithridate.attacks.proposals.ground import Ground, Proposal
+from mithridate.attacks.proposals.influence import influence_flips
+from mithridate.attacks.proposals.minmax import minmax
+
+__all__ = ["Ground", "Proposal", "flips_of", "proposals_of"]
+
+
+def flips_of(ground: Ground) -> Iterator[Proposal]:
+    """Yield all candidates in which no feature is moved."""
+    for kind in (random_flips, class_flips, mixed_flips, alfa, influence_flips):
+        yield from kind(ground)
+
+
+def proposals_of(ground: Ground) -> Iterator[Proposal]:
+    """Yield all candidates that the attack's capability allows; where labels stay, rows as they are to begin from."""
+    if ground.attack.edits == "features":
+        for kind in (random_flips, class_flips, mixed_flips):
+            yield from (proposal._replace(kind="untouched rows") for proposal in kind(ground))
+    else:
+        yield from flips_of(ground)
+    if ground.attack.edits != "labels":
+        yield from minmax(ground)
+        yield from grown(ground)

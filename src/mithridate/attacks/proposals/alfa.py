@@ -1,0 +1,56 @@
+"""Labels flipped as ALFA does (Xiao et al., 2012): those that a poisoned victim would fit best, and a clean one worst.
+
+With ψ the clean victim's losses of each row and label, and ε those of a victim trained on the flips so far, the flips q
+minimise Σ q·(ε − ψ) within the budget: a linear programme that a sort solves. The victim is trained on them, and it
+begins anew.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mithridate.attacks.proposals.ground import Ground, Proposal
+from mithridate.execution.devices import shared
+from mithridate.hypergradients import Bilevel
+
+ROUNDS = 5
+
+
+def alfa(ground: Ground) -> Iterator[Proposal]:
+    """Yield the flips for the defender's λ on clean data."""
+    n, k = len(ground.at.y), ground.at.end
+    open_rows = np.zeros(len(ground.at.rows.y), bool)
+    open_rows[ground.pool] = True
+    given = ground.clean, jnp.asarray(ground.strengths[0], dtype=float), ground.attack.key(k), jnp.asarray(open_rows)
+    labels, rank = (np.asarray(part)[:n] for part in _flipped(*given, jnp.asarray(k), ground.n_classes))
+    picked = np.argsort(rank, kind="stable")[: int(np.sum(rank < k))]
+    yield Proposal("ALFA", "flips that a poisoned victim fits best", ground.laid(picked, labels[picked]))
+
+
+@shared
+def _flipped(problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int) -> tuple[Array, Array]:
+    """Return the labels (n,) of the flips, and each row's rank among them, n where it is not open."""
+    rest, n = problem.rest, len(problem.rest.y)
+    classes = jnp.arange(n_classes, dtype=rest.y.dtype)
+
+    def losses(y: Array) -> Array:
+        own = replace(problem, rest=rest._replace(y=y))
+        params = own.train(jnp.zeros((0, rest.x.shape[1]), rest.x.dtype), log_strength, key)
+        logits = problem.learner.model.logits(params, rest.x)
+        return jax.vmap(lambda label: problem.learner.loss(logits, jnp.full_like(y, label)))(classes)
+
+    def flips(found: Array) -> tuple[Array, Array]:
+        gaps, own = found - psi, classes[:, None] == rest.y[None]
+        kept = jnp.sum(jnp.where(own, gaps, 0.0), axis=0)
+        gains = jnp.where(own, -jnp.inf, kept[None] - gaps)
+        best = jnp.where(open_rows & (rest.weight > 0), jnp.max(gains, axis=0), -jnp.inf)
+        rank = jnp.where(jnp.isfinite(best), jnp.argsort(jnp.argsort(-best)), n)
+        return jnp.where(rank < k, classes[jnp.argmax(gains, axis=0)], rest.y), rank
+
+    psi = losses(rest.y)
+    y, _ = jax.lax.fori_loop(0, ROUNDS - 1, lambda _, state: flips(losses(state[0])), flips(jnp.zeros_like(psi)))
+    return flips(losses(y))

@@ -1,0 +1,78 @@
+"""Labels flipped in rows that are picked without any derivative.
+
+Random rows of all classes; and of one class the rows that a clean victim is surest of, those nearest to its boundary,
+the tightest ball of them, and random ones. One-sided flips move the bias, which no penalty holds, and rows near to each
+other move what is predicted around them. Mixed in unequal shares, flips of two classes turn the boundary.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mithridate.attacks.picking import by_score, tightest_ball
+from mithridate.attacks.proposals.ground import Ground, Proposal
+from mithridate.attacks.starts import clones
+
+MIXES = (0.25, 0.5, 0.75)
+"""Shares of the first class among the flips of two."""
+
+
+def random_flips(ground: Ground) -> Iterator[Proposal]:
+    """Yield rows of all classes with another label, drawn at random."""
+    points = clones(ground.attack, ground.at.x, ground.at.y, ground.at.end)
+    yield Proposal("random flips", "random rows of all classes", points)
+
+
+def class_flips(ground: Ground) -> Iterator[Proposal]:
+    """Yield for each pair of classes the rows of one with the label of the other, picked in each of several ways."""
+    k = ground.at.end
+    for sources, label in _pairs(ground):
+        rows = ground.of_class(*sources)
+        most = min(k, ground.most(rows))
+        whose = f"class {sources[0]}" if len(sources) == 1 else "all other classes"
+        for way, order in _orders(ground, rows, most).items() if most else ():
+            points = ground.laid(order[:most], np.full(most, label))
+            yield Proposal("class flips", f"{way} of {whose}, labelled {label}", points)
+
+
+def mixed_flips(ground: Ground) -> Iterator[Proposal]:
+    """Yield flips of two classes in unequal shares, the rows that a clean victim is surest of and random ones."""
+    if ground.n_classes != 2:
+        return
+    k = ground.at.end
+    for share in MIXES:
+        parts = []
+        for label, many in ((1, round(share * k)), (0, k - round(share * k))):
+            rows = ground.of_class(1 - label)
+            orders = _orders(ground, rows, min(many, ground.most(rows)))
+            parts.append((label, min(many, ground.most(rows)), orders))
+        for way in parts[0][2]:
+            picked = np.concatenate([orders[way][:many] for _, many, orders in parts])
+            labels = np.concatenate([np.full(many, label) for label, many, _ in parts])
+            if len(picked):
+                yield Proposal("class flips", f"{way} of both classes, {share:.0%} labelled 1", ground.laid(picked, labels))
+
+
+def _orders(ground: Ground, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Return the ways to pick k of these rows: their orders by name."""
+    ways = {"random rows": ground.draw("random").permutation(rows)}
+    names = ("", *(" (λ at an end)" for _ in ground.margins[1:]))
+    for number, (margins, name) in enumerate(zip(ground.margins, names, strict=True)):
+        ways[f"surest rows{name[:-1]} {number})" if number else "surest rows"] = by_score(margins, rows)
+    ways["rows nearest to the boundary"] = by_score(-ground.margins[0], rows)
+    ways["the tightest ball"] = tightest_ball(ground.at.x, rows, max(k, 1)) if len(rows) else rows
+    return ways
+
+
+def _pairs(ground: Ground) -> list[tuple[tuple[int, ...], int]]:
+    """Return whose labels are flipped, and to which.
+
+    Of two classes both ways; of more every other class's to one, and each class's to that of the nearest.
+    """
+    classes = range(ground.n_classes)
+    to_one = [(tuple(c for c in classes if c != label), label) for label in classes]
+    if ground.n_classes == 2:
+        return to_one
+    every = np.arange(ground.n_classes)
+    nearest = ground.attack.task.flipped(every, "nearest", ground.draw("pairs"), ground.at.x, ground.at.y)
+    return to_one + [((c,), int(label)) for c, label in enumerate(nearest)]

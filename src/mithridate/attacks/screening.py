@@ -1,0 +1,51 @@
+"""Candidates measured as they are, before anything is optimised: cheaply, with the defender's answer guessed."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mithridate.attacks.base import Stage
+from mithridate.defences.base import Strength
+from mithridate.defences.tuning import first_minimiser
+from mithridate.execution.devices import shared
+from mithridate.hypergradients import Bilevel
+
+GRID = 9
+"""Values of λ among which the defender's answer is guessed."""
+
+
+class Guess(NamedTuple):
+    """What a candidate is worth if the defender sets λ as guessed: the attacker's success on D_target, and A."""
+
+    success: float
+    value: float
+    log_strength: Strength
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By what candidates are compared, the larger the better; what is not a number is worth nothing."""
+        return tuple(float(np.nan_to_num(each, nan=-np.inf)) for each in (self.success, self.value))  # pyright: ignore[reportReturnType]
+
+
+@shared
+def _measured(problem: Bilevel, x_poison: Array, log_strengths: Array, key: Array) -> Array:
+    defended = problem.defended()
+
+    def measure(params: object) -> Array:
+        return jnp.stack([problem.success(params), problem.attacker_loss(params), defended.attacker_loss(params)])
+
+    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, measure)
+
+
+def guessed(problem: Bilevel, x_poison: Array, at: Stage, key: Array) -> Guess:
+    """Return what these points are worth if the defender takes the λ of a coarse grid that suits his own rows best.
+
+    One whose λ stands still takes that; of a vector λ the grid has all entries alike.
+    """
+    low, high = (np.broadcast_to(end, np.shape(at.log_strength)) for end in (at.policy.strengths.low, at.policy.strengths.high))
+    grid = np.linspace(low, high, 1 if np.all(low == high) else GRID)
+    success, value, defended = np.asarray(_measured(problem, x_poison, jnp.asarray(grid, dtype=float), key)).T
+    best = first_minimiser(defended)
+    return Guess(float(success[best]), float(value[best]), grid[best])
