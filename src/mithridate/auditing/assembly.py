@@ -40,9 +40,8 @@ AGAINST_THE_REST = ("squared-hinge", "squared")
 def defenders_of(config: AuditConfig) -> list[Defender]:
     """Return the defenders, each policy after each sanitiser; the evaluation can train for each of them."""
     descent, strengths = hyper_rule(config.hyper_rule, config.hyper_step), Box(*config.strength_bounds)
-    policies = [
-        policy_of(part, strengths, descent, config.closing, config.folds, config.seed) for part in config.policies
-    ]
+    how = config.closing, config.folds, config.seed, config.tune_by
+    policies = [policy_of(part, strengths, descent, *how) for part in config.policies]
     made = [Defender(policy, sanitiser_of(part)) for part in config.defences for policy in policies]
     for kind, names in (("policy", [one.name for one in policies]), ("defence", list(map(name_of, config.defences)))):
         if double := [name for name in names if names.count(name) > 1]:

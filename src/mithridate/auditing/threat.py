@@ -6,6 +6,7 @@ from mithridate.attacks.base import Attacker
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.parts import BUILT_IN, described, name_of
+from mithridate.defences.tuning import LEAST
 
 
 def mismatch(config: AuditConfig) -> str:
@@ -56,8 +57,8 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
     may_change = f"{moved}; each starts as a clone of {cloned}, which it keeps"
     if not built_in:
         may_change = f"all of its points, {within}, as its code says"
-    others = ", the others do not" * (len(config.policies) > 1)
-    tunes = f"; the policy 'learned' tunes λ on it{others}" if "learned" in map(name_of, config.policies) else ""
+    how = f" for {LEAST[config.tune_by]}" + ", the others do not" * (len(config.policies) > 1)
+    tunes = f"; the policy 'learned' tunes λ on it{how}" if "learned" in map(name_of, config.policies) else ""
     filtered = config.defences != ("none",)
     filters, cleaned = (" and filters the rows", "") if filtered else ("", "outlier filters, ")
     epochs = f"{config.epochs} epoch" + "s" * (config.epochs != 1)

@@ -61,6 +61,13 @@ def _hypergradient(config: Any) -> str:
     )
 
 
+def _closing(config: Any) -> str:
+    learned = any(isinstance(policy, str) and policy == "learned" for policy in config.policies)
+    if config.tune_by == "loss" or config.closing or not learned:
+        return ""
+    return "tune_by = error: with closing = False λ stays where its descent by the loss has ended; use closing = True"
+
+
 def _order(config: Any) -> str:
     for name in ("bounds", "strength_bounds"):
         pair = getattr(config, name)
@@ -70,5 +77,5 @@ def _order(config: Any) -> str:
 
 
 CHECKS: tuple[Callable[[Any], str], ...] = (
-    *(_points, _folds, _strengths, _network, _inner_batch, _hypergradient, _order),
+    *(_points, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _order),
 )

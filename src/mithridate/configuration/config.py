@@ -116,6 +116,11 @@ class AuditConfig(BaseModel):
         "own, as module:attribute; repeatable",
     )
     folds: int = Field(5, ge=2, description="folds of cross-validation")
+    tune_by: Literal["loss", "error"] = Field(
+        "loss",
+        description="what learned, cv-… and search-… make smallest on validation or held-out rows: their loss, or the "
+        "number of errors (error; the loss decides between λ with as many)",
+    )
     hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
     joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
     hypergradient: Literal["auto", "reverse", "checkpointed", "reversible", "forward", "implicit"] = Field(

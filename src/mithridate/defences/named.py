@@ -14,6 +14,7 @@ from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy, Sanitiser
 from mithridate.defences.filters import Sphere
 from mithridate.defences.policies import CrossValidated, Fixed, Learned
+from mithridate.defences.tuning import Criterion
 from mithridate.errors import InputError
 from mithridate.victims.rows import Rows
 
@@ -102,6 +103,7 @@ def parse_policy(
     closing: bool = True,
     k: int = 5,
     seed: int = 0,
+    by: Criterion = "loss",
 ) -> Policy:
     """Return the policy that `text` names.
 
@@ -110,11 +112,11 @@ def parse_policy(
     """
     match text:
         case "learned":
-            return Learned(strengths, descent, closing)
+            return Learned(strengths, descent, closing, by=by)
         case "cv-clean" | "cv-poisoned":
-            return CrossValidated(text == "cv-poisoned", strengths, k, seed)
+            return CrossValidated(text == "cv-poisoned", strengths, k, seed, by=by)
     if (found := _SEARCH.fullmatch(text)) and int(found["budget"]) > 0:
-        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]))
+        return CrossValidated(found["data"] == "poisoned", strengths, k, seed, int(found["budget"]), by=by)
     if found := _FIXED.fullmatch(text):
         try:
             number = float(found["strength"] or found["value"])

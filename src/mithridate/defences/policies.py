@@ -15,10 +15,13 @@ from mithridate.configuration.presets import PAPER_STRENGTHS
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Effort, Policy, Strength
 from mithridate.defences.tuning import (
+    LEAST,
     POINTS,
     SLOPES,
     USUAL,
+    Criterion,
     best_response,
+    check_criterion,
     checked,
     cross_validation_losses,
     first_minimiser,
@@ -81,6 +84,9 @@ class Learned(eqx.Module):
     Within the attack λ descends along its hypergradient by `descent`. With `closing` (the default), a solve over
     the whole of Φ(λ) then sets λ to the defender's best response to the points as they stand. Without it the λ
     reported is wherever the descent ended: the paper's procedure, with `hyper_rule("constant", 0.99)`.
+
+    `by` "error", the best response is the λ with the fewest errors on the validation set, of these the one with the
+    least loss, then the smallest. The descent still goes by the loss, since an error has no derivative.
     """
 
     strengths: Box = Box(*PAPER_STRENGTHS)
@@ -88,16 +94,20 @@ class Learned(eqx.Module):
     closing: bool = True
     poisoned: bool = False
     name: str = eqx.field(default="learned", static=True)
+    by: Criterion = eqx.field(default="loss", static=True)
+
+    def __check_init__(self):
+        check_criterion(self.by)
 
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return argmin over Φ(λ) of the validation loss, or λ as it is without `closing` (once `poisoned`)."""
+        """Return the best λ in Φ(λ) on the validation set, or λ as it is without `closing` (once `poisoned`)."""
         if self.poisoned and not self.closing:
             return log_strength
 
         def losses(grid: Array) -> Array:
-            return validation_losses(problem, x_poison, grid, key)
+            return validation_losses(problem, x_poison, grid, key, self.by)
 
         if not log_strength.ndim:
             return minimise(losses, self.strengths)
@@ -108,12 +118,21 @@ class Learned(eqx.Module):
     def best(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the best response on a fine grid, of a vector each entry along its own axis (see `best_response`)."""
-        return best_response(lambda grid: validation_losses(problem, x_poison, grid, key), self.strengths, log_strength)
+        """Return the best response on a fine grid, of a vector each entry along its own axis (see `best_response`).
+
+        By error it is λ as it stands, unless the errors of another are fewer by more than one row in a hundred, and by
+        more than one.
+        """
+        slack = None if self.by == "loss" else max(1.0, float(problem.defended().target.size) / 100)
+
+        def losses(grid: Array) -> Array:
+            return validation_losses(problem, x_poison, grid, key, self.by)
+
+        return best_response(losses, self.strengths, log_strength, slack=slack)
 
     def work(self, groups: tuple[int, ...]) -> Effort:
         """Return three grids of λ, or for a vector as much as its descents usually take."""
-        checks, again = checked(self.strengths, groups), self.closing
+        checks, again = checked(self.strengths, groups, self.by), self.closing
         if not groups:
             return Effort(trainings=3 * POINTS, checks=checks, again=again)
         trainings = round(USUAL * len(grid_over(self.strengths, groups)))
@@ -121,7 +140,7 @@ class Learned(eqx.Module):
 
     def words(self) -> str:
         """Return what it does."""
-        return "tunes λ under attack, on validation rows that the attacker cannot touch"
+        return f"tunes λ under attack, for {LEAST[self.by]} on validation rows that the attacker cannot touch"
 
     def after_clean(self, log_strength: Strength) -> "Learned":
         """Return itself, knowing that data may be poisoned now."""
@@ -134,7 +153,8 @@ class CrossValidated(eqx.Module):
     With `on_poisoned` it is run again on the poisoned set at every ratio, and the attack lets it answer several
     times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
     Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
-    for a vector λ a grid has too many points.
+    for a vector λ a grid has too many points. `by` "error", the λ with the fewest errors on the held-out rows is taken,
+    of these the one with the least loss.
     """
 
     on_poisoned: bool
@@ -143,6 +163,10 @@ class CrossValidated(eqx.Module):
     seed: int = 0
     budget: int | None = None
     descent: None = None
+    by: Criterion = eqx.field(default="loss", static=True)
+
+    def __check_init__(self):
+        check_criterion(self.by)
 
     @property
     def name(self) -> str:
@@ -153,7 +177,7 @@ class CrossValidated(eqx.Module):
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the minimiser over Φ(λ) of the cross-validated loss on the whole training set.
+        """Return the minimiser over Φ(λ) of the cross-validated loss, or errors, on the whole training set.
 
         Poison can leave a class with fewer rows than there are folds: then there are as many folds as rows, and
         with fewer than two rows λ stays.
@@ -169,7 +193,7 @@ class CrossValidated(eqx.Module):
         held_out = jnp.asarray(held_out)
 
         def losses(grid: Array) -> Array:
-            return cross_validation_losses(problem.learner, rows, held_out, grid, key)
+            return cross_validation_losses(problem.learner, rows, held_out, grid, key, self.by)
 
         if not self.budget:
             return minimise(losses, self.strengths)
@@ -188,9 +212,9 @@ class CrossValidated(eqx.Module):
 
     def words(self) -> str:
         """Return what it does."""
-        how = "by cross-validation, which tries every choice on held-out training rows"
+        how = f"by cross-validation, which seeks {LEAST[self.by]} on held-out training rows"
         if self.budget:
-            how = f"by trying {self.budget} random choices on held-out training rows"
+            how = f"by trying {self.budget} random choices for {LEAST[self.by]} on held-out training rows"
         if self.on_poisoned:
             return f"chooses λ again at every share of poison, {how}, poisoned ones among them"
         return f"chose λ before the attack, {how}; then held it"

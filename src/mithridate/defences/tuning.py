@@ -1,12 +1,13 @@
 """Tuning λ by what a defender can measure: a trusted validation set, or k-fold cross-validation.
 
-Both train the learner for many λ at once (one batched run) and take the minimiser of the mean loss. λ is a number or a
-vector with one entry for each group of layers; a grid of k candidates is (k,) or (k, groups).
+Both train the learner for many λ at once (one batched run) and take the minimiser of a criterion: the mean loss, or the
+fewest errors and of these the least loss. λ is a number or a vector with one entry for each group of layers; a grid of
+k candidates is (k,) or (k, groups).
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Strength
+from mithridate.errors import InputError
 from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
 from mithridate.victims.learner import Learner
@@ -32,18 +34,32 @@ STOP = {"maxiter": 30, "maxls": 8, "ftol": 2e-6}
 USUAL, SLOPES = 2.4, 14
 """Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
 
-Losses = Callable[[Float[Array, "k *groups"]], Float[Array, " k"]]
-"""Mean loss for each of k candidate λ."""
+Criterion = Literal["loss", "error"]
+"""By what λ is tuned."""
+LEAST: dict[str, str] = {"loss": "the least loss", "error": "the fewest errors"}
+"""Each of them in words."""
+Losses = Callable[[Float[Array, "k *groups"]], Float[Array, "k *two"]]
+"""Mean loss for each of k candidate λ; by error (k, 2), the number of errors and the mean loss."""
 Slope = Callable[[Float[Array, " groups"]], tuple[Float[Array, ""], Float[Array, " groups"]]]
 """Mean loss and its derivative in a vector λ."""
+
+
+def check_criterion(by: str) -> None:
+    """Raise `InputError` unless λ can be tuned by this."""
+    if by not in LEAST:
+        raise InputError(f"by = {by!r}: use {' or '.join(LEAST)}")
 
 
 def first_minimiser(losses: np.ndarray) -> int:
     """Return the first index whose loss is within 1e-5 relative of the least; NaN counts as +∞.
 
     On a grid in ascending order that is the smallest λ. Where regularisation is too weak to matter the loss is flat
-    to rounding, and λ would be noise without the rule.
+    to rounding, and λ would be noise without the rule. By error, where `losses` is (k, 2), those with the fewest
+    errors alone are looked at.
     """
+    if losses.ndim == 2:
+        fewest = losses[:, 0] == np.fmin.reduce(losses[:, 0])
+        losses = np.where(fewest, losses[:, 1], np.inf)
     losses = np.where(np.isfinite(losses), losses, np.inf)
     return int(np.argmax(losses <= losses.min() + TIE * np.abs(losses.min())))
 
@@ -74,7 +90,8 @@ def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[n
 
     `slope` maps λ to the loss and its derivative. A descent can end in a minimum that is not the least, or where the
     loss is flat. So after each, 17 values of every entry, the others as they are, and of all entries alike are tried,
-    over the whole interval, and the next begins where one of them is lower.
+    over the whole interval, and the next begins where one of them is lower. By error all this still goes by the loss,
+    which has a derivative; the answer is the one with the fewest errors of all λ that were tried between the descents.
     """
     low, high = float(strengths.low), float(strengths.high)
 
@@ -82,7 +99,7 @@ def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[n
         value, derivative = slope(jnp.asarray(point, dtype=float))
         return float(value), np.asarray(derivative, dtype=np.float64)
 
-    grid, point = np.linspace(low, high, POINTS), start
+    grid, point, tried = np.linspace(low, high, POINTS), start, []
     lines = [*np.eye(len(start)), *([np.ones(len(start))] if len(start) > 1 else ())]
     for _ in range(DESCENTS):
         found = scipy.optimize.minimize(
@@ -94,38 +111,54 @@ def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[n
             options=STOP,  # pyright: ignore[reportArgumentType, reportCallIssue]
         )
         candidates = np.concatenate([found.x[None], *(np.where(line, grid[:, None], found.x) for line in lines)])
-        values = _evaluated(losses, candidates)
+        scores = _evaluated(losses, candidates)
+        tried.append((candidates, scores))
+        values = scores if scores.ndim == 1 else scores[:, 1]
         if not np.isfinite(values).any():
             return np.full_like(start, math.nan)
         if values[0] <= np.nanmin(values) * (1 + TIE):
-            return found.x
+            point = found.x
+            break
         point = candidates[np.nanargmin(values)]
-    return point
+    candidates, scores = (np.concatenate(parts) for parts in zip(*tried, strict=True))
+    return point if scores.ndim == 1 else candidates[first_minimiser(scores)]
 
 
 def _evaluated(losses: Losses, candidates: np.ndarray) -> np.ndarray:
     return np.asarray(losses(jnp.asarray(candidates, dtype=float)))
 
 
-def best_response(losses: Losses, strengths: Box, at: Strength, spacing: float = 0.05) -> Strength:
+def best_response(
+    losses: Losses, strengths: Box, at: Strength, spacing: float = 0.05, slack: float | None = None
+) -> Strength:
     """Return the minimiser on an even grid over the whole interval: the slow, independent check of the above.
 
     For a vector λ every entry is the minimiser along its own axis, the others as they are `at`, on a grid ten times as
     wide, with one of this spacing within five of it around the entry itself; or the entry itself, if nothing is lower.
+
+    By error `slack` is given. Errors jump from one λ to the next, so two λ with nearly as few can lie far apart: λ
+    stays as it is `at`, unless the errors of another are fewer by more than `slack`.
     """
     low, high = float(strengths.low), float(strengths.high)
 
     def even(width: float) -> np.ndarray:
         return np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
 
+    def stays(values: np.ndarray) -> bool:
+        if slack is None:
+            return bool(values[0] <= np.nanmin(values) * (1 + TIE))
+        return bool(values[0, 0] <= np.fmin.reduce(values[:, 0]) + slack)
+
     if not at.ndim:
-        grid = even(spacing)
-        return np.asarray(grid[first_minimiser(_evaluated(losses, grid))])
+        grid = even(spacing) if slack is None else np.concatenate([at[None], even(spacing)])
+        values = _evaluated(losses, grid)
+        return at if slack is not None and stays(values) else np.asarray(grid[first_minimiser(values)])
     best, near = at.copy(), spacing * np.arange(-5, 6)
     for i, line in enumerate(np.eye(len(at))):
         grid = np.clip(np.concatenate([at[i, None], even(10 * spacing), at[i] + near]), low, high)
         values = _evaluated(losses, np.where(line, grid[:, None], at))
-        best[i] = grid[0] if values[0] <= np.nanmin(values) * (1 + TIE) else grid[np.nanargmin(values)]
+        lowest = np.nanargmin(values) if slack is None else first_minimiser(values)
+        best[i] = grid[0] if stays(values) else grid[lowest]
     return best
 
 
@@ -136,24 +169,38 @@ def grid_over(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
     return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in groups)), (many, *groups)))
 
 
-def checked(strengths: Box, groups: tuple[int, ...]) -> int:
+def checked(strengths: Box, groups: tuple[int, ...], by: Criterion = "loss") -> int:
     """Return for how many λ `best_response` trains."""
     asked: list[int] = []
 
     def count(grid: Any) -> np.ndarray:
         asked.append(len(grid))
-        return np.zeros(len(grid))
+        return np.zeros(len(grid) if by == "loss" else (len(grid), 2))
 
-    best_response(count, strengths, np.zeros(groups))  # pyright: ignore[reportArgumentType]
+    slack = None if by == "loss" else 0.0
+    best_response(count, strengths, np.zeros(groups), slack=slack)  # pyright: ignore[reportArgumentType]
     return sum(asked)
 
 
 @shared
 def validation_losses(
-    problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strengths: Float[Array, "k *groups"], key: Key[Array, ""]
-) -> Float[Array, " k"]:
-    """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3)."""
-    return problem.learner.path(problem.blocks(x_poison), log_strengths, key, problem.defended().attacker_loss)
+    problem: Bilevel,
+    x_poison: Float[Array, "n_p m"],
+    log_strengths: Float[Array, "k *groups"],
+    key: Key[Array, ""],
+    by: Criterion = "loss",
+) -> Float[Array, "k *two"]:
+    """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3).
+
+    By error (k, 2): the number of errors on D_val, and L.
+    """
+    learner, defended = problem.learner, problem.defended()
+
+    def counted(params: Any) -> Float[Array, "2"]:
+        return _with_errors(learner, params, defended.target, defended.attacker_loss(params))
+
+    measure = defended.attacker_loss if by == "loss" else counted
+    return learner.path(problem.blocks(x_poison), log_strengths, key, measure)
 
 
 @shared
@@ -171,12 +218,26 @@ def cross_validation_losses(
     held_out: Bool[Array, "k_folds n"],
     log_strengths: Float[Array, "k *groups"],
     key: Key[Array, ""],
-) -> Float[Array, " k"]:
-    """Return the mean loss of the held-out rows for each λ, over all folds."""
+    by: Criterion = "loss",
+) -> Float[Array, "k *two"]:
+    """Return the mean loss of the held-out rows for each λ, over all folds; by error (k, 2), their errors and that."""
 
-    def fold(mask: Bool[Array, " n"]) -> Float[Array, " k"]:
+    def fold(mask: Bool[Array, " n"]) -> Float[Array, "k *two"]:
         kept, out = (rows.with_weight(jnp.where(part, rows.weight, 0.0)) for part in (~mask, mask))
 
-        return learner.path((kept,), log_strengths, key, lambda params: learner.mean_loss(params, (out,)) * out.size)
+        def measure(params: Any) -> Float[Array, "*two"]:
+            total = learner.mean_loss(params, (out,)) * out.size
+            return total if by == "loss" else _with_errors(learner, params, out, total)
 
-    return jnp.sum(jax.lax.map(fold, held_out), axis=0) / rows.size
+        return learner.path((kept,), log_strengths, key, measure)
+
+    found = jnp.sum(jax.lax.map(fold, held_out), axis=0)
+    return found / rows.size if by == "loss" else found / jnp.stack([jnp.ones_like(rows.size), rows.size])
+
+
+def _with_errors(learner: Learner, params: Any, rows: Rows, loss: Float[Array, ""]) -> Float[Array, "2"]:
+    """Return how many of the rows are misclassified, each by its weight, and the loss; NaN where the loss is none."""
+    task = learner.task(rows.x.shape[1])
+    wrong = task.wrong(task.predicted(learner.model.logits(params, rows.x)), rows.y)
+    errors = jnp.vdot(rows.weight, wrong.astype(rows.weight.dtype))
+    return jnp.stack([jnp.where(jnp.isfinite(loss), errors, jnp.nan), loss])
