@@ -8,12 +8,17 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
 import mithridate as mi
+from mithridate.auditing.assembly import defenders_of
+from mithridate.cli import main
+from mithridate.configuration.parts import described
+from mithridate.defences.base import effort_of
 from mithridate.defences.named import parse_policy
 from mithridate.defences.tuning import (
     best_response,
     cross_validation_losses,
     first_minimiser,
     minimise,
+    minimise_vector,
     validation_losses,
 )
 from mithridate.hypergradients.steps import hyper_rule, poison_rule
@@ -178,3 +183,108 @@ def test_step_rules():
             make("sgd", 0.5)
         with pytest.raises(mi.InputError, match="must be positive"):
             make("raw", -1.0)
+
+
+def labels_with_noise(digits, rng) -> np.ndarray:
+    """A quarter of the training labels flipped, so that λ matters."""
+    return np.where(rng.random(60) < 0.25, 1 - digits.y_train, digits.y_train)
+
+
+def references(strength: float, x: np.ndarray, y: np.ndarray, *on: np.ndarray) -> tuple[int, float]:
+    """Errors and summed loss of scikit-learn's victim with this λ, trained on (x, y), on the rows `on`."""
+    model = Reference(C=np.exp(-strength), tol=1e-9, max_iter=10_000).fit(x, y)
+    loss = log_loss(on[1], model.predict_proba(on[0]), normalize=False, labels=[0, 1])
+    return int(np.sum(model.predict(on[0]) != on[1])), loss
+
+
+def test_by_error_λ_is_what_makes_the_fewest_errors(digits, rng):
+    """Held against a loop over a grid with scikit-learn: as few errors, and of these λ the least loss."""
+    solved, y = mi.Learner(mi.LogisticRegression(64), mi.Exact()), labels_with_noise(digits, rng)
+    problem = mi.Bilevel(
+        solved, mi.Rows.of(digits.x_train, y), jnp.zeros(0), mi.Rows.of(digits.x_valid, digits.y_valid)
+    )
+    given = problem, jnp.zeros((0, 64)), np.array(-8.0), jax.random.key(0)
+    policy = mi.Learned(mi.Box(-4.0, np.log(200)), by="error")
+    found, by_loss = policy.respond(*given), mi.Learned(policy.strengths).respond(*given)
+
+    def measured(strength: float) -> tuple[int, float]:
+        return references(strength, digits.x_train, y, digits.x_valid, digits.y_valid)
+
+    grid = {strength: measured(strength) for strength in np.linspace(-4, np.log(200), 17)}
+    least, own = min(grid.values()), measured(float(found))
+    assert own[0] <= least[0] < measured(float(by_loss))[0], "by loss as few errors: the test could not fail"
+    assert own[0] < least[0] or own[1] <= least[1] * 1.001, "of as many errors not the least loss"
+    assert policy.best(problem, jnp.zeros((0, 64)), found, given[3]) == found, "no false alarm"
+    assert abs(policy.best(problem, jnp.zeros((0, 64)), by_loss * 0 - 4, given[3]) + 4) > 0.1, "no alarm"
+
+
+def test_cross_validation_counts_the_errors_that_scikit_learn_counts(digits, rng):
+    solved, y = mi.Learner(mi.LogisticRegression(64), mi.Exact()), labels_with_noise(digits, rng)
+    masks, grid = Classification().folds(y, 5, seed=1), np.linspace(-4, np.log(200), 6)
+    found = cross_validation_losses(
+        solved,
+        mi.Rows.of(digits.x_train, y),
+        jnp.asarray(masks),
+        jnp.asarray(grid, dtype=float),
+        jax.random.key(0),
+        "error",
+    )
+    x = digits.x_train
+    expected = np.array([sum(np.array(references(s, x[~out], y[~out], x[out], y[out])) for out in masks) for s in grid])
+    np.testing.assert_array_equal(np.asarray(found)[:, 0], expected[:, 0])
+    np.testing.assert_allclose(np.asarray(found)[:, 1], expected[:, 1] / 60, rtol=1e-3)
+
+
+def test_of_λ_with_as_few_errors_the_least_loss_counts_then_the_smallest():
+    scores = np.array([[3, 0.1], [2, 0.7], [np.nan, np.nan], [2, 0.5], [2, 0.5], [2, np.inf]])
+    assert first_minimiser(scores) == 3
+    assert first_minimiser(np.full((2, 2), np.nan)) == 0
+    many = np.array([[1e6 + 1, 0.1], [1e6, 0.6], [1e6, 0.5]])
+    assert first_minimiser(many) == 2, "one error of a million counts more than any loss"
+    assert minimise(lambda s: jnp.stack([(s < 2) + 0.0, (s + 5) ** 2], axis=1), PHI) == pytest.approx(2.0, abs=0.02)
+
+
+def test_of_a_vector_λ_the_errors_of_all_that_was_tried_decide():
+    """The loss is least at 0; errors fall where the second entry is above 3."""
+    phi, start = mi.Box(-8.0, 8.0), np.array([1.0, 1.0])
+
+    def losses(grid):
+        return jnp.sum(grid**2, axis=1) + 1
+
+    def scores(grid):
+        return jnp.stack([(grid[:, 1] < 3) + 0.0, losses(grid)], axis=1)
+
+    def slope(point):
+        return jnp.sum(point**2) + 1, 2 * point
+
+    np.testing.assert_allclose(minimise_vector(losses, slope, phi, start), [0, 0], atol=0.01)
+    np.testing.assert_allclose(minimise_vector(scores, slope, phi, start), [0, 3], atol=0.01)
+    assert best_response(scores, phi, start, slack=0.5)[1] == pytest.approx(3, abs=0.05)
+    np.testing.assert_array_equal(best_response(scores, phi, start, slack=1.0), start)
+
+
+@pytest.mark.parametrize("text", ["learned", "cv-clean", "cv-poisoned", "search-clean=9", "search-poisoned=9"])
+def test_policies_say_by_what_they_tune_and_keep_their_names(text):
+    by_loss, by_error = (parse_policy(text, PHI, hyper_rule("rprop", 0.99), by=by) for by in ("loss", "error"))
+    assert by_error.name == by_loss.name == text
+    assert "the least loss" in described(by_loss)
+    assert "the fewest errors" in described(by_error)
+    assert effort_of(by_error, ()).trainings == effort_of(by_loss, ()).trainings
+    assert effort_of(by_error, (2,)).trainings == effort_of(by_loss, (2,)).trainings
+
+
+@pytest.mark.parametrize("make", [mi.Learned, lambda by: mi.CrossValidated(True, by=by)])
+def test_what_λ_cannot_be_tuned_by_is_refused(make):
+    with pytest.raises(mi.InputError, match="by = 'accuracy': use loss or error"):
+        make(by="accuracy")
+
+
+def test_tune_by_reaches_the_policies_and_what_makes_no_sense_is_refused(capsys):
+    config = mi.AuditConfig.of(dataset="synthetic", policies=("learned", "cv-clean"), tune_by="error")
+    assert [defender.policy.by for defender in defenders_of(config)] == ["error", "error"]
+    with pytest.raises(mi.InputError, match="tune_by = error: with closing = False"):
+        mi.AuditConfig.of(dataset="synthetic", policies=("learned",), tune_by="error", closing=False)
+    assert main(["audit", "synthetic", "--tune-by", "accuracy"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "accuracy" in told
+    assert len(told.splitlines()) == 1

@@ -73,6 +73,23 @@ def test_marked_cells_are_warned_of(fault):
     assert any(fault in warning and FAULTS[fault] in warning for warning in found.warnings)
 
 
+def test_a_λ_that_ends_at_its_bound_is_told():
+    """Of each defender who tunes: which bound, in how many cells, between which shares; not what is near it alone."""
+    high = float(np.log(200))
+    frame = frame_of({"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]], "fixed=-8": [[0.01, 0.02, 0.03]]})
+    ends = [[1.0, -8.0], [high, 1.0], [1.0, high - 0.012], [1.0, 1.0], [1.0, high - 0.014], [high, high]]
+    frame["log_strengths"] = [*ends, *([[-8.0]] * 3)]
+    before, found = judged(frame), verdict(frame, frame, ["fixed=-8"], {"learned": (-8.0, high)})
+    assert found.summary[: len(before.summary)] == before.summary
+    assert found.warnings == before.warnings
+    assert found.summary[len(before.summary) :] == (
+        "learned: λ ends at its lower bound -8 in 1 of 6 cells, at 0.0% poison: the bound, not the data, decides "
+        "there; still less regularisation may make no difference; widen strength_bounds to be sure",
+        "learned: λ ends at its upper bound 5.3 in 3 of 6 cells, at 5.0% to 10.0% poison: the bound, not the data, "
+        "decides there; widen strength_bounds to see what tuning would do",
+    )
+
+
 def test_the_gate():
     frame = frame_of({"learned": [[0.01, 0.08, 0.20]], "cv-clean": [[0.01, 0.02, 0.05]]})
     assert parse_gate("10%@5%", 0.1) == pytest.approx((0.1, 0.05))

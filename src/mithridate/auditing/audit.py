@@ -208,7 +208,10 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
     frame = to_frame(cell.record for cell in ordered)
     candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))
     defenders = {one.name: {"fixed": one.fixed, "words": one.words()} for one in sweep.defenders}
-    found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]])
+    boxes = {one.name: one.policy.strengths for one in sweep.defenders}
+    ends = {name: (float(np.min(box.low)), float(np.max(box.high))) for name, box in boxes.items()}
+    tuned = {name: (low, high) for name, (low, high) in ends.items() if low < high}
+    found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
     poison = {}

@@ -1,7 +1,7 @@
 """From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from mithridate.results.records import FAULTS
 METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
 TOLERATED = 0.05
 """Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
+
+RESOLUTION = 1 / 1024
+"""How finely λ is tuned, as a share of its interval: a λ that is nearer to an end is at its bound."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,16 @@ def _percent(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{share:.1%}"
 
 
-def verdict(frame: pd.DataFrame, candidates: pd.DataFrame, fixed: Sequence[str]) -> Verdict:
-    """Return the verdict on an audit's records, those of all attacks, and who of the defenders answers no poison."""
+def verdict(
+    frame: pd.DataFrame,
+    candidates: pd.DataFrame,
+    fixed: Sequence[str],
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Verdict:
+    """Return the verdict on an audit's records, those of all attacks, and who of the defenders answers no poison.
+
+    `bounds`: the ends of Φ(λ) of each defender who tunes λ; without them nothing is said of a λ that ends there.
+    """
     summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
     for name, rows in candidates.groupby("policy", sort=False):
         worst, policy = worst_by_ratio(rows), str(name)
@@ -103,7 +114,8 @@ def verdict(frame: pd.DataFrame, candidates: pd.DataFrame, fixed: Sequence[str])
             f"{most}{tolerance[policy]:.1%}"
         )
     saved, sentences = _saved(frame, candidates, fixed)
-    return Verdict(tuple(summary + sentences), tolerance, saved, tuple(_warnings(frame)))
+    ends = _at_bounds(frame, bounds or {})
+    return Verdict(tuple(summary + sentences + ends), tolerance, saved, tuple(_warnings(frame)))
 
 
 def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str]) -> tuple[float | None, list[str]]:
@@ -128,6 +140,27 @@ def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str])
         f"the best fixed choice at that much poison is {best}; clean, {named.replace('error', 'its error')} is "
         f"{extra:+.1f} points from learned's",
     ]
+
+
+def _at_bounds(frame: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Say of whom some λ ends at a bound, of several λ any, which bound, and between which shares of poison."""
+    found = []
+    for policy, (low, high) in bounds.items():
+        rows = frame[frame["policy"] == policy]
+        near = RESOLUTION * (high - low)
+        for which, end, remedy in (
+            ("lower", low, "still less regularisation may make no difference; widen strength_bounds to be sure"),
+            ("upper", high, "widen strength_bounds to see what tuning would do"),
+        ):
+            there = [bool(np.any(np.abs(np.asarray(several) - end) <= near)) for several in rows["log_strengths"]]
+            if any(there):
+                first, last = (f"{share(rows['ratio'][there]):.1%}" for share in (min, max))
+                where = f"{sum(there)} of {len(rows)} cells, at {first}" + f" to {last}" * (first != last)
+                found.append(
+                    f"{policy}: λ ends at its {which} bound {end:.3g} in {where} poison: the bound, not the data, "
+                    f"decides there; {remedy}"
+                )
+    return found
 
 
 def _warnings(frame: pd.DataFrame) -> list[str]:

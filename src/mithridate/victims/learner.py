@@ -127,8 +127,8 @@ class Learner(eqx.Module):
         blocks: tuple[Rows, ...],
         log_strengths: Float[Array, "k *groups"],
         key: Key[Array, ""],
-        measure: Callable[[Any], Float[Array, ""]],
-    ) -> Float[Array, " k"]:
+        measure: Callable[[Any], Float[Array, "*measured"]],
+    ) -> Float[Array, "k *measured"]:
         """Return `measure` of the w trained with each λ.
 
         All are trained at once; a victim that is solved goes down from the last λ, each optimum found from the last.
