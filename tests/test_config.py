@@ -71,6 +71,8 @@ def test_a_share_is_reached_by_the_fewest_points(train, share, budget):
         ({"preset": ["quick"]}, "preset = ['quick']"),
         ({"folds": 70, "policies": ("cv-clean",)}, "folds = 70"),
         ({"seed": -1}, "seed = -1"),
+        ({"tune_by": "accuracy"}, "tune_by = 'accuracy': input should be 'loss' or 'error'"),
+        ({"tune_by": "error", "policies": ("learned",), "closing": False}, "tune_by = error: with closing = False"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -14,7 +14,6 @@ from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy, Sanitiser
 from mithridate.defences.filters import Sphere
 from mithridate.defences.policies import CrossValidated, Fixed, Learned
-from mithridate.defences.tuning import Criterion
 from mithridate.errors import InputError
 from mithridate.victims.rows import Rows
 
@@ -103,7 +102,7 @@ def parse_policy(
     closing: bool = True,
     k: int = 5,
     seed: int = 0,
-    by: Criterion = "loss",
+    by: str = "loss",
 ) -> Policy:
     """Return the policy that `text` names.
 

@@ -19,7 +19,6 @@ from mithridate.defences.tuning import (
     POINTS,
     SLOPES,
     USUAL,
-    Criterion,
     best_response,
     check_criterion,
     checked,
@@ -94,7 +93,7 @@ class Learned(eqx.Module):
     closing: bool = True
     poisoned: bool = False
     name: str = eqx.field(default="learned", static=True)
-    by: Criterion = eqx.field(default="loss", static=True)
+    by: str = eqx.field(default="loss", static=True)
 
     def __check_init__(self):
         check_criterion(self.by)
@@ -163,7 +162,7 @@ class CrossValidated(eqx.Module):
     seed: int = 0
     budget: int | None = None
     descent: None = None
-    by: Criterion = eqx.field(default="loss", static=True)
+    by: str = eqx.field(default="loss", static=True)
 
     def __check_init__(self):
         check_criterion(self.by)

@@ -7,7 +7,7 @@ k candidates is (k,) or (k, groups).
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,8 @@ STOP = {"maxiter": 30, "maxls": 8, "ftol": 2e-6}
 USUAL, SLOPES = 2.4, 14
 """Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
 
-Criterion = Literal["loss", "error"]
-"""By what λ is tuned."""
-LEAST: dict[str, str] = {"loss": "the least loss", "error": "the fewest errors"}
-"""Each of them in words."""
+LEAST = {"loss": "the least loss", "error": "the fewest errors"}
+"""By what λ can be tuned, and what is sought then, in words."""
 Losses = Callable[[Float[Array, "k *groups"]], Float[Array, "k *two"]]
 """Mean loss for each of k candidate λ; by error (k, 2), the number of errors and the mean loss."""
 Slope = Callable[[Float[Array, " groups"]], tuple[Float[Array, ""], Float[Array, " groups"]]]
@@ -169,7 +167,7 @@ def grid_over(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
     return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in groups)), (many, *groups)))
 
 
-def checked(strengths: Box, groups: tuple[int, ...], by: Criterion = "loss") -> int:
+def checked(strengths: Box, groups: tuple[int, ...], by: str = "loss") -> int:
     """Return for how many λ `best_response` trains."""
     asked: list[int] = []
 
@@ -188,7 +186,7 @@ def validation_losses(
     x_poison: Float[Array, "n_p m"],
     log_strengths: Float[Array, "k *groups"],
     key: Key[Array, ""],
-    by: Criterion = "loss",
+    by: str = "loss",
 ) -> Float[Array, "k *two"]:
     """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3).
 
@@ -218,7 +216,7 @@ def cross_validation_losses(
     held_out: Bool[Array, "k_folds n"],
     log_strengths: Float[Array, "k *groups"],
     key: Key[Array, ""],
-    by: Criterion = "loss",
+    by: str = "loss",
 ) -> Float[Array, "k *two"]:
     """Return the mean loss of the held-out rows for each λ, over all folds; by error (k, 2), their errors and that."""
 
@@ -232,7 +230,7 @@ def cross_validation_losses(
         return learner.path((kept,), log_strengths, key, measure)
 
     found = jnp.sum(jax.lax.map(fold, held_out), axis=0)
-    return found / rows.size if by == "loss" else found / jnp.stack([jnp.ones_like(rows.size), rows.size])
+    return found / rows.size if by == "loss" else found.at[:, 1].divide(rows.size)
 
 
 def _with_errors(learner: Learner, params: Any, rows: Rows, loss: Float[Array, ""]) -> Float[Array, "2"]:
