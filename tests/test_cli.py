@@ -69,7 +69,6 @@ BAD = {
     "negative steps": ["digits-0v8", "--hyperiterations", "-1"],
     "zero steps": ["digits-0v8", "--inner-steps", "0"],
     "bounds the wrong way round": ["digits-0v8", "--bounds", "1", "0"],
-    "unknown criterion": ["digits-0v8", "--tune-by", "accuracy"],
     "unknown policy": ["digits-0v8", "--policy", "best"],
     "a policy twice": ["digits-0v8", "--policy", "fixed=-8", "--policy", "fixed=-8.0"],
     "a strength beyond all bounds": ["digits-0v8", "--policy", "fixed=800"],
