@@ -55,8 +55,8 @@ def calls(monkeypatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     sizes = {
         "take_steps": lambda given, state, length: length,
-        "validation_losses": lambda problem, x_poison, grid, key: len(grid),
-        "cross_validation_losses": lambda learner, rows, held_out, grid, key: len(grid) * len(held_out),
+        "validation_losses": lambda problem, x_poison, grid, key, *by: len(grid),
+        "cross_validation_losses": lambda learner, rows, held_out, grid, key, *by: len(grid) * len(held_out),
         "retrain_and_measure": lambda *arguments: 1,
         "minimise": lambda *arguments: 1,
     }
@@ -76,8 +76,9 @@ def calls(monkeypatch) -> Counter[str]:
     return counts
 
 
-def test_an_audit_does_what_was_planned(calls):
-    options: Any = TINY | {"policies": ("fixed=-8", "cv-clean", "learned", "cv-poisoned")}
+@pytest.mark.parametrize("by", ["loss", "error"])
+def test_an_audit_does_what_was_planned(by, calls):
+    options: Any = TINY | {"policies": ("fixed=-8", "cv-clean", "learned", "cv-poisoned"), "tune_by": by}
     found = planned(**options)
     calls.clear()
     result = mi.audit("digits-0v8", **options)
