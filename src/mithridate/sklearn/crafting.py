@@ -1,19 +1,22 @@
 """One training fold poisoned: the attack on a surrogate, from raw rows to raw points."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.neighbors import NearestNeighbors
 
-from mithridate.attacks.base import Budget
 from mithridate.attacks.bilevel import Attack
-from mithridate.data.encoding import Encoder, Schema
+from mithridate.attacks.poison import Points as AttackPoints
+from mithridate.data.encoding import Schema
 from mithridate.data.feasible import Mixed
 from mithridate.defences.base import Policy
 from mithridate.errors import InputError
 from mithridate.hypergradients.steps import poison_rule
+from mithridate.sklearn.capability import Budget, Capability, Fold, Points
 from mithridate.victims.learner import Learner
 from mithridate.victims.models import MLP, LogisticRegression, Model
 from mithridate.victims.rows import Rows
@@ -34,33 +37,31 @@ INNER = GradientDescent(0.1, 200)
 class Plan(NamedTuple):
     """What is the same for every fold, so that one compilation serves them all.
 
-    `half`, the number of rows that are open, and of those that stay clean; `counts`, how many points are the poison at
-    each share, in whole batches of `batch`; `wide` is float64.
+    `rows`, how many every fold has at least; `counts`, how many points are the poison at each share, in whole batches
+    of `batch`; `fits`, how often the attacker fits the estimator in a split, or None; `wide` is float64.
     """
 
     schema: Schema
     n_classes: int
-    half: int
+    rows: int
     counts: tuple[int, ...]
     batch: int
     surrogate: Surrogate
     policy: Policy
-    budget: Budget
+    capability: Capability
+    fits: int | None
     steps: int
     wide: bool
 
 
-class Points(NamedTuple):
-    """Raw points (k, columns), where they started, their labels; the rows of the fold they replace, or None.
+@dataclass(frozen=True, kw_only=True)
+class _Begun(Attack):
+    """The attack begun from points that are given, in places that are given."""
 
-    `trusted`: the rows of the fold on which the attacker measures.
-    """
+    begun: AttackPoints
 
-    raw: np.ndarray
-    start: np.ndarray
-    labels: np.ndarray
-    rows: np.ndarray | None
-    trusted: np.ndarray
+    def starting_points(self, x: np.ndarray, y: np.ndarray) -> AttackPoints:
+        return self.begun
 
 
 def check_surrogate(surrogate: Any) -> bool:
@@ -78,7 +79,7 @@ def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> t
     Batches are as large as leaves every number within 5 %; the most points may end with a smaller batch. Raises
     `InputError` for more points than the `half` of the rows in which they have to find their places.
     """
-    exact = [math.ceil(n * share / (1 if budget == "replaced" else 1 - share) - 1e-9) for share in shares]
+    exact = [math.ceil(n * share / (1 - share if budget == "added" else 1) - 1e-9) for share in shares]
     most = max(exact)
     if most >= half:
         raise InputError(
@@ -92,38 +93,82 @@ def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> t
     return tuple(exact), 1
 
 
-def craft(raw: np.ndarray, labels: np.ndarray, plan: Plan, seed: int) -> list[Points]:
-    """Return points that poison a training fold of raw rows (n, columns) with these labels (n,), one set a scaling.
+def craft(fold: Fold, plan: Plan, begun: Points | None = None) -> list[Points]:
+    """Return points that poison a training fold, crafted on a surrogate, one set a scaling.
+
+    They start where `begun` says, as many as those are. By default they start as clones of the rows on which the
+    attacker measures, labels flipped, in random places of the others: each is half of the fold. Of given points, whose
+    places can be anywhere, a third of the fold is what he measures on.
 
     What is near, and what a penalty makes dear, depends on the scale of the features, which an estimator may change or
     not: the surrogate sees them standardised in one set, each with a feasible range of 1 in the other.
     """
-    halves = StratifiedShuffleSplit(1, train_size=plan.half, test_size=plan.half, random_state=seed)
-    open_rows, trusted = next(halves.split(labels, labels))
-    encoder = Encoder.fit(plan.schema, raw)
-    x, standardised = encoder.transform(raw), encoder.feasible
+    x, standardised = fold.view.x, fold.encoder.feasible
     ranges = standardised.box.high - standardised.box.low
-    found = []
-    for factor in (np.ones_like(ranges), 1 / np.where(ranges > 0, ranges, 1.0)):
-        own, feasible = x * factor[None], _stretched(standardised, factor)
-        with jax.enable_x64(plan.wide):
-            attack = Attack(
-                learner=_learner(plan, own[open_rows], labels[open_rows]),
-                target=(own[trusted], labels[trusted]),
-                feasible=feasible,
-                policy=plan.policy,
-                points=plan.counts[-1],
-                batch=plan.batch,
-                budget=plan.budget,
-                steps=plan.steps,
-                ascent=poison_rule("normalised", _reach(float(np.linalg.norm(factor * ranges)))),
-                seed=seed,
-            )
-            poison = attack.poison(own[open_rows], labels[open_rows])
-        ends, starts = (encoder.raw(part / factor[None]) for part in (poison.x_poison, poison.x_start))
-        places = None if poison.replaced is None else open_rows[poison.replaced]
-        found.append(Points(ends, starts, poison.y_poison.astype(int), places, trusted))
-    return found
+    scalings = {"standardised": np.ones_like(ranges), "ranges of 1": 1 / np.where(ranges > 0, ranges, 1.0)}
+    return [
+        _crafted(fold, plan, begun, x, standardised, factor)._replace(name=f"transfer, {scaling}")
+        if begun is None
+        else _crafted(fold, plan, begun, x, standardised, factor)._replace(
+            name=f"transfer from {begun.name}, {scaling}"
+        )
+        for scaling, factor in scalings.items()
+    ]
+
+
+def _crafted(
+    fold: Fold, plan: Plan, begun: Points | None, x: np.ndarray, standardised: Mixed, factor: np.ndarray
+) -> Points:
+    own, ranges = x * factor[None], standardised.box.high - standardised.box.low
+    train, trusted, moved = _rows(fold, plan, begun)
+    given = {}
+    if begun is not None:
+        start = own[begun.sources]
+        places = np.searchsorted(train, moved) if len(moved) else np.arange(len(start))
+        given = {"begun": AttackPoints(start, begun.labels, places), "start": (start, begun.labels)}
+    feasible = _stretched(standardised, factor)
+    with jax.enable_x64(plan.wide):
+        attack = (_Begun if given else Attack)(
+            learner=_learner(plan, own[train], fold.labels[train]),
+            target=(own[trusted], fold.labels[trusted]),
+            feasible=feasible,
+            policy=plan.policy,
+            points=plan.counts[-1] if begun is None else len(begun.labels),
+            batch=plan.batch,
+            budget="added" if plan.capability.budget == "added" else "replaced",
+            steps=plan.steps,
+            ascent=poison_rule("normalised", _reach(float(np.linalg.norm(factor * ranges)))),
+            seed=fold.seed,
+            **given,
+        )
+        poison = attack.poison(own[train], fold.labels[train])
+    ends, starts = (
+        fold.table.written(fold.encoder.raw(part / factor[None])) for part in (poison.x_poison, poison.x_start)
+    )
+    if begun is not None:
+        return begun._replace(name=f"transfer from {begun.name}", cells=ends, plain=False)
+    places = None if poison.replaced is None else train[poison.replaced]
+    sources = _sources(own[trusted], trusted, poison.x_start)
+    return Points("transfer", ends, starts, poison.y_poison.astype(int), places, sources)
+
+
+def _rows(fold: Fold, plan: Plan, begun: Points | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows that the surrogate is trained on, those that are measured on, and those that are replaced."""
+    labels = fold.labels
+    if begun is None:
+        half = plan.rows // 2
+        halves = StratifiedShuffleSplit(1, train_size=half, test_size=half, random_state=fold.seed)
+        train, trusted = next(halves.split(labels, labels))
+        return train, trusted, np.empty(0, dtype=int)
+    moved = np.empty(0, dtype=int) if begun.rows is None else begun.rows
+    rest = np.random.default_rng(fold.seed).permutation(np.setdiff1d(np.arange(len(labels)), moved))
+    third = plan.rows // 3
+    return np.sort(np.append(rest[third : plan.rows - len(moved)], moved)), rest[:third], moved
+
+
+def _sources(x: np.ndarray, rows: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the rows, with features x, that the points are clones of: the nearest."""
+    return rows[NearestNeighbors(n_neighbors=1).fit(x).kneighbors(start, return_distance=False)[:, 0]]
 
 
 def _reach(diagonal: float) -> float:

@@ -12,18 +12,14 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
+from mithridate.configuration.parts import tried
 from mithridate.defences.base import Policy
 from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
-from mithridate.sklearn.crafting import (
-    Plan,
-    Points,
-    Surrogate,
-    check_surrogate,
-    counts_of,
-    craft,
-)
-from mithridate.sklearn.tables import Bounds, Poison, Table, classes_of, take, with_points
+from mithridate.sklearn.capability import Capability, Fold, Points
+from mithridate.sklearn.crafting import Plan, Surrogate, check_surrogate, counts_of
+from mithridate.sklearn.search import search
+from mithridate.sklearn.tables import Bounds, Poison, Table, classes_of, stacked, take
 from mithridate.sklearn.tuned import tuned_hyperparameters
 
 SHARES = (0.0, 0.05, 0.1, 0.166)
@@ -33,10 +29,11 @@ class PoisoningCurve(NamedTuple):
     """What `poisoning_curve` returns. Arrays are (n_shares, n_splits), unless said.
 
     `shares` (n_shares,), poison's real share of the training fold, the mean over splits; `test_scores`, fitted on the
-    optimised poison; `baseline_scores`, on the same points where they started, labels flipped and nothing optimised;
-    `hyperparameters` and `baseline_hyperparameters`, what each fit tuned, an array for each name (objects where some
-    are no numbers); `fit_times` and `baseline_fit_times` in seconds; `poison`, one `Poison` for each split, and
-    `counts` (n_shares,), how many of its points are the poison at each share.
+    poison that harmed most on held-out rows; `baseline_scores`, on the most harmful of those in which nothing is
+    optimised: rows picked by a simple rule, labels flipped (where only features may change, rows made equal to such
+    ones); `hyperparameters` and `baseline_hyperparameters`, what each fit tuned, an array for each name (objects where
+    some are no numbers); `fit_times` and `baseline_fit_times` in seconds; `poison`, one `Poison` for each split;
+    `counts` (n_shares,), the most points that are the poison at each share; `attack`, the name of the winner (objects).
     """
 
     shares: np.ndarray
@@ -48,6 +45,7 @@ class PoisoningCurve(NamedTuple):
     baseline_fit_times: np.ndarray
     counts: np.ndarray
     poison: tuple[Poison, ...]
+    attack: np.ndarray
 
     @property
     def worst_scores(self) -> np.ndarray:
@@ -64,8 +62,10 @@ def poisoning_curve(
     surrogate: Surrogate = "logistic",
     policy: Policy | None = None,
     feasible: Bounds | None = None,
-    budget: str = "replaced",
+    budget: str = "chosen",
+    edits: str = "both",
     steps: int = 60,
+    fits: int | None = None,
     groups: Any = None,
     cv: Any = None,
     scoring: Any = None,
@@ -74,18 +74,22 @@ def poisoning_curve(
 ) -> PoisoningCurve:
     """Return how an estimator's cross-validated score falls with poison, and how its hyperparameters move.
 
-    Threat model. In every split of `cv` the attacker knows the training fold and nothing of the test fold. Half of the
-    training fold, drawn at random class by class, is open to him: his points take the place of rows drawn from it (or
-    are added). On the other half, which stays clean, he measures his success. He crafts the points against a
-    `surrogate` trained on the open half, whose λ is tuned on the clean one (`policy`), once with standardised features
-    and once with features scaled to their range. He knows the estimator as well: he fits it on both, and keeps those
-    with which it scores less on the clean half. Then it is cloned and fitted on the whole poisoned fold at every share,
-    its own search included, and scored on the clean test fold: a transfer attack. Who could compute the estimator's own
-    hypergradient could do more harm, so a curve is a lower bound of the worst case. One attack serves all shares of a
-    split: the poison at a share contains that of every lower one (App. B of the paper).
+    Threat model. In every split of `cv` the attacker knows the training fold and the estimator, and nothing of the test
+    fold. `budget` says which rows are his: rows that he picks ("chosen"), rows drawn at random ("replaced"), or new
+    ones ("added"). `edits` says what he changes: "labels" (features stay), "features" (labels stay the true ones:
+    clean-label; features may go anywhere within `feasible`), or "both". Chosen and both is the worst case.
 
-    Both the optimised poison and the baseline, its starting points with flipped labels, are fitted and scored; where a
-    surrogate misleads, the baseline can be the worse, and the worse counts (`worst_scores`).
+    He tries many candidates: flips of rows picked by simple rules; flips grown by swapping rows; and, where features
+    may change, the transfer from a `surrogate`, whose λ is tuned (`policy`), begun at random places and at the best
+    flips, with standardised features and with features scaled to their range. He judges each by fitting the estimator
+    on poisoned parts of the training fold and scoring it on the rows held out, with their true labels. For each share
+    the most harmful is kept (`attack`). Then the estimator is cloned and fitted on the whole poisoned fold, its own
+    search included, and scored on the clean test fold. Nobody differentiates through the estimator and not every
+    candidate is tried, so a curve is a lower bound of the worst case.
+
+    The winner and the baseline, the best flips in which nothing is optimised, are both fitted and scored. Held-out rows
+    can mislead, so the worse of the two counts (`worst_scores`). Where one attack wins at every share, the poison at a
+    share contains that of every lower one, unless its rows depend on their number, as a tightest ball's.
 
     Arguments: `estimator`, any classifier, cloned for each fit; `X` (n, m), an array, a sparse matrix or a data frame
     with numbers, booleans and categories, in whose own columns and units the poison is handed over; columns of whole
@@ -93,13 +97,16 @@ def poisoning_curve(
     rising from 0 on to below 0.5: each is rounded up to a whole number of points, and of batches of points within 5 %;
     `surrogate`, "logistic" (solved to optimality), "mlp" (32 hidden units), or a `Learner` or `Model` of mithridate;
     `policy`, how the surrogate's λ is set (default: `Learned()`); `feasible` = (low, high) for the numbers of poisoned
-    rows, each a number or one a column (default: each column's range in the training fold); `budget`, whether points
-    are "replaced" rows, so that the training fold's size and the meaning of hyperparameters such as C stay, or "added",
-    at places drawn at random; `steps` hyperiterations for each batch of points; `groups`, `cv`, `scoring` and `n_jobs`
-    as of scikit-learn's `learning_curve`; `random_state`, which decides the halves and the points, whatever `n_jobs`.
+    rows whose features may change, each a number or one a column (default: each column's range in the training fold);
+    `budget` and `edits`, see above; "replaced" and "chosen" rows keep the training fold's size and so the meaning of
+    hyperparameters such as C, "added" ones stand at places drawn at random; `steps` hyperiterations for each batch of
+    points; `fits`, about how often the estimator is fitted in a split to find flips (default: 360 where it is linear, a
+    kernel machine or nearest neighbours, else 120; more find more); `groups`, `cv`, `scoring` and `n_jobs` as of
+    scikit-learn's `learning_curve`; `random_state`, which decides all that is drawn, whatever `n_jobs`.
 
-    Raises `InputError` or `DataError` for arguments and data that cannot be used, before anything is computed; what
-    the estimator raises is passed on. Not checked: that the estimator's own randomness is fixed.
+    Raises `InputError` or `DataError` for arguments and data that cannot be used, and for an estimator that cannot be
+    fitted, predict and be scored on the clean rows of the first split, before anything is crafted; what it raises later
+    is passed on. Not checked: that the estimator's own randomness is fixed.
 
     Example:
         >>> from sklearn.datasets import make_blobs
@@ -113,9 +120,10 @@ def poisoning_curve(
     table = Table.of(X, feasible)
     classes, numbers = classes_of(y, len(table.raw))
     wide = check_surrogate(surrogate) or jnp.zeros(()).dtype == jnp.float64
-    if budget not in ("replaced", "added"):
-        raise InputError(f"budget = {budget!r}: use 'replaced' or 'added'")
+    capability = Capability.checked(budget, edits)
     wanted = _checked(shares)
+    if fits is not None and not (isinstance(fits, int) and fits >= 1):
+        raise InputError(f"fits = {fits!r}: give a whole number from 1 on, or None")
     folds: Any = check_cv(cv, numbers, classifier=True)
     splits = list(folds.split(table.cells, classes[numbers], groups))
     for train, _ in splits:
@@ -123,22 +131,27 @@ def poisoning_curve(
         if fewest.min() < 2:
             raise InputError(
                 f"class {classes[fewest.argmin()]!r} has {fewest.min()} row(s) in a training fold; each class needs 2, "
-                "one open and one clean: use fewer folds or leave the class out"
+                "so that one can be held out: use fewer folds or leave the class out"
             )
     sizes = np.array([len(train) for train, _ in splits])
-    half = int(sizes.min()) // 2
-    counts, batch = counts_of(wanted, int(sizes.max()), budget, half)
+    counts, batch = counts_of(wanted, int(sizes.max()), capability.budget, int(sizes.min()) // 2)
     policy = Learned() if policy is None else policy
-    plan = Plan(table.schema, len(classes), half, counts, batch, surrogate, policy, budget, steps, bool(wide))
-    scorer = check_scoring(estimator, scoring)
+    rows = int(sizes.min())
+    plan = Plan(table.schema, len(classes), rows, counts, batch, surrogate, policy, capability, fits, steps, bool(wide))
     seeds = check_random_state(random_state).randint(2**31 - 1, size=len(splits))
+    parts = [
+        Fold(table, take(table.cells, train), table.raw[train], numbers[train], classes, int(seed))
+        for (train, _), seed in zip(splits, seeds, strict=True)
+    ]
+    tests = [(take(table.cells, test), classes[numbers[test]]) for _, test in splits]
+    scorer = _tried(estimator, scoring, parts[0], tests[0])
     task = delayed(_of_split)
     found = Parallel(n_jobs=n_jobs)(
-        task(clone(estimator), scorer, table, classes, numbers, split, plan, int(seed))
-        for split, seed in zip(splits, seeds, strict=True)
+        task(estimator, scorer, fold, train, test, plan)
+        for fold, (train, _), test in zip(parts, splits, tests, strict=True)
     )
-    attacked, baseline, poison = zip(*found, strict=True)
-    totals = sizes[None] + (0 if budget == "replaced" else np.array(counts)[:, None])
+    attacked, baseline, poison, names = zip(*found, strict=True)
+    totals = sizes[None] + (np.array(counts)[:, None] if capability.budget == "added" else 0)
     return PoisoningCurve(
         shares=(np.array(counts)[:, None] / totals).mean(axis=1),
         test_scores=_array(attacked, "score"),
@@ -149,7 +162,23 @@ def poisoning_curve(
         baseline_fit_times=_array(baseline, "seconds"),
         counts=np.array(counts),
         poison=poison,
+        attack=np.array(names, dtype=object).T,
     )
+
+
+def _tried(estimator: Any, scoring: Any, fold: Fold, test: tuple[Any, np.ndarray]) -> Any:
+    """Return the scorer, once the estimator has been fitted, has predicted and been scored without poison."""
+    doing = "on the clean rows of the first split"
+    own: Any = tried("estimator", "clone", clone, estimator)
+    if not hasattr(own, "fit"):
+        raise InputError(f"estimator = {estimator!r}: it has no fit; give a classifier of scikit-learn's kind")
+    tried("estimator", f"fit {doing}", own.fit, fold.cells, fold.classes[fold.labels])
+    if not hasattr(own, "predict"):
+        raise InputError(f"estimator = {estimator!r}: it has no predict; give a classifier")
+    tried("estimator", f"predict {doing}", own.predict, test[0])
+    scorer = tried("estimator", "scoring", check_scoring, own, scoring)
+    tried("estimator", f"the score {doing}", scorer, own, *test)
+    return scorer
 
 
 def _checked(shares: Any) -> tuple[float, ...]:
@@ -170,58 +199,43 @@ class _Fit(NamedTuple):
 
 
 def _of_split(
-    estimator: Any,
-    scorer: Any,
-    table: Table,
-    classes: np.ndarray,
-    numbers: np.ndarray,
-    split: tuple[np.ndarray, np.ndarray],
-    plan: Plan,
-    seed: int,
-) -> tuple[list[_Fit], list[_Fit], Poison]:
-    """Return the fits on the poison of each share and on its baseline, and the poison."""
-    train, test = split
-    fold, own_labels = take(table.cells, train), classes[numbers[train]]
-    candidates = craft(table.raw[train], numbers[train], plan, seed)
-    labels = classes[candidates[0].labels]
+    estimator: Any, scorer: Any, fold: Fold, train: np.ndarray, test: tuple[Any, np.ndarray], plan: Plan
+) -> tuple[list[_Fit], list[_Fit], Poison, list[str]]:
+    """Return the fits on the poison of each share and on its baseline, the poison, and the names of the winners."""
 
-    def fitted(raw: np.ndarray, order: np.ndarray) -> tuple[Any, float]:
+    def measured(points: Points) -> _Fit:
         own: Any = clone(estimator)
+        rows, labels = fold.poisoned(points)
         began = time.perf_counter()
-        own.fit(with_points(fold, table.written(raw), order), np.concatenate([own_labels, labels[: len(raw)]])[order])
-        return own, time.perf_counter() - began
+        own.fit(rows, labels)
+        seconds = time.perf_counter() - began
+        return _Fit(float(scorer(own, *test)), seconds, tuned_hyperparameters(own))
 
-    def harmed(points: Points) -> float:
-        own, _ = fitted(points.raw, _order(points, len(points.raw), len(train), seed))
-        return float(scorer(own, take(fold, points.trusted), own_labels[points.trusted]))
-
-    def measured(raw: np.ndarray, order: np.ndarray) -> _Fit:
-        own, seconds = fitted(raw, order)
-        score = float(scorer(own, take(table.cells, test), classes[numbers[test]]))
-        return _Fit(score, seconds, tuned_hyperparameters(own))
-
-    points = min(candidates, key=harmed)
-    attacked, baseline = [], []
-    for count in plan.counts:
-        order = _order(points, count, len(train), seed)
-        attacked.append(measured(points.raw[:count], order))
-        baseline.append(measured(points.start[:count], order) if count else attacked[-1])
-    rows = None if points.rows is None else train[points.rows]
-    return attacked, baseline, Poison(table.written(points.raw), table.written(points.start), labels, rows)
+    found = search(estimator, scorer, fold, plan)
+    attacked = [measured(one.attack) for one in found]
+    baseline = [
+        fit if one.baseline is one.attack else measured(one.baseline) for one, fit in zip(found, attacked, strict=True)
+    ]
+    return attacked, baseline, _together([one.attack for one in found], fold, train), [one.attack.name for one in found]
 
 
-def _order(points: Points, count: int, n: int, seed: int) -> np.ndarray:
-    """Return where the rows of the fold and, numbered on from n, its first points stand in the poisoned fold.
-
-    Points that are added are scattered: a search that cuts its folds in the order of the rows would have them all in
-    one.
-    """
-    if points.rows is None:
-        places = np.random.default_rng(seed).uniform(0, n, len(points.labels))[:count]
-        return np.argsort(np.concatenate([np.arange(n), places]), kind="stable")
-    order = np.arange(n)
-    order[points.rows[:count]] = n + np.arange(count)
-    return order
+def _together(attacks: list[Points], fold: Fold, train: np.ndarray) -> Poison:
+    """Return the points of all shares, those of the largest first; what is the start of another is stored once."""
+    kept: list[Points] = []
+    parts = []
+    for points in reversed(attacks):
+        first = 0
+        for other in kept:
+            if points.begins(other):
+                break
+            first += len(other.labels)
+        else:
+            kept.append(points)
+        parts.append(slice(first, first + len(points.labels)))
+    rows = None if kept[0].rows is None else train[np.concatenate([one.rows for one in kept if one.rows is not None])]
+    cells, starts = (stacked([getattr(one, name) for one in kept]) for name in ("cells", "start"))
+    labels = fold.classes[np.concatenate([one.labels for one in kept])]
+    return Poison(cells, starts, labels, rows, tuple(reversed(parts)))
 
 
 def _array(fits: tuple[list[_Fit], ...], name: str) -> np.ndarray:

@@ -108,8 +108,8 @@ class PoisoningCurveDisplay:
         axis = plt.subplots(layout="constrained")[1] if ax is None else ax
         curves = {
             "the worse of both": np.minimum(self.test_scores, self.baseline_scores),
-            "optimised poison": self.test_scores,
-            "labels flipped only": self.baseline_scores,
+            "worst poison found": self.test_scores,
+            "nothing optimised": self.baseline_scores,
         }
         lines, bands, bars, x = [], [], [], 100 * np.asarray(self.shares)
         for i, (label, scores) in enumerate(curves.items()):
@@ -166,7 +166,7 @@ def _draw(axis: Any, x: np.ndarray, name: str, values: np.ndarray, baseline: np.
         axis.set_yticks(range(len(texts)), texts)
     low, high = (np.nanmin(together), np.nanmax(together)) if numeric else (0.0, 0.0)
     logarithmic = bool(low > 0 and high > 20 * low)
-    for i, (part, label) in enumerate(zip(shown, ("optimised poison", "labels flipped only"), strict=False), start=1):
+    for i, (part, label) in enumerate(zip(shown, ("worst poison found", "nothing optimised"), strict=False), start=1):
         style = {"color": SHADES[i], "label": label}
         if numeric:
             mean = np.exp(np.log(part).mean(axis=1)) if logarithmic else part.mean(axis=1)

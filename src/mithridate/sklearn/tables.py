@@ -17,16 +17,19 @@ Bounds = tuple[Any, Any]
 
 
 class Poison(NamedTuple):
-    """The points of one split, in the form of the user's X and y; the first k of them are the poison of k points.
+    """The points of one split, in the form of the user's X and y.
 
-    `X` (k, …) as crafted, `X_start` as they started (label flipping, the baseline), `y` (k,) their labels; `rows` (k,),
-    the rows of the user's X that they take the place of, or None where they are added.
+    `X` (k, …) as crafted, `X_start` as they started (the same where only labels change), `y` (k,) their labels; `rows`
+    (k,), the rows of the user's X that they take the place of, or None where they are added. `parts` (n_shares,) says
+    which of them are the poison of each share: `X[parts[i]]`, `y[parts[i]]`. Where one attack wins at every share, that
+    is the first so many, and the poison of a share contains that of every lower one.
     """
 
     X: Any
     X_start: Any
     y: np.ndarray
     rows: np.ndarray | None
+    parts: tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,16 @@ def classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def take(cells: Any, rows: np.ndarray) -> Any:
     """Return these rows of a data frame, an array or a sparse matrix."""
-    return cells.iloc[rows] if isinstance(cells, pd.DataFrame) else cells[rows]
+    return cells.iloc[rows].reset_index(drop=True) if isinstance(cells, pd.DataFrame) else cells[rows]
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Return rows of several data frames, arrays or sparse matrices of one kind, one after the other."""
+    if isinstance(parts[0], pd.DataFrame):
+        return pd.concat(parts, ignore_index=True).astype(parts[0].dtypes.to_dict())
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else type(parts[0])(vstack(parts, format="csr"))
 
 
 def with_points(cells: Any, points: Any, order: np.ndarray) -> Any:
     """Return rows and points, numbered on from the rows, in this order; a data frame keeps its types."""
-    if isinstance(cells, pd.DataFrame):
-        both = pd.concat([cells, points], ignore_index=True).astype(cells.dtypes.to_dict())
-        return both.iloc[order].reset_index(drop=True)
-    if isinstance(cells, np.ndarray):
-        return np.concatenate([cells, points])[order]
-    return vstack([cells, points], format="csr")[order]
+    return take(stacked([cells, points]), order)

@@ -7,6 +7,7 @@ attribute for each hyperparameter it was given several candidates for, as `C_` f
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 INSIDE = ("best_estimator_", "estimator_", "final_estimator_")
 """Where a fitted meta-estimator keeps the fitted one that decides."""
@@ -43,6 +44,23 @@ def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
     for name, step in getattr(fitted, "steps", ()):
         found |= {f"{name}__{own}": value for own, value in tuned_hyperparameters(step).items()}
     return found
+
+
+def settled(fitted: Any) -> Any:
+    """Return an unfitted copy of an estimator that keeps what `fitted` has tuned and searches no more, as far as known.
+
+    A search becomes its best estimator; one that cross-validates by itself is left a single candidate.
+    """
+    if hasattr(fitted, "best_estimator_"):
+        return settled(fitted.best_estimator_)
+    own: Any = clone(fitted)
+    if hasattr(fitted, "steps"):
+        return own.set_params(**{name: settled(step) for name, step in fitted.steps if hasattr(step, "get_params")})
+    options = own.get_params(deep=False) if hasattr(own, "get_params") else {}
+    for name, value in tuned_hyperparameters(fitted).items():
+        if f"{name}s" in options:
+            own.set_params(**{f"{name}s": [value[0] if isinstance(value, tuple) else value]})
+    return own
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,151 @@
+"""What an attacker of a training fold may do: which rows are his, and what he changes of them.
+
+    budget   added: new rows; replaced: rows drawn at random; chosen: rows that he picks
+    edits    labels: the features stay; features: the labels stay the true ones (clean-label); both
+
+Every candidate is made here, so that no other module can overstep a capability.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from mithridate.data.encoding import Encoder
+from mithridate.errors import InputError
+from mithridate.sklearn.flips import Flips, View
+from mithridate.sklearn.tables import Table, take, with_points
+
+Budget = Literal["added", "replaced", "chosen"]
+Edits = Literal["both", "labels", "features"]
+
+
+class Capability(NamedTuple):
+    """A budget and edits."""
+
+    budget: Budget
+    edits: Edits
+
+    @classmethod
+    def checked(cls, budget: Any, edits: Any) -> "Capability":
+        """Raise `InputError` for what is none."""
+        for name, value, allowed in (("budget", budget, get_args(Budget)), ("edits", edits, get_args(Edits))):
+            if value not in allowed:
+                raise InputError(f"{name} = {value!r}: use {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}")
+        return cls(budget, edits)
+
+
+class Points(NamedTuple):
+    """Poison of k points: rows of the user's X as they are and as they `start`ed, labels by number (k,).
+
+    `rows` (k,), the rows of the fold that they take the place of, or None where they are added; `sources` (k,), the
+    rows of the fold whose features they have or had at their start: who holds one out must not fit on its copy.
+    """
+
+    name: str
+    cells: Any
+    start: Any
+    labels: np.ndarray
+    rows: np.ndarray | None
+    sources: np.ndarray
+    plain: bool = False
+
+    def first(self, count: int) -> "Points":
+        """Return the first points, at most `count`."""
+        own = np.arange(min(count, len(self.labels)))
+        rows = None if self.rows is None else self.rows[own]
+        cells, start = take(self.cells, own), take(self.start, own)
+        return Points(self.name, cells, start, self.labels[own], rows, self.sources[own], self.plain)
+
+    def begins(self, other: "Points") -> bool:
+        """Return whether these are the first points of another poison."""
+        begun = other.first(len(self.labels))
+        pairs = ((self.labels, begun.labels), (self.sources, begun.sources), (self.rows, begun.rows))
+        return self.name == other.name and all(np.array_equal(own, its) for own, its in pairs)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A training fold: rows of the user's X (n, …), as raw numbers (n, columns), labels by number (n,)."""
+
+    table: Table
+    cells: Any
+    raw: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    seed: int
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How raw rows become standardised features."""
+        return Encoder.fit(self.table.schema, self.raw)
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """The rows in the order in which they are drawn where the attacker does not choose them."""
+        return np.random.default_rng((self.seed, 1)).permutation(len(self.labels))
+
+    @cached_property
+    def view(self) -> View:
+        """What the attacker sees, whatever the estimator."""
+        x = self.encoder.transform(self.raw)
+        probabilities = LogisticRegression(max_iter=1000).fit(x, self.labels).predict_proba(x)
+        return View(x, None, self.labels, probabilities, np.arange(len(x)))
+
+    def among(self, capability: Capability, count: int) -> np.ndarray:
+        """Return the rows whose label can be had wrong with `count` points."""
+        return self.drawn[:count] if capability == ("replaced", "labels") else np.arange(len(self.labels))
+
+    def points(self, flips: Flips, capability: Capability, count: int) -> Points:
+        """Return at most `count` points that come to the same as these flips, within the capability.
+
+        Where only features may change, a flip becomes a row that has the wanted label by right, moved onto the row to
+        be flipped.
+        """
+        wanted, places = np.arange(min(count, len(flips.rows))), flips.rows
+        if capability.edits == "features":
+            wanted, places = self._by_right(flips.labels, capability, count)
+        elif capability == ("replaced", "both"):
+            places = self.drawn
+        sources, labels, places = flips.rows[wanted], flips.labels[wanted], places[: len(wanted)]
+        start = take(self.cells, places if capability.edits == "features" else sources)
+        cells, raw = take(self.cells, sources), self.raw[sources]
+        beyond = (raw < self.encoder.low) | (raw > self.encoder.high)
+        if capability.edits != "labels" and beyond.any():
+            cells = self.table.written(np.clip(raw, self.encoder.low, self.encoder.high))
+        rows = None if capability.budget == "added" else places
+        return Points(flips.name, cells, start, labels, rows, sources, flips.plain)
+
+    def unchanged(self, rows: np.ndarray, capability: Capability) -> Points:
+        """Return these rows as points that keep label and features, to be moved."""
+        own = take(self.cells, rows)
+        return Points("own labels", own, own, self.labels[rows], None if capability.budget == "added" else rows, rows)
+
+    def _by_right(self, labels: np.ndarray, capability: Capability, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of these labels rows can be had for that have them by right, and those rows."""
+        sure = np.argsort(-self.view.probabilities[np.arange(len(self.labels)), self.labels], kind="stable")
+        order = self.drawn[:count] if capability.budget == "replaced" else sure
+        left = {number: iter(order[self.labels[order] == number]) for number in range(len(self.classes))}
+        found = [(place, next(left[label], None)) for place, label in enumerate(labels)]
+        pairs = np.array([pair for pair in found if pair[1] is not None], dtype=int).reshape(-1, 2)[:count]
+        return pairs[:, 0], pairs[:, 1]
+
+    def poisoned(self, points: Points, held: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+        """Return the fold's rows and labels with the points in them, without the rows that are `held` out (n,).
+
+        Points that are added are scattered: a search that cuts its folds in the order of the rows would have them all
+        in one.
+        """
+        n, k = len(self.labels), len(points.labels)
+        held = np.zeros(n, dtype=bool) if held is None else held
+        rows = np.random.default_rng(self.seed).uniform(0, n, k) if points.rows is None else points.rows
+        own = ~held
+        if points.rows is not None:
+            own[points.rows] = False
+        there = np.concatenate([own, ~held[points.sources]])
+        order = np.argsort(np.concatenate([np.arange(n), rows]), kind="stable")
+        order = order[there[order]]
+        labels = np.concatenate([self.labels, points.labels])
+        return with_points(self.cells, points.cells, order), self.classes[labels[order]]

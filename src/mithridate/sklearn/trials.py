@@ -1,0 +1,45 @@
+"""How much harm poison does, measured on rows that the estimator was not fitted on, all of the training fold's own."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedKFold
+
+from mithridate.sklearn.capability import Fold, Points
+from mithridate.sklearn.tables import take
+
+PARTS = 3
+"""Into how many parts a training fold is cut, each held out once."""
+
+
+class Outcome(NamedTuple):
+    """The held-out score, and which rows are wrong when they are held out (n,)."""
+
+    score: float
+    wrong: np.ndarray
+
+
+class Trials:
+    """Fits of an estimator on a training fold's poisoned rows, each but one part, scored on that part's true labels.
+
+    Points that copy a row of the part are held out with it: a row that the attacker has copied is no fair test.
+    """
+
+    def __init__(self, estimator: Any, scorer: Any, fold: Fold):
+        self.estimator, self.scorer, self.fold = estimator, scorer, fold
+        parts = min(PARTS, int(np.bincount(fold.labels).min()))
+        cut = StratifiedKFold(parts, shuffle=True, random_state=fold.seed)
+        self.parts = [held for _, held in cut.split(fold.labels, fold.labels)]
+
+    def outcome(self, points: Points, parts: int | None = None) -> Outcome:
+        """Return what the first `parts` (default: all) say of the poison."""
+        fold, wrong, scores = self.fold, np.zeros(len(self.fold.labels)), []
+        own = self.parts[:parts]
+        for rows in own:
+            held = np.isin(np.arange(len(fold.labels)), rows)
+            fitted: Any = clone(self.estimator).fit(*fold.poisoned(points, held))
+            cells, labels = take(fold.cells, rows), fold.classes[fold.labels[rows]]
+            scores.append(float(self.scorer(fitted, cells, labels)))
+            wrong[rows] = fitted.predict(cells) != labels
+        return Outcome(float(np.average(scores, weights=[len(rows) for rows in own])), wrong)
