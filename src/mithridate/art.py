@@ -48,6 +48,10 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
     batch of points; `batch`, how many points are crafted together (default: all). Points stay within the classifier's
     `clip_values`, or, where it has none, within each feature's range in `x_train`.
 
+    The caller gives the labels, as ART's contract has it, so this is the capability of one who adds points and whose
+    labels are settled. Attackers who choose rows of the training set and relabel them harm forests, kernels, boosting
+    and neighbours far more: see `mithridate.sklearn.poisoning_curve`.
+
     Raises `InputError` when ART is not installed, for a number out of its range, for arrays that do not agree, and for
     a classifier with preprocessing or a logistic regression of another kind; ART's own `EstimatorError` for what is no
     classifier of scikit-learn.

@@ -62,8 +62,10 @@ class Points(NamedTuple):
     def begins(self, other: "Points") -> bool:
         """Return whether these are the first points of another poison."""
         begun = other.first(len(self.labels))
-        pairs = ((self.labels, begun.labels), (self.sources, begun.sources), (self.rows, begun.rows))
-        return self.name == other.name and all(np.array_equal(own, its) for own, its in pairs)
+        same = np.array_equal(self.labels, begun.labels) and np.array_equal(self.sources, begun.sources)
+        if self.rows is not None and begun.rows is not None:
+            same = same and np.array_equal(self.rows, begun.rows)
+        return self.name == other.name and same
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ way reaches further and leaves rows in between as they are: where most neighbour
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ KEPT = 0.1
 """The share of a class that keeps its labels: an estimator has to be told of every class."""
 FEWEST = 6
 """The fewest rows of a class that keep their labels, which searches need to cut their own folds."""
+
+
+Cut = Callable[[np.ndarray], np.ndarray]
 
 
 class Flips(NamedTuple):
@@ -86,7 +89,7 @@ def _from(pairs: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
     return found
 
 
-def _spare(view: View):
+def _spare(view: View) -> Cut:
     """Return a function that cuts an order of rows to those that their classes can spare."""
     sizes = np.bincount(view.labels, minlength=view.probabilities.shape[1])
     spare = np.maximum(0, sizes - np.maximum(FEWEST, np.ceil(KEPT * sizes))).astype(int)
@@ -116,7 +119,7 @@ def _orders(view: View, own: int, k: int, draw: np.random.Generator) -> Iterator
             yield (name, share), order if share == 1 else np.append(draw.permutation(order[:reach]), order[reach:])
 
 
-def _mixed(view: View, k: int, draw: np.random.Generator, limited) -> Flips:
+def _mixed(view: View, k: int, draw: np.random.Generator, limited: Cut) -> Flips:
     """Return rows of all classes at random, each with another label at random."""
     rows, n_classes = limited(draw.permutation(view.among))[:k], view.probabilities.shape[1]
     return Flips("random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes)

@@ -1,8 +1,8 @@
 """Flips grown by refits: batches of relabelled rows are swapped for others where held-out errors rise.
 
-A row that is wrong when held out, amid rows that are all wrong as well, needs no label of its own: it is given back, and a
-row at the edge of what is lost is relabelled in its stead. (Greedy flips as of Paudice et al. 2018, in batches; on forests
-the principle of Timber, Calzavara et al. 2024, by refits.)
+A row that is wrong when held out, amid rows that are all wrong as well, needs no label of its own: it is given back,
+and a row at the edge of what is lost is relabelled in its stead. (Greedy flips as of Paudice et al. 2018, in batches;
+on forests the principle of Timber, Calzavara et al. 2024, by refits.)
 """
 
 from collections.abc import Callable
@@ -30,17 +30,13 @@ def grown(
 ) -> tuple[Flips, Outcome]:
     """Return flips after so many swaps, those kept that did not lower the harm, and their outcome.
 
-    Rows come from the classes that `start` relabels, and get the label that it gives them. Many swaps find some harm by
-    luck: unless more held-out rows are lost than chance would (one standard deviation), `start` is returned.
+    Rows come from the classes that `start` relabels, and get the label that it gives them.
     """
-    to, rows, best = (
-        dict(zip(view.labels[start.rows].tolist(), start.labels.tolist(), strict=True)),
-        start.rows,
-        outcome,
-    )
+    to = dict(zip(view.labels[start.rows].tolist(), start.labels.tolist(), strict=True))
+    rows, best = start.rows, outcome
     pool = view.among[np.isin(view.labels[view.among], list(to))]
     size = max(1, len(rows) // FIRST)
-    near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(view.x))).fit(view.x).kneighbors(return_distance=False)
+    near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(view.x) - 1)).fit(view.x).kneighbors(return_distance=False)
     for swap in range(swaps):
         rest = np.setdiff1d(pool, rows)
         batch = min(size, len(rest), len(rows))
@@ -58,8 +54,5 @@ def grown(
             rows, best = changed, found
         else:
             size = max(1, int(SHRINKING * size))
-    lost, saved = np.sum(best.wrong > outcome.wrong), np.sum(best.wrong < outcome.wrong)
-    if lost - saved <= np.sqrt(lost + saved):
-        return start, outcome
     labels = np.array([to[own] for own in view.labels[rows].tolist()], dtype=int)
     return Flips(f"grown from {start.name}", rows, labels, False), best

@@ -13,14 +13,17 @@ from mithridate.sklearn.growth import grown
 from mithridate.sklearn.trials import Outcome, Trials
 from mithridate.sklearn.tuned import settled, tuned_hyperparameters
 
-FITS = {True: 360, False: 120}
+FITS = {True: 240, False: 120}
 """How often the attacker fits an estimator in a split, by whether its kind is quickly fitted."""
+PARTS = 3
+"""Into how many parts a training fold is cut, each held out once."""
 SCREENED = 0.4
 """The share of the fits that may go into a first look at every way of flipping."""
 KEPT = 6
 """How many ways of flipping are looked at in full after the first look."""
-FINALISTS = 3
-"""How many candidates an estimator that searches is fitted on with its search, besides the baseline."""
+FINALISTS = {True: (2, 4), False: (2, 1)}
+"""How many candidates are tried anew, the best of all and the best in which nothing is optimised, by whether the
+estimator is quickly fitted and searches nothing."""
 
 
 class Found(NamedTuple):
@@ -39,14 +42,17 @@ class _Tried(NamedTuple):
 def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
     """Return what is found for each of the plan's counts of points.
 
-    Ways of flipping are tried on one part of the fold, the best of them on all; the best of these is grown by swaps. The
-    transfer from a surrogate joins in where features may change. An estimator that searches hyperparameters is
-    first tried without its search, at those that it picks on clean rows; the finalists are tried with it.
+    Ways of flipping are tried on one part of the fold, the best of them on all; the best of these is grown by swaps.
+    The transfer from a surrogate joins in where features may change. All this is done on the estimator without its own
+    search, if it has one, with what it tunes on clean rows. The finalists are tried anew, on the estimator as it is
+    and on another cut of the fold: what was selected on a cut looks better there than it is.
     """
-    clean: Any = clone(estimator).fit(fold.cells, fold.classes[fold.labels])
+    clean: Any = clone(estimator)
+    clean.fit(fold.cells, fold.classes[fold.labels])
     view = fold.view._replace(own=own_space(clean, fold.cells, fold.seed))
-    trials = Trials(settled(clean), scorer, fold)
-    whole = Trials(estimator, scorer, fold) if tuned_hyperparameters(clean) else None
+    trials = Trials(settled(clean), scorer, fold, PARTS, None)
+    anew = Trials(estimator, scorer, fold, PARTS, fold.seed + 1)
+    best_of, plain_of = FINALISTS[quick(clean) and not tuned_hyperparameters(clean)]
     counts = sorted({count for count in plan.counts if count}, reverse=True)
     fits = (plan.fits or FITS[quick(clean)]) // len(counts)
     found, crafted, won = {}, [], None
@@ -57,12 +63,12 @@ def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
         others = [points.first(count) for points in (*crafted, *([won] if won else []))]
         tried += [_Tried(points, None, trials.outcome(points)) for points in others]
         tried.sort(key=lambda one: one.outcome.score)
-        plain = next(one for one in tried if one.points.plain)
-        if whole is not None:
-            finalists = [*(one for one in tried if one is not plain)][:FINALISTS]
-            tried = [one._replace(outcome=whole.outcome(one.points)) for one in (plain, *finalists)]
-        won = min(tried, key=lambda one: one.outcome.score).points
-        found[count] = Found(won, plain.points)
+        plain = [one for one in tried if one.points.plain][:plain_of]
+        best = [one for one in tried if not any(one is other for other in plain)][:best_of]
+        tried = [one._replace(outcome=anew.outcome(one.points)) for one in (*plain, *best)]
+        plain = [one for one in tried if one.points.plain]
+        won, baseline = (min(those, key=lambda one: one.outcome.score).points for those in (tried, plain))
+        found[count] = Found(won, baseline)
     nothing = fold.unchanged(np.empty(0, dtype=int), plan.capability)._replace(name="none")
     return [found.get(count, Found(nothing, nothing)) for count in plan.counts]
 
@@ -86,8 +92,7 @@ def _flips(fold: Fold, view: View, plan: Plan, trials: Trials, count: int, fits:
     best, swaps = tried[0], (fits - len(ways) - parts * len(order)) // parts
     assert best.flips is not None
     flips, outcome = grown(best.flips, best.outcome, view, lambda new: trials.outcome(points(new)), swaps, draw)
-    more = [] if flips is best.flips else [_Tried(points(flips), flips, outcome)]
-    return [*more, *tried]
+    return [_Tried(points(flips), flips, outcome), *tried]
 
 
 def _transfers(fold: Fold, plan: Plan, best: Points) -> list[Points]:

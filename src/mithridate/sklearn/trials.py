@@ -9,9 +9,6 @@ from sklearn.model_selection import StratifiedKFold
 from mithridate.sklearn.capability import Fold, Points
 from mithridate.sklearn.tables import take
 
-PARTS = 3
-"""Into how many parts a training fold is cut, each held out once."""
-
 
 class Outcome(NamedTuple):
     """The held-out score, and which rows are wrong when they are held out (n,)."""
@@ -23,13 +20,15 @@ class Outcome(NamedTuple):
 class Trials:
     """Fits of an estimator on a training fold's poisoned rows, each but one part, scored on that part's true labels.
 
+    Without a `seed` the parts are cut in the order of the rows, so that rows which belong together stay together.
     Points that copy a row of the part are held out with it: a row that the attacker has copied is no fair test.
     """
 
-    def __init__(self, estimator: Any, scorer: Any, fold: Fold):
+    def __init__(self, estimator: Any, scorer: Any, fold: Fold, parts: int, seed: int | None):
         self.estimator, self.scorer, self.fold = estimator, scorer, fold
-        parts = min(PARTS, int(np.bincount(fold.labels).min()))
-        cut = StratifiedKFold(parts, shuffle=True, random_state=fold.seed)
+        cut = StratifiedKFold(
+            min(parts, int(np.bincount(fold.labels).min())), shuffle=seed is not None, random_state=seed
+        )
         self.parts = [held for _, held in cut.split(fold.labels, fold.labels)]
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
@@ -38,7 +37,8 @@ class Trials:
         own = self.parts[:parts]
         for rows in own:
             held = np.isin(np.arange(len(fold.labels)), rows)
-            fitted: Any = clone(self.estimator).fit(*fold.poisoned(points, held))
+            fitted: Any = clone(self.estimator)
+            fitted.fit(*fold.poisoned(points, held))
             cells, labels = take(fold.cells, rows), fold.classes[fold.labels[rows]]
             scores.append(float(self.scorer(fitted, cells, labels)))
             wrong[rows] = fitted.predict(cells) != labels

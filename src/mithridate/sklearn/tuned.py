@@ -49,7 +49,7 @@ def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
 def settled(fitted: Any) -> Any:
     """Return an unfitted copy of an estimator that keeps what `fitted` has tuned and searches no more, as far as known.
 
-    A search becomes its best estimator; one that cross-validates by itself is left a single candidate.
+    A search becomes its best estimator; one that cross-validates by itself is left a single candidate, and two folds.
     """
     if hasattr(fitted, "best_estimator_"):
         return settled(fitted.best_estimator_)
@@ -60,6 +60,8 @@ def settled(fitted: Any) -> Any:
     for name, value in tuned_hyperparameters(fitted).items():
         if f"{name}s" in options:
             own.set_params(**{f"{name}s": [value[0] if isinstance(value, tuple) else value]})
+            if "cv" in options:
+                own.set_params(cv=2)
     return own
 
 
