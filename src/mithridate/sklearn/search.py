@@ -21,9 +21,9 @@ SCREENED = 0.4
 """The share of the fits that may go into a first look at every way of flipping."""
 KEPT = 6
 """How many ways of flipping are looked at in full after the first look."""
-FINALISTS = {True: (2, 4), False: (2, 1)}
-"""How many candidates are tried anew, the best of all and the best in which nothing is optimised, by whether the
-estimator is quickly fitted and searches nothing."""
+FINALISTS = {True: (2, 4, 4), False: (2, 1, 1)}
+"""How many candidates are tried anew, the best of all and the best in which nothing is optimised, and on how many new
+cuts, by whether the estimator is quickly fitted and searches nothing."""
 
 
 class Found(NamedTuple):
@@ -45,14 +45,14 @@ def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
     Ways of flipping are tried on one part of the fold, the best of them on all; the best of these is grown by swaps.
     The transfer from a surrogate joins in where features may change. All this is done on the estimator without its own
     search, if it has one, with what it tunes on clean rows. The finalists are tried anew, on the estimator as it is
-    and on another cut of the fold: what was selected on a cut looks better there than it is.
+    and on other cuts of the fold: what was selected on a cut looks better there than it is.
     """
     clean: Any = clone(estimator)
     clean.fit(fold.cells, fold.classes[fold.labels])
     view = fold.view._replace(own=own_space(clean, fold.cells, fold.seed))
-    trials = Trials(settled(clean), scorer, fold, PARTS, None)
-    anew = Trials(estimator, scorer, fold, PARTS, fold.seed + 1)
-    best_of, plain_of = FINALISTS[quick(clean) and not tuned_hyperparameters(clean)]
+    trials = Trials(settled(clean), scorer, fold, PARTS, [None])
+    best_of, plain_of, cuts = FINALISTS[quick(clean) and not tuned_hyperparameters(clean)]
+    anew = Trials(estimator, scorer, fold, PARTS, [fold.seed + cut for cut in range(cuts)])
     counts = sorted({count for count in plan.counts if count}, reverse=True)
     fits = (plan.fits or FITS[quick(clean)]) // len(counts)
     found, crafted, won = {}, [], None

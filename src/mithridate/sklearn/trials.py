@@ -1,5 +1,6 @@
 """How much harm poison does, measured on rows that the estimator was not fitted on, all of the training fold's own."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,16 +21,17 @@ class Outcome(NamedTuple):
 class Trials:
     """Fits of an estimator on a training fold's poisoned rows, each but one part, scored on that part's true labels.
 
-    Without a `seed` the parts are cut in the order of the rows, so that rows which belong together stay together.
+    The fold is cut anew for each seed; for None in the order of the rows, so that rows which belong together stay so.
     Points that copy a row of the part are held out with it: a row that the attacker has copied is no fair test.
     """
 
-    def __init__(self, estimator: Any, scorer: Any, fold: Fold, parts: int, seed: int | None):
+    def __init__(self, estimator: Any, scorer: Any, fold: Fold, parts: int, seeds: Sequence[int | None]):
         self.estimator, self.scorer, self.fold = estimator, scorer, fold
-        cut = StratifiedKFold(
-            min(parts, int(np.bincount(fold.labels).min())), shuffle=seed is not None, random_state=seed
-        )
-        self.parts = [held for _, held in cut.split(fold.labels, fold.labels)]
+        parts = min(parts, int(np.bincount(fold.labels).min()))
+        self.parts: list[np.ndarray] = []
+        for seed in seeds:
+            cut = StratifiedKFold(parts, shuffle=seed is not None, random_state=seed)
+            self.parts += [held for _, held in cut.split(fold.labels, fold.labels)]
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return what the first `parts` (default: all) say of the poison."""
