@@ -1,7 +1,8 @@
 from ._version import __version__ as __version__
 from .attacks.base import Attacker as Attacker
 from .attacks.bilevel import Attack as Attack
-from .attacks.flips import Flips as Flips
+from .attacks.portfolio import Flips as Flips
+from .attacks.portfolio import Portfolio as Portfolio
 from .attacks.poison import Points as Points
 from .attacks.poison import Poisoning as Poisoning
 from .auditing.audit import audit as audit

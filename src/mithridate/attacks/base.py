@@ -47,11 +47,16 @@ def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -
     return problem.attacker_loss(params), problem.success(params)
 
 
+Judge = Callable[[Batch, Policy], tuple[float, float]]
+"""What a batch is worth against a defender: the attacker's success on D_target, and A."""
+
+
 class Stage(NamedTuple):
     """Where an attack stands before a batch: on D_tr, x (n, m) and y (n,), and `rows`, it with the poison so far.
 
     The batch's points are those from `first` to `end`, `points` where they start if that is known; `policy` and
-    `log_strength`, the defender as he stands; `target`, `valid` and `counted` as in `Bilevel`; `last`, the batch before.
+    `log_strength`, the defender as he stands; `target`, `valid` and `counted` as in `Bilevel`; `last`, the batch
+    before; `judge`, by whom batches are compared (default: by the victim as trained inside the attack).
     """
 
     x: np.ndarray
@@ -66,6 +71,7 @@ class Stage(NamedTuple):
     valid: Rows | None
     counted: Array | None
     last: Batch | None
+    judge: Judge | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +200,16 @@ class Attacker(abc.ABC):
         rows: Rows | None = None,
         done: Sequence[Batch] = (),
         midways: tuple[Midway, ...] = (),
+        judge: Judge | None = None,
     ) -> Iterator[Poisoning | tuple[Midway, ...]]:
         """Yield as `run` does, and between two rounds where each set of points that is being crafted stands.
 
         All can be stored. Given the batches `done`, and where the next one stood `midways`, an attack goes on to the
-        same numbers, to the bit. The batches done are yielded again first.
+        same numbers, to the bit. The batches done are yielded again first. `judge`: what a batch is worth, success on
+        D_target and A, where the victim that is measured is another one than is trained inside the attack.
         """
         x, y = self._checked(x, y)
-        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midways)
+        return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midways, judge)
 
     def _checked(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x, y = check_rows("training rows", x, y, self.task)
@@ -212,10 +220,6 @@ class Attacker(abc.ABC):
         for name, (features, _) in others.items():
             if features.shape[1] != x.shape[1]:
                 raise InputError(f"training rows have {x.shape[1]} features, {name} {features.shape[1]}")
-        if self.start is None and self.points > len(self.target[1]):
-            raise InputError(
-                f"points = {self.points}: at most {len(self.target[1])}, since each is cloned from its own target row"
-            )
         if self.budget != "added" and self.points > len(x):
             raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
         return x, y
@@ -252,14 +256,20 @@ class Attacker(abc.ABC):
         return np.asarray(self.feasible.settle(x) if isinstance(self.feasible, Settling) else x)
 
     def _batches(
-        self, x: np.ndarray, y: np.ndarray, rows: Rows, own: bool, done: Sequence[Batch], midways: tuple[Midway, ...]
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        rows: Rows,
+        own: bool,
+        done: Sequence[Batch],
+        midways: tuple[Midway, ...],
+        judge: Judge | None,
     ) -> Iterator[Poisoning | tuple[Midway, ...]]:
         # The training set has room for every point from the start, and every batch is padded to the same size with
         # points of weight 0: all ratios have the same shapes, and one compilation serves them.
         step, batches, policy, clean = self.batch or self.points, [], self.policy, rows
         ends = [0, *range(step, self.points, step), self.points]
         start = self.started(x, y) if self.nested and len(done) < len(ends) else None
-        target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
         strength = np.array(np.broadcast_to(policy.strengths.low, self.learner.strength_shape))
 
         for begun, end in itertools.pairwise((0, *ends)):
@@ -270,7 +280,8 @@ class Attacker(abc.ABC):
                 rows, own = _poisoned(before, own, batch, self.width)
             else:
                 new = Points(*(part[first:end] for part in start)) if start else None
-                at = Stage(x, y, before, first, end, new, policy, strength, target, valid, self.counted(), batches[-1] if batches else None)
+                last = batches[-1] if batches else None
+                at = self.stage(x, y, before, (first, end), new, (policy, strength), last, judge)
                 batch, *others = yield from self.crafted(at, midways)
                 midways = ()
                 rows, own = _poisoned(before, own, batch, self.width)
@@ -282,9 +293,22 @@ class Attacker(abc.ABC):
             parts = batches if self.nested else batches[-1:]
             yield Poisoning.of(parts, batches, others, policy, len(y), added=self.budget == "added")
 
-    def crafted(
-        self, at: Stage, midways: tuple[Midway, ...]
-    ) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
+    def stage(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        rows: Rows,
+        ends: tuple[int, int],
+        points: Points | None,
+        defender: tuple[Policy, Strength],
+        last: Batch | None = None,
+        judge: Judge | None = None,
+    ) -> Stage:
+        """Return where the attack stands before the points from the first to the second of `ends`."""
+        target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
+        return Stage(x, y, rows, *ends, points, *defender, target, valid, self.counted(), last, judge)
+
+    def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
         """Return the batch of one ratio, its own stability unknown, and what other algorithms came to there.
 
         Yields between two rounds, and goes on from what it yielded there, `midways`.

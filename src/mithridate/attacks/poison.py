@@ -115,7 +115,13 @@ class Poisoning:
 
     @classmethod
     def of(
-        cls, parts: Sequence[Batch], batches: Sequence[Batch], others: Sequence[Batch], policy: Policy, n: int, added: bool
+        cls,
+        parts: Sequence[Batch],
+        batches: Sequence[Batch],
+        others: Sequence[Batch],
+        policy: Policy,
+        n: int,
+        added: bool,
     ) -> "Poisoning":
         """Return what `parts` come to on a training set of n rows, each point replacing one or `added`.
 

@@ -60,14 +60,23 @@ def answered(attack: Attacker, at: Stage, one: Candidate) -> Answered:
 
 
 def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: list[Candidate]) -> tuple[Batch, ...]:
-    """Return the most harmful batch, and that of each other kind; a kind that none is of yet is answered now."""
+    """Return the most harmful batch of each kind, the worst of them first; a kind that none is of yet is answered now.
+
+    Of each kind the batch is the one that does most harm inside the attack, of all kinds that which the judge finds.
+    """
     for one in candidates:
         if one.proposal.kind not in {batch.attack for batch in found}:
             start = answered(attack, at, one)
             found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
-    ranked = sorted(found, key=lambda batch: (batch.success, batch.value), reverse=True)
-    first = {batch.attack: batch for batch in reversed(ranked)}
-    return ranked[0], *(batch for batch in ranked[1:] if batch is first[batch.attack] and batch.attack != ranked[0].attack)
+    inside = sorted(found, key=harm, reverse=True)
+    kinds = list({batch.attack: batch for batch in reversed(inside)}.values())
+    judge = at.judge
+    return tuple(sorted(kinds, key=lambda batch: judge(batch, at.policy) if judge else harm(batch), reverse=True))
+
+
+def harm(batch: Batch) -> tuple[float, float]:
+    """Return what a batch is worth inside the attack, the larger the better."""
+    return batch.success, batch.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +98,16 @@ class Flips(Attacker):
         """Return the best flips, and the best of each other kind."""
         if not at.end:
             return (yield from super().crafted(at._replace(points=nothing(at)), ()))
-        candidates, found = tried(self, at, flips_of), []
-        for one in candidates[:ANSWERED]:
-            start = answered(self, at, one)
-            found.append(self.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
-        return best_of_each(self, at, found, candidates)
+        return worst_flips(self, at)
+
+
+def worst_flips(attack: Attacker, at: Stage) -> tuple[Batch, ...]:
+    """Return the worst flips of labels that there are at a stage, and the best of each other kind of flips."""
+    candidates, found = tried(attack, at, flips_of), []
+    for one in candidates[:ANSWERED]:
+        start = answered(attack, at, one)
+        found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
+    return best_of_each(attack, at, found, candidates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +125,16 @@ class Portfolio(Attack):
         """Return the most harmful points, and those of each other kind."""
         if not at.end:
             return (yield from super().crafted(at._replace(points=nothing(at)), ()))
-        candidates, found = tried(self, at, proposals_of), []
         if self.edits == "labels":
-            for one in candidates[:ANSWERED]:
-                start = answered(self, at, one)
-                found.append(self.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
-        else:
-            finalists = self.finalists(at, candidates)
-            stands = yield from self._halved(at, finalists, dict(enumerate(midways)))
-            for number, stand in stands.items():
-                one, variant = finalists[number]
-                crafted = Crafted(stand.best, stand.start.value, stand.history, stand.statuses)
-                begun = f"{one.proposal.begun}, for {getattr(variant.aim, '__name__', 'the loss').replace('_', ' ')}"
-                found.append(self.made(one.proposal.points, crafted, Attack.name, begun))
+            return worst_flips(self, at)
+        candidates, found = tried(self, at, proposals_of), []
+        finalists = self.finalists(at, candidates)
+        stands = yield from self._halved(at, finalists, dict(enumerate(midways)))
+        for number, stand in stands.items():
+            one, variant = finalists[number]
+            crafted = Crafted(stand.best, stand.start.value, stand.history, stand.statuses)
+            begun = f"{one.proposal.begun}, for {getattr(variant.aim, '__name__', 'the loss').replace('_', ' ')}"
+            found.append(self.made(one.proposal.points, crafted, Attack.name, begun))
         return best_of_each(self, at, found, candidates)
 
     def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Variant]]:

@@ -26,7 +26,8 @@ class Guess(NamedTuple):
     @property
     def rank(self) -> tuple[float, float]:
         """By what candidates are compared, the larger the better; what is not a number is worth nothing."""
-        return tuple(float(np.nan_to_num(each, nan=-np.inf)) for each in (self.success, self.value))  # pyright: ignore[reportReturnType]
+        success, value = np.nan_to_num((self.success, self.value), nan=-np.inf).tolist()
+        return success, value
 
 
 @shared
@@ -34,7 +35,8 @@ def _measured(problem: Bilevel, x_poison: Array, log_strengths: Array, key: Arra
     defended = problem.defended()
 
     def measure(params: object) -> Array:
-        return jnp.stack([problem.success(params), problem.attacker_loss(params), defended.attacker_loss(params)])
+        own, loss = problem.success(params), problem.attacker_loss(params)
+        return jnp.stack([own, loss, defended.success(params), defended.attacker_loss(params)])
 
     return problem.learner.path(problem.blocks(x_poison), log_strengths, key, measure)
 
@@ -44,8 +46,11 @@ def guessed(problem: Bilevel, x_poison: Array, at: Stage, key: Array) -> Guess:
 
     One whose λ stands still takes that; of a vector λ the grid has all entries alike.
     """
-    low, high = (np.broadcast_to(end, np.shape(at.log_strength)) for end in (at.policy.strengths.low, at.policy.strengths.high))
+    low, high = (
+        np.broadcast_to(end, np.shape(at.log_strength)) for end in (at.policy.strengths.low, at.policy.strengths.high)
+    )
     grid = np.linspace(low, high, 1 if np.all(low == high) else GRID)
-    success, value, defended = np.asarray(_measured(problem, x_poison, jnp.asarray(grid, dtype=float), key)).T
-    best = first_minimiser(defended)
+    found = np.asarray(_measured(problem, x_poison, jnp.asarray(grid, dtype=float), key))
+    best = first_minimiser(found[:, 2:] if getattr(at.policy, "by", "loss") == "error" else found[:, 3])
+    success, value = found[:, 0], found[:, 1]
     return Guess(float(success[best]), float(value[best]), grid[best])

@@ -4,18 +4,22 @@ import numpy as np
 
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.poison import Points
+from mithridate.errors import InputError
 from mithridate.seeds import generator
 
 
 def clones(attack: Attacker, x: np.ndarray, y: np.ndarray, k: int | None = None) -> Points:
-    """Return k clones (default: all points) of the attack's starting rows in random places of x (n, m), y (n,) (App. B).
+    """Return k clones (default: all points) of the attack's starting rows in random places of x (n, m), y (n,).
 
-    Of D_target, each row once, with labels flipped unless they are the ones wanted; or of `start`, each row in turn,
+    As in App. B: of D_target, each row once, with labels flipped unless they are the ones wanted; or of `start`, each row in turn,
     with its own labels. Where labels alone are changed the rows in these places stay, their labels flipped; where
     features alone are, they start as they are.
     """
-    draw, k = generator(attack.seed, "points"), attack.points if k is None else k
-    pool_x, pool_y = map(np.asarray, attack.start or attack.target)
+    draw, pool_x, pool_y = generator(attack.seed, "points"), *map(np.asarray, attack.start or attack.target)
+    if k is None:
+        k = attack.points
+        if attack.start is None and k > len(pool_y):
+            raise InputError(f"points = {k}: at most {len(pool_y)}, since each is cloned from its own target row")
     order = draw.permutation(len(pool_x))
     picked = order[np.arange(k) % len(order)]
     places = draw.permutation(len(y))[:k]

@@ -9,8 +9,8 @@ import numpy as np
 
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
-from mithridate.attacks.flips import Flips
 from mithridate.attacks.objectives import Objective, objective_of
+from mithridate.attacks.portfolio import Flips, Portfolio
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import BUILT_IN, found, name_of, tried
 from mithridate.data.datasets import Split
@@ -171,9 +171,15 @@ def objective_on(config: AuditConfig, split: Split, seed: str) -> Objective:
 
 
 def attack_of(
-    config: AuditConfig, split: Split, defender: Defender, seed: str, model: Model, aim: Objective
+    config: AuditConfig,
+    split: Split,
+    defender: Defender,
+    seed: str,
+    model: Model,
+    aim: Objective,
+    shares: np.ndarray | None,
 ) -> Attacker:
-    """Return the attack on one split and defender; it depends on no other."""
+    """Return the attack on one split and defender; it depends on no other. `shares` as in `Attacker`."""
     policy = defender.policy
     setting = {
         "learner": learner_of(config, model, split, policy),
@@ -188,13 +194,16 @@ def attack_of(
         "points": config.points,
         "batch": config.batch,
         "budget": config.budget,
+        "edits": config.edits,
+        "shares": shares,
         "seed": seed,
     }
     if config.attack == "flips":
         return Flips(**setting)
-    if config.attack != "bilevel":
+    if config.attack not in ("portfolio", "bilevel"):
         return _own_attack(config.attack, setting)
-    return Attack(
+    made = Portfolio if config.attack == "portfolio" else Attack
+    return made(
         **setting,
         steps=config.joint_hyperiterations if policy.descent else config.hyperiterations,
         ascent=poison_rule(config.poison_rule, config.poison_step),

@@ -68,12 +68,12 @@ class Cell(NamedTuple):
 
 
 class Paused(NamedTuple):
-    """A cell whose attack stands between two rounds, and the seconds that it has taken."""
+    """A cell whose attack stands between two rounds, with each set of points that it crafts, and its seconds."""
 
     split: int
     policy: int
     ratio: int
-    midway: Midway
+    midways: tuple[Midway, ...]
     seconds: float
 
     @property
@@ -88,17 +88,18 @@ class Paused(NamedTuple):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return it as arrays."""
-        at = self.midway
-        return {
-            "ratio": np.array(self.ratio),
-            "seconds": np.array(self.seconds),
-            "taken": np.array(at.taken),
-            "history": at.history,
-            "statuses": at.statuses,
-            **{f"start_{name}": np.asarray(value) for name, value in at.start._asdict().items()},
-            **{f"best_{name}": np.asarray(value) for name, value in at.best._asdict().items()},
-            **{f"state_{number}": leaf for number, leaf in enumerate(at.state)},
-        }
+        found = {"ratio": np.array(self.ratio), "seconds": np.array(self.seconds)}
+        for number, at in enumerate(self.midways):
+            own = {
+                "taken": np.array(at.taken),
+                "history": at.history,
+                "statuses": at.statuses,
+                **{f"start_{name}": np.asarray(value) for name, value in at.start._asdict().items()},
+                **{f"best_{name}": np.asarray(value) for name, value in at.best._asdict().items()},
+                **{f"state_{place}": leaf for place, leaf in enumerate(at.state)},
+            }
+            found |= {f"{number}_{name}": value for name, value in own.items()}
+        return found
 
 
 def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
@@ -123,17 +124,26 @@ def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
 
 
 def _paused(split: int, policy: int, arrays: dict[str, np.ndarray]) -> Paused:
+    many = sum(name.endswith("_taken") for name in arrays)
+    midways = tuple(
+        _midway({n.removeprefix(f"{i}_"): a for n, a in arrays.items() if n.startswith(f"{i}_")}) for i in range(many)
+    )
+    return Paused(split, policy, int(arrays["ratio"]), midways, float(arrays["seconds"]))
+
+
+def _midway(arrays: dict[str, np.ndarray]) -> Midway:
     start, best = (
         Answered(**{field: _plain(arrays[f"{end}_{field}"], field) for field in Answered._fields})
         for end in ("start", "best")
     )
     history, statuses = arrays["history"], arrays["statuses"]
-    midway = Midway(int(arrays["taken"]), start, best, _numbered(arrays, "state"), history, statuses)
-    return Paused(split, policy, int(arrays["ratio"]), midway, float(arrays["seconds"]))
+    return Midway(int(arrays["taken"]), start, best, _numbered(arrays, "state"), history, statuses)
 
 
 def _plain(value: np.ndarray, field: str) -> Any:
-    return float(value) if field in ("value", "value_start", "stability") else value
+    if field in ("attack", "begun"):
+        return str(value)
+    return float(value) if field in ("value", "value_start", "success", "stability") else value
 
 
 def _numbered(arrays: dict[str, np.ndarray], kind: str) -> tuple[np.ndarray, ...]:

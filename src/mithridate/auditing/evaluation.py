@@ -14,7 +14,8 @@ from mithridate.victims.rows import Rows, sanitised
 class Metrics(NamedTuple):
     """What a retrained victim does; errors and rates are shares of the test rows.
 
-    `attack_success`, `attack_loss`: the share of the attacker's goal rows that go his way, and A on D_target. `fprs`
+    `attack_success`, `attack_loss`: the share of the attacker's goal rows that go his way, and A on D_target.
+    `target_success`: the share of D_target that goes his way, by which attacks are compared. `fprs`
     and `fnrs`: each class against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two,
     their means of more. `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
     """
@@ -27,6 +28,7 @@ class Metrics(NamedTuple):
     fnrs: Float[Array, " classes"]
     valid_loss: Float[Array, ""]
     attack_loss: Float[Array, ""]
+    target_success: Float[Array, ""]
     weight_norm_sq: Float[Array, ""]
     weight_norms: Float[Array, " layers"]
 
@@ -56,10 +58,11 @@ def retrain_and_measure(
     log_strength: Float[Array, "*groups"],
     key: Key[Array, ""],
     defence: Any = None,
+    counted: Float[Array, " n_target"] | None = None,
 ) -> Retrained:
     """Train `victim` from scratch on `train`, as far as the `defence` lets it pass, and measure it.
 
-    `specific` and `defence` as in `Attacker`.
+    `specific` and `defence` as in `Attacker`, `counted` as in `Bilevel`.
 
     Where training diverged every figure is NaN: its predictions mean nothing.
     """
@@ -68,11 +71,13 @@ def retrain_and_measure(
     task = victim.task(on.test.x.shape[1])
     own, on_goal = task.predicted(logits), task.predicted(victim.model.logits(params, on.goal.x))
     loss = victim.mean_loss(params, (on.target,))
+    on_target = task.wrong(task.predicted(victim.model.logits(params, on.target.x)), on.target.y) != specific
     found = Metrics(
         test_error=jnp.mean(task.wrong(own, on.test.y)),
         attack_success=jnp.mean(task.wrong(on_goal, on.goal.y) != specific),
         **task.rates(own, on.test.y)._asdict(),
         valid_loss=victim.mean_loss(params, (on.valid,)),
+        target_success=jnp.average(on_target, weights=counted),
         attack_loss=jnp.where(specific, -loss, loss),
         weight_norm_sq=victim.weight_norm_sq(params),
         weight_norms=jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(weights)]),

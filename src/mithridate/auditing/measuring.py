@@ -1,7 +1,8 @@
 """One cell measured: the victim retrained from scratch on the rows that each attack has poisoned.
 
 Training is by minibatch SGD (Table 3), or to optimality. The attack that is audited is measured as it ended; beside it
-its rival, flipped labels, as the defender answers them. Both by the same code.
+the others that it has tried, or its rival, the worst flips of labels, as the defender answers them. The same code
+measures all.
 """
 
 import math
@@ -14,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.base import Attacker
-from mithridate.attacks.poison import Poisoning, placed
+from mithridate.attacks.base import Attacker, Stage
+from mithridate.attacks.poison import Batch, Poisoning, placed
+from mithridate.attacks.portfolio import worst_flips
+from mithridate.attacks.proposals import FLIPS
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
 from mithridate.configuration.parts import name_of
-from mithridate.defences.base import Checked, Strength
+from mithridate.defences.base import Checked, Policy, Strength
 from mithridate.results.records import Record
 from mithridate.seeds import key
 from mithridate.victims.rows import Rows
@@ -37,29 +40,58 @@ class Trained(NamedTuple):
     train: Rows
 
 
-def measured_cell(scenario: Scenario, attack: Attacker, poisoning: Poisoning) -> tuple[list[Record], Any]:
-    """Return the records of one cell, the audited attack's first, and the retrained victim's weights.
+class Bench:
+    """Where the victims of one split and attack are retrained and measured: of each batch once."""
 
-    The first one's seconds are still 0.
-    """
-    split, k = scenario.split, len(poisoning.y_poison)
-    own = _trained(scenario, attack, k, poisoning.apply(split.x_train, split.y_train), poisoning.log_strength)
-    rival, others = rival_of(attack), []
-    if k and rival:
-        started = time.perf_counter()
-        points, labels, places = (part[:k] for part in rival.started(split.x_train, split.y_train))
-        added = None if attack.budget == "added" else places
-        rows = placed(points, labels, added, split.x_train, split.y_train)
-        strength = _answer(attack, poisoning, attack.rows(*rows))
-        flipped = _trained(scenario, rival, k, rows, strength).record
-        others.append(replace(flipped, seconds=time.perf_counter() - started))
-    return [_judged(own, attack, poisoning, others), *others], own.weights
+    def __init__(self, scenario: Scenario, attack: Attacker):
+        self.scenario, self.attack = scenario, attack
+        self._known: list[tuple[Batch, Trained]] = []
 
+    def trained(self, batch: Batch, attack: Attacker | None = None) -> Trained:
+        """Return what comes of the training set with a batch in its places, for the λ that it was answered with."""
+        for known, found in self._known:
+            if known is batch:
+                return found
+        attack, split = attack or self.attack, self.scenario.split
+        places = None if attack.budget == "added" else batch.places
+        rows = placed(batch.x_poison, batch.y_poison, places, split.x_train, split.y_train)
+        found = _trained(self.scenario, attack, len(batch.y_poison), rows, batch.log_strength)
+        found = found._replace(record=replace(found.record, attack=batch.attack, begun=batch.begun))
+        self._known.append((batch, found))
+        return found
 
-def _answer(attack: Attacker, poisoning: Poisoning, rows: Rows) -> Strength:
-    """Return the λ with which the defender answers these rows, where he stands at this ratio."""
-    nothing, where = jnp.zeros((attack.batch or attack.points, rows.x.shape[1])), attack.key(len(poisoning.y_poison))
-    return np.asarray(poisoning.policy.respond(attack.settled(rows), nothing, poisoning.log_strength, where))
+    def judge(self, batch: Batch, policy: Policy) -> tuple[float, float]:
+        """Return the attacker's success on D_target and A for a batch, once the victim is retrained."""
+        record = self.trained(batch).record
+        success, loss = np.nan_to_num((record.target_success, record.attack_loss), nan=-np.inf).tolist()
+        return success, loss
+
+    def cell(self, poisoning: Poisoning) -> tuple[list[Record], Any]:
+        """Return the records of one cell, the audited attack's first, and the retrained victim's weights.
+
+        The first one's seconds are still 0. Besides are the attacks that it has tried, or for one that tries no others
+        the worst flips of labels that there are.
+        """
+        attack, split, k = self.attack, self.scenario.split, len(poisoning.y_poison)
+        if attack.nested:
+            rows = poisoning.apply(split.x_train, split.y_train)
+            own = _trained(self.scenario, attack, k, rows, poisoning.log_strength)
+        else:
+            own = self.trained(poisoning.batches[-1])
+        others = [self.trained(batch).record for batch in poisoning.others]
+        rival = rival_of(attack)
+        if k and rival:
+            started = time.perf_counter()
+            flips = worst_flips(rival, self._stage(rival, poisoning))
+            others = [self.trained(batch, rival).record for batch in flips]
+            others[0] = replace(others[0], seconds=time.perf_counter() - started)
+        self._known.clear()
+        return [_judged(own, attack, poisoning, others), *others], own.weights
+
+    def _stage(self, rival: Attacker, poisoning: Poisoning) -> Stage:
+        split, defender = self.scenario.split, (poisoning.policy, poisoning.log_strength)
+        rows = rival.rows(split.x_train, split.y_train)
+        return rival.stage(split.x_train, split.y_train, rows, (0, len(poisoning.y_poison)), None, defender)
 
 
 def _trained(
@@ -74,7 +106,8 @@ def _trained(
     )
     train, where = attack.rows(*rows), key(attack.seed, "retrain", k)
     specific = jnp.array(attack.specific)
-    weights, found = jax.device_get(retrain_and_measure(victim, train, on, specific, strength, where, attack.defence))
+    given = victim, train, on, specific, strength, where, attack.defence, attack.counted()
+    weights, found = jax.device_get(retrain_and_measure(*given))
     diverged = not math.isfinite(found.valid_loss)
     record = Record(
         **_whose(scenario, attack, int(train.size), k),
@@ -94,7 +127,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
     """Return the audited attack's record with what is known of it alone, and its faults."""
     policy, best, found = poisoning.policy, np.full_like(poisoning.log_strength, math.nan), own.record
     if isinstance(policy, Checked):
-        nothing = jnp.zeros((attack.batch or attack.points, own.train.x.shape[1]))
+        nothing = jnp.zeros((attack.width, own.train.x.shape[1]))
         where = attack.key(len(poisoning.y_poison))
         best = policy.best(attack.settled(own.train), nothing, poisoning.log_strength, where)
     statuses, diverged = Counter(poisoning.statuses.tolist()), bool(found.reason)
@@ -104,9 +137,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
-        "weak": any(
-            found.attack_loss <= other.attack_loss or found.attack_success < other.attack_success for other in others
-        ),
+        "weak": any(found.attack_success < other.attack_success for other in others if other.attack in FLIPS),
     }
     return replace(
         found,
@@ -146,8 +177,10 @@ def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict
         "policy": defender.name,
         "defence": defender.sanitiser.name if defender.sanitiser else "none",
         "attack": attack.name,
+        "begun": "",
         "objective": config.objective,
         "budget": attack.budget,
+        "edits": attack.edits,
         "n_train": rows,
         "n_poison": points,
         "ratio": points / rows,

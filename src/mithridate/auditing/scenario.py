@@ -3,9 +3,11 @@
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+import numpy as np
+
 from mithridate.attacks.base import Attacker
-from mithridate.attacks.flips import Flips
 from mithridate.attacks.objectives import Objective
+from mithridate.attacks.portfolio import Flips
 from mithridate.auditing.assembly import attack_of, defenders_of, model_of, objective_on
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split
@@ -25,6 +27,7 @@ class Scenario:
     model: Model
     objective: Objective
     defenders: tuple[Defender, ...]
+    shares: np.ndarray | None
 
     @classmethod
     def of(cls, data: Dataset, config: AuditConfig, index: int = 0, other: "Scenario | None" = None) -> "Scenario":
@@ -35,11 +38,12 @@ class Scenario:
         split, seed = data.split(config.train, config.valid, config.seed, index), f"{config.seed}/{data.name}/{index}"
         model = other.model if other else model_of(config, split)
         defenders = other.defenders if other else tuple(defenders_of(config))
-        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders)
+        shares = _to_come(data, split) if config.objective == "indiscriminate" else None
+        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders, shares)
 
     def attack(self, defender: Defender) -> Attacker:
         """Return the attack on one defender."""
-        return attack_of(self.config, self.split, defender, self.seed, self.model, self.objective)
+        return attack_of(self.config, self.split, defender, self.seed, self.model, self.objective, self.shares)
 
     @cached_property
     def attacks(self) -> list[Attacker]:
@@ -52,9 +56,17 @@ class Scenario:
         return self.attacks[0].rows(self.split.x_train, self.split.y_train)
 
 
+def _to_come(data: Dataset, split: Split) -> np.ndarray:
+    """Return how often each class occurs among the rows to come: those not drawn, or where there are test rows, all."""
+    counts = np.bincount(data.y, minlength=len(data.classes)).astype(float)
+    if data.test is None:
+        counts -= np.bincount(np.concatenate([split.y_train, split.y_valid]), minlength=len(counts))
+    return counts / counts.sum()
+
+
 def rival_of(attack: Attacker) -> Attacker | None:
-    """Return the cheapest attack of the same setting, which this one has to beat: flips; None if it is that."""
-    if attack.name == Flips.name:
+    """Return the cheapest attack of the same setting, which this one has to beat: flips; None where it tries those."""
+    if not attack.nested or attack.edits == "features":
         return None
     names = [field.name for field in fields(Attacker)]
     return Flips(**{name: getattr(attack, name) for name in names})

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.poison import Batch, Midway
+from mithridate.attacks.poison import Batch, Poisoning
 from mithridate.auditing.assembly import defenders_of
 from mithridate.auditing.cells import Begun, Cell, Paused
-from mithridate.auditing.measuring import failed_cell, measured_cell
+from mithridate.auditing.measuring import Bench, failed_cell
 from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts, source_of
@@ -130,16 +130,17 @@ class Sweep:
             return earlier + time.perf_counter() - started
 
         try:
-            stages = attack.stages(split.x_train, split.y_train, scenario.rows, done, paused.midway if paused else None)
+            bench, midways = Bench(scenario, attack), paused.midways if paused else ()
+            stages = attack.stages(split.x_train, split.y_train, scenario.rows, done, midways, bench.judge)
             if self._missing(chain, ratio):
                 yield Begun(*at, ratio)
             for stage in stages:
-                if isinstance(stage, Midway):
+                if not isinstance(stage, Poisoning):
                     if pace.due():
                         yield Paused(*at, ratio, stage, spent())
                 else:
                     if self._missing(chain, ratio):
-                        (record, *others), weights = measured_cell(scenario, attack, stage)
+                        (record, *others), weights = bench.cell(stage)
                         kept = jax.tree.leaves(weights) if not chain.split and ratio in (0, self.ratios - 1) else []
                         flat = tuple(np.asarray(leaf, np.float32).ravel() for leaf in kept)
                         record = replace(record, seconds=spent())

@@ -146,7 +146,7 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
     start, end = (attack.feasible.project(jnp.asarray(split.x_valid[i], dtype=float)) for i in (clones, others))
     x_poison = start + jnp.asarray(draw.uniform(0.1, 0.4, (k, 1)), dtype=float) * (end - start)  # Φ is convex
     rows = attack.rows(split.x_train, split.y_train)
-    if attack.budget == "replaced":
+    if attack.budget != "added":
         replaced = draw.permutation(len(split.y_train))[:k]
         rows = rows.with_weight(rows.weight.at[replaced].set(0.0))
     labels = Classification(len(split.classes)).flipped(

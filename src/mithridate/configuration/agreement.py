@@ -9,13 +9,25 @@ WIDEST = 2**16
 def _points(config: Any) -> str:
     if config.points > config.train:
         return f"points = {config.points}: more than the {config.train} training rows"
-    if config.points > config.valid and config.objective == "indiscriminate":
+    cloned = config.attack == "bilevel" and config.objective == "indiscriminate"
+    if cloned and config.points > config.valid:
         share = config.points / (config.train + config.points * (config.budget == "added"))
         return (
             f"points = {config.points}: more than the {config.valid} validation rows they are cloned from, being "
             f"{share:.1%} poison of train = {config.train}; raise valid, or lower poison"
         )
     return f"batch = {config.batch}: more than the {config.points} points in all" * (config.batch > config.points)
+
+
+def _edits(config: Any) -> str:
+    attack, edits = config.attack, config.edits
+    if (attack, edits) == ("flips", "features"):
+        return (
+            "attack = flips, edits = features: labels that may not change cannot be flipped; use edits = both or labels"
+        )
+    if (attack, edits) == ("bilevel", "labels"):
+        return "attack = bilevel, edits = labels: Algorithm 1 moves features; use attack = portfolio, or edits = both"
+    return ""
 
 
 def _cross_validated(policies: Iterable[Any]) -> bool:
@@ -77,5 +89,5 @@ def _order(config: Any) -> str:
 
 
 CHECKS: tuple[Callable[[Any], str], ...] = (
-    *(_points, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _order),
+    *(_points, _edits, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _order),
 )

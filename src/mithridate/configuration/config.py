@@ -81,11 +81,17 @@ class AuditConfig(BaseModel):
     points: int = Field(0, ge=1, description="most poisoning points")
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
-    budget: Literal["replaced", "added"] = Field(description="poison replaces training rows, or is added")
+    budget: Literal["added", "replaced", "chosen"] = Field(
+        description="which rows are the attacker's: added ones, rows replaced at random, or rows that he has chosen; by "
+        "default chosen, with preset = paper the data set's own"
+    )
+    edits: Literal["both", "labels", "features"] = Field(
+        "both", description="what he changes: labels alone, features alone (clean-label), or both"
+    )
     attack: Any = Field(
-        "bilevel",
-        description="how poison is made: bilevel (Algorithm 1), flips (labels flipped and nothing optimised), or your "
-        "own, as module:attribute",
+        description="how poison is made: portfolio (many attackers, of which the worst counts), bilevel (Algorithm 1 "
+        "alone), flips (the worst of many choices of labels to flip), or your own, as module:attribute; by default "
+        "portfolio, with preset = paper bilevel",
     )
     objective: str = Field(
         "indiscriminate",
@@ -140,7 +146,9 @@ class AuditConfig(BaseModel):
         "float32", description="of all numbers; by default float64 where a victim is exact, else float32"
     )
     poison_step: float = Field(gt=0, description="α, outer step size of the points")
-    poison_rule: Literal["normalised", "raw", "adam"] = Field("normalised", description="outer step rule of the points")
+    poison_rule: Literal["normalised", "raw", "adam", "restarting"] = Field(
+        description="outer step rule of the points; by default restarting for the portfolio, else normalised"
+    )
     hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
     hyper_rule: Literal["rprop", "decay", "constant", "raw"] = Field("rprop", description="outer step rule of λ")
     closing: bool = Field(True, description="close each round with λ's best response")
@@ -259,6 +267,11 @@ class AuditConfig(BaseModel):
         exact = "exact" in (given.get("victim"), given.get("inner", filled["inner"]))
         filled["precision"] = "float64" if exact else "float32"
         filled["initial"] = "fixed" if kind == "logistic" else "fresh"
+        quick = given.get("preset", "quick") == "quick"
+        filled["attack"] = "portfolio" if quick else "bilevel"
+        filled["budget"] = "chosen" if quick and base.budget == "replaced" else base.budget
+        crafted_for_errors = given.get("attack", filled["attack"]) == "portfolio"
+        filled["poison_rule"] = "restarting" if crafted_for_errors else "normalised"
         return filled | given
 
     @model_validator(mode="after")
@@ -268,7 +281,7 @@ class AuditConfig(BaseModel):
         if self.points and self.poison:
             raise ValueError("points and poison are two ways to say the same; give one")
         share = self.poison or MOST_POISON
-        rows = self.train * share / (1 if self.budget == "replaced" else 1 - share)
+        rows = self.train * share / (1 - share if self.budget == "added" else 1)
         points = self.points or math.ceil(rows - 1e-9)
         derived = {
             "points": points,

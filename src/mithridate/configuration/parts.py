@@ -12,7 +12,7 @@ from mithridate.errors import InputError, MithridateError
 
 BUILT_IN = {
     "model": ("logistic", "mlp"),
-    "attack": ("bilevel", "flips"),
+    "attack": ("portfolio", "bilevel", "flips"),
     "penalty": ("l2",),
     "loss": ("logistic", "squared-hinge", "squared"),
 }

@@ -84,7 +84,7 @@ class Bilevel(eqx.Module):
     def defended(self) -> "Bilevel":
         """Return the problem in which the defender's loss stands in A's place, for its derivative in λ."""
         target = self.target if self.valid is None else self.valid
-        return replace(self, target=target, valid=None, specific=False, aim=None)
+        return replace(self, target=target, valid=None, specific=False, aim=None, counted=None)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
         """Return D'_tr = rest ∪ D_p, as far as the defence lets it pass."""

@@ -8,6 +8,7 @@ points; hence the normalised rules, which are the defaults.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,11 @@ def poison_rule(name: str, size: float) -> optax.GradientTransformation:
     """
     _check(name, size, POISON_RULES, "poison_step")
     if name == "restarting":
-        return optax.chain(normalise_rows(), optax.sgd(lambda t: size * 0.5 ** (t // CYCLE) * 0.05 ** (t % CYCLE / CYCLE)))
+
+        def length(t: Any) -> Any:
+            return size * 0.5 ** (t // CYCLE) * 0.05 ** (t % CYCLE / CYCLE)
+
+        return optax.chain(normalise_rows(), optax.sgd(length))
     if name == "adam":
         return optax.adam(size)
     return optax.chain(normalise_rows(), optax.sgd(size)) if name == "normalised" else optax.sgd(size)

@@ -133,7 +133,7 @@ def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed
     effort, tried = effort_of(policy, groups), grid_over(policy.strengths, groups)
     grid = jnp.asarray(tried, dtype=float)
     problem, where = attack.settled(rows), key(attack.seed, "plan")
-    nothing = jnp.zeros((attack.batch or attack.points, rows.x.shape[1]))
+    nothing = jnp.zeros((attack.width, rows.x.shape[1]))
     if not effort.trainings:
         return NOTHING, NOTHING, np.array(np.broadcast_to(policy.strengths.low, groups), dtype=float)
     blocks = problem.blocks(nothing)

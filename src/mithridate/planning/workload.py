@@ -140,7 +140,7 @@ class Work:
 def _problem(attack: Attacker, split: Split) -> Bilevel:
     """Return the shapes of the attack's problems; no Gram matrix is computed."""
     n, m = split.x_train.shape
-    rows = _rows(n if attack.budget == "replaced" else n + attack.points, m)
+    rows = _rows(n + attack.points * (attack.budget == "added"), m)
     if attack.learner.chosen_space((rows,), reused=True) == "gram":
         rows = rows._replace(gram=_shape(len(rows.y), len(rows.y)))
     return attack.settled(rows, put=lambda x, y: _rows(len(y), x.shape[1]))
@@ -173,7 +173,7 @@ def _costs(config: AuditConfig, attack: Attacker, problem: Bilevel, split: Split
     learner, policy, method = attack.learner, attack.policy, attack.crafting().method
     m, where, groups = split.x_train.shape[1], key(0), learner.strength_shape
     points, strength, grid = (
-        _shape(attack.batch or attack.points, m),
+        _shape(attack.width, m),
         _shape(*groups),
         _shape(*grid_over(policy.strengths, groups).shape),
     )

@@ -269,7 +269,7 @@ def _row(cell: tuple[int, Split, str, Attack, Rows], poisoning: Poisoning, metri
     """
     index, split, name, attack, _ = cell
     train = attack.rows(*poisoning.apply(split.x_train, split.y_train))
-    nothing = jnp.zeros((attack.batch or attack.points, split.x_train.shape[1]))
+    nothing = jnp.zeros((attack.width, split.x_train.shape[1]))
     cell_key = key(attack.seed, "retrain", len(poisoning.y_poison))
     problem = attack.settled(train)
     best = Learned(attack.policy.strengths).respond(problem, nothing, poisoning.log_strength, cell_key)

@@ -14,10 +14,11 @@ class Record:
     """What one attack came to in one cell. Errors and rates are shares of the test rows, retrained from scratch.
 
     `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
-    `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made;
-    `objective`: what the attacker wants. `ratio`: poison's share of the training set. `attack_success`: the share of
-    what the attacker aims at that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the
-    retrained victim. `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their means of
+    `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
+    begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
+    what he wants. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the
+    retrained victim; `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked.
+    `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their means of
     more. `valid_loss`: mean loss of the retrained victim on the validation rows. `log_strengths`: the defender's λ for
     each group of layers, `log_strength` their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its
     number of weights. `inner_steps`: T of the inner training as run, 0 where it is solved to optimality; `space`: the
@@ -40,8 +41,10 @@ class Record:
     policy: str
     defence: str
     attack: str
+    begun: str
     objective: str
     budget: str
+    edits: str
     n_train: int
     n_poison: int
     ratio: float
@@ -53,6 +56,7 @@ class Record:
     fnrs: list[float]
     valid_loss: float
     attack_loss: float
+    target_success: float
     log_strength: float
     log_strengths: list[float]
     weight_norm_sq: float
@@ -89,14 +93,14 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
-    "weak": "the attack does no more harm, in loss or in errors, than flipped labels alone: the worse of the two "
-    "counts; raise its steps if it takes any",
+    "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
+    "rows counts; raise its steps if it takes any",
 }
 
 
 def flips_of(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
-    """Return the records of flipped labels alone, the clean cells of `frame` among them, in the order of the cells."""
-    own = candidates[(candidates["attack"] == "flips") & (candidates["n_poison"] > 0)]
+    """Return the records of labels flipped at random, `frame`'s clean cells among them, in the order of the cells."""
+    own = candidates[(candidates["attack"] == "random flips") & (candidates["n_poison"] > 0)]
     clean = frame[frame["n_poison"] == 0]
     order = {policy: number for number, policy in enumerate(frame["policy"].unique())}
     both = pd.concat([clean, own])

@@ -70,9 +70,15 @@ def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
 
 
 def worst_of(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Return each cell's most successful attack: `split`, `policy`, `n_poison`, `ratio`, `worst`, NaN if one's is."""
-    cells = candidates.groupby(["split", "policy", "n_poison", "ratio"], sort=False)["attack_success"]
-    return cells.agg(lambda found: found.max(skipna=False)).rename("worst").reset_index()
+    """Return each cell's most harmful attack: `split`, `policy`, `n_poison`, `ratio`, and `worst`, its success.
+
+    The most harmful on the validation rows, the loss breaking ties: chosen by test rows, the worst of many would be
+    worse than any is. NaN where an attack of the cell could not be measured.
+    """
+    ranked = candidates.sort_values(["target_success", "attack_loss"], kind="stable", na_position="last")
+    last = ranked.groupby(["split", "policy", "n_poison", "ratio"], sort=False, as_index=False).tail(1)
+    found = last.sort_index()[["split", "policy", "n_poison", "ratio", "attack_success"]]
+    return found.rename(columns={"attack_success": "worst"}).reset_index(drop=True)
 
 
 def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 
 from mithridate.attacks.proposals.alfa import alfa
 from mithridate.attacks.proposals.flips import class_flips, mixed_flips, random_flips
-from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.ground import Ground, Proposal
+from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.influence import influence_flips
 from mithridate.attacks.proposals.minmax import minmax
 
-__all__ = ["Ground", "Proposal", "flips_of", "proposals_of"]
+__all__ = ["FLIPS", "Ground", "Proposal", "flips_of", "proposals_of"]
+
+
+FLIPS = ("random flips", "class flips", "ALFA", "influence flips")
+"""The kinds that change labels alone."""
 
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:

@@ -1,7 +1,7 @@
 """Labels flipped as ALFA does (Xiao et al., 2012): those that a poisoned victim would fit best, and a clean one worst.
 
-With ψ the clean victim's losses of each row and label, and ε those of a victim trained on the flips so far, the flips q
-minimise Σ q·(ε − ψ) within the budget: a linear programme that a sort solves. The victim is trained on them, and it
+With ψ the clean victim's losses of each row and label, and ε those of a victim trained on the flips so far, the flips
+q minimise Σ q·(ε − ψ) within the budget: a linear programme that a sort solves. The victim is trained on them, and it
 begins anew.
 """
 
@@ -32,7 +32,9 @@ def alfa(ground: Ground) -> Iterator[Proposal]:
 
 
 @shared
-def _flipped(problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int) -> tuple[Array, Array]:
+def _flipped(
+    problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int
+) -> tuple[Array, Array]:
     """Return the labels (n,) of the flips, and each row's rank among them, n where it is not open."""
     rest, n = problem.rest, len(problem.rest.y)
     classes = jnp.arange(n_classes, dtype=rest.y.dtype)

@@ -50,7 +50,9 @@ def mixed_flips(ground: Ground) -> Iterator[Proposal]:
             picked = np.concatenate([orders[way][:many] for _, many, orders in parts])
             labels = np.concatenate([np.full(many, label) for label, many, _ in parts])
             if len(picked):
-                yield Proposal("class flips", f"{way} of both classes, {share:.0%} labelled 1", ground.laid(picked, labels))
+                yield Proposal(
+                    "class flips", f"{way} of both classes, {share:.0%} labelled 1", ground.laid(picked, labels)
+                )
 
 
 def _orders(ground: Ground, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:

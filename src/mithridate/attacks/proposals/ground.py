@@ -63,7 +63,9 @@ class Ground:
             places = n + np.arange(k)
         ends = at.policy.strengths.low, at.policy.strengths.high
         low, high = (np.array(np.broadcast_to(end, np.shape(at.log_strength)), dtype=float) for end in ends)
-        strengths = tuple({each.tobytes(): each for each in (np.asarray(at.log_strength, dtype=float), low, high)}.values())
+        strengths = tuple(
+            {each.tobytes(): each for each in (np.asarray(at.log_strength, dtype=float), low, high)}.values()
+        )
         nothing = jnp.zeros(0, at.rows.y.dtype)
         clean = Bilevel(attack.learner, at.rows, nothing, at.target, None, at.valid, attack.specific, attack.defence)
         clean = replace(clean, counted=at.counted)
@@ -73,8 +75,8 @@ class Ground:
 
     @property
     def n_classes(self) -> int:
-        """K."""
-        return self.attack.task.n_classes
+        """K, as many as there are labels among the training rows."""
+        return 1 + int(np.max(self.at.y))
 
     def surest(self, labels: np.ndarray) -> np.ndarray:
         """Return all rows of the pool, first those of other classes than most of these labels, the surest first."""

@@ -41,7 +41,9 @@ def influence_flips(ground: Ground) -> Iterator[Proposal]:
 
 
 @shared
-def _flipped(problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int) -> tuple[Array, Array]:
+def _flipped(
+    problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int
+) -> tuple[Array, Array]:
     """Return the labels (n,) with k of the open rows flipped, and when each was: from 0 on, n where it was not."""
     rest, n = problem.rest, len(problem.rest.y)
     model, classes = problem.learner.model, jnp.arange(n_classes, dtype=rest.y.dtype)
