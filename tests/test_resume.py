@@ -275,15 +275,16 @@ def test_a_disk_that_is_really_full(tmp_path, whole):
 def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, whole, monkeypatch, mithridate):
     """Also in pictures and report, as they are."""
     monkeypatch.undo()
-    measured = measuring.measured_cell
+    measured = measuring.Bench.cell
 
-    def fails(scenario: Any, attack: Any, poisoning: Any) -> Any:
-        if (scenario.index, attack.policy.name, len(poisoning.y_poison)) == (1, "learned", 3):
+    def fails(bench: Any, poisoning: Any) -> Any:
+        where = bench.scenario.index, bench.attack.policy.name, len(poisoning.y_poison)
+        if where == (1, "learned", 3):
             raise MemoryError("Unable to allocate 7 TiB")
-        return measured(scenario, attack, poisoning)
+        return measured(bench, poisoning)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mithridate.auditing.sweep.measured_cell", fails)
+        patch.setattr(measuring.Bench, "cell", fails)
         patch.setattr(Pace, "EVERY", 0.0)
         done = mithridate("audit", DATA, *FLAGS, "--out", "run")
     assert done.returncode == 3

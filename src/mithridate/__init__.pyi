@@ -1,10 +1,10 @@
 from ._version import __version__ as __version__
 from .attacks.base import Attacker as Attacker
 from .attacks.bilevel import Attack as Attack
-from .attacks.portfolio import Flips as Flips
-from .attacks.portfolio import Portfolio as Portfolio
 from .attacks.poison import Points as Points
 from .attacks.poison import Poisoning as Poisoning
+from .attacks.portfolio import Flips as Flips
+from .attacks.portfolio import Portfolio as Portfolio
 from .auditing.audit import audit as audit
 from .auditing.audit import resume as resume
 from .checking.check import CheckResult as CheckResult

@@ -33,12 +33,16 @@ Edits = Literal["both", "labels", "features"]
 
 
 class Crafting(NamedTuple):
-    """What crafting one batch computes: `steps` of `method`, each `derivatives` backward passes, in `rounds`."""
+    """What crafting one batch computes: `steps` of `method`, each `derivatives` backward passes, in `rounds`.
+
+    After each of the rounds the defender answers, and `answers` times besides.
+    """
 
     steps: int = 0
     rounds: int = 0
     derivatives: int = 0
     method: HypergradientMethod | None = None
+    answers: int = 1
 
 
 @shared

@@ -32,9 +32,9 @@ from mithridate.hypergradients.steps import poison_rule
 
 
 class Variant(NamedTuple):
-    """How points are crafted: against λ `held` at a value (default: as the defender sets it), for an `aim` (default: A).
+    """How points are crafted: against λ `held` at a value (default: as the defender sets it), and for what `aim`.
 
-    What they are worth is A as the defender answers them, in any case.
+    The default is A. What they are worth is A as the defender answers them, in any case.
     """
 
     held: Strength | None = None

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mithridate.attacks.aims import clipped, smooth_error
-from mithridate.attacks.base import Attacker, Stage
+from mithridate.attacks.base import Attacker, Crafting, Stage
 from mithridate.attacks.bilevel import OWN, Attack, Variant
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points
 from mithridate.attacks.proposals import Ground, Proposal, flips_of, proposals_of
@@ -27,6 +27,8 @@ ANSWERED = 4
 """Candidates of a share that the defender answers himself."""
 HALVING = ((6, 1), (2, 2), (1, 5))
 """How many are crafted, and up to which round, rung by rung."""
+KINDS = 5
+"""Kinds of candidates besides, the best of each of which the defender answers, and a victim is retrained on."""
 VARIANTS = (OWN, Variant(aim=smooth_error), Variant(aim=clipped))
 """What the points pursue: A itself, or errors. The best candidate is crafted for each, the others for errors."""
 
@@ -94,6 +96,10 @@ class Flips(Attacker):
         """Return that nothing is moved."""
         return "flips labels and moves nothing: no feature of its points changes"
 
+    def crafting(self) -> Crafting:
+        """Return how many candidates the defender answers."""
+        return Crafting(answers=ANSWERED + KINDS)
+
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
         """Return the best flips, and the best of each other kind."""
         if not at.end:
@@ -116,6 +122,25 @@ class Portfolio(Attack):
 
     name: ClassVar[str] = "portfolio"
     nested: ClassVar[bool] = False
+
+    def words(self) -> str:
+        """Return what is tried, and what of it may be moved."""
+        tried = "flips labels in rows that it picks in many ways"
+        moved = f"{super().words()}, begun from the worst of these, for the loss and for errors"
+        if self.edits == "labels":
+            return f"{tried} (at random, by a clean model's margins, in balls, ALFA, by influence) and keeps the worst"
+        first = "picks rows in many ways" if self.edits == "features" else tried
+        return f"{first}, puts points where the loss is largest, and {moved}; the worst is kept"
+
+    def crafting(self) -> Crafting:
+        """Return the steps and backward passes of a share."""
+        if self.edits == "labels":
+            return Crafting(answers=ANSWERED + KINDS)
+        length, before, rounds = math.ceil(self.steps / self.rounds), 0, 0
+        for many, until in HALVING:
+            rounds, before = rounds + many * (until - before), until
+        draws = self.initial if isinstance(self.initial, int) else 1
+        return Crafting(rounds * length, rounds, draws, self.method, HALVING[0][0] + KINDS)
 
     def rank(self, found: Answered) -> tuple[float, ...]:
         """Return by what rounds are compared: success on D_target, then A."""

@@ -18,11 +18,10 @@ import numpy as np
 from mithridate.attacks.base import Attacker, Stage
 from mithridate.attacks.poison import Batch, Poisoning, placed
 from mithridate.attacks.portfolio import worst_flips
-from mithridate.attacks.proposals import FLIPS
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
-from mithridate.configuration.parts import name_of
+from mithridate.configuration.parts import FLIPS, name_of
 from mithridate.defences.base import Checked, Policy, Strength
 from mithridate.results.records import Record
 from mithridate.seeds import key
@@ -137,7 +136,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
-        "weak": any(found.attack_success < other.attack_success for other in others if other.attack in FLIPS),
+        "weak": any(found.target_success < other.target_success for other in others if other.attack in FLIPS),
     }
     return replace(
         found,

@@ -8,6 +8,13 @@ from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.parts import BUILT_IN, described, name_of
 from mithridate.defences.tuning import LEAST
 
+BUDGETS = {
+    "added": "all of them new ones that it adds",
+    "replaced": "drawn at random, which its points replace",
+    "chosen": "which it chooses",
+}
+"""Which rows are the attacker's."""
+
 
 def mismatch(config: AuditConfig) -> str:
     """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
@@ -42,7 +49,6 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
 
 def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker]) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words; `attacks`, those on each defender."""
-    replaced = config.budget == "replaced"
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
     if config.target and not config.bounds:
@@ -52,9 +58,12 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
     learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
     goal, cloned = aim_of(config, classes)
     built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]
-    picked = " drawn at random" if built_in else " of its choice"
-    moved = "no feature of its points" if config.attack == "flips" else f"every feature of its points, {within}"
-    may_change = f"{moved}; each starts as a clone of {cloned}, which it keeps"
+    may_change = {
+        "labels": "the labels of its rows, and no feature",
+        "features": f"every feature of its rows, {within}, and no label (clean-label)",
+    }.get(config.edits, f"the labels of its rows, and every feature, {within}")
+    if config.attack == "bilevel" and config.edits == "both":
+        may_change = f"every feature of its points, {within}; each starts as a clone of {cloned}, which it keeps"
     if not built_in:
         may_change = f"all of its points, {within}, as its code says"
     how = f" for {LEAST[config.tune_by]}" + ", the others do not" * (len(config.policies) > 1)
@@ -72,12 +81,11 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
         "knows": "everything: training and validation rows, model, loss, training, and how the defender sets "
         f"λ{filters} "
         "(perfect knowledge, the worst case)",
-        "controls": f"up to {config.points} poisoning points, {config.batch} crafted at a time, which "
-        + ("are added to the training rows" if not replaced else f"take the place of training rows{picked}"),
+        "controls": f"up to {config.points} of the training rows, {BUDGETS[config.budget]}",
         "may_change": may_change,
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
-        + ("training rows, whose number stays" if replaced else "(training rows + poison)"),
+        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays"),
         "validation_set": "owned by the defender and trusted" + tunes,
         "inner_training": "solved to optimality"
         if config.inner == "exact"
@@ -89,7 +97,7 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
         if config.victim == "exact"
         else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
         f"{config.batch_size}, {epochs}",
-        "not_tested": "other choices of rows and labels, "
+        "not_tested": ("" if config.attack == "portfolio" else "other choices of rows and labels, ")
         + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
         + f"backdoor attacks, attackers with less knowledge, {cleaned}other models",
     }

@@ -34,9 +34,11 @@ def print_audit(console: Console, result: AuditResult) -> None:
     error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
     named = measure(config["objective"])
     error.title = f"{named[0].upper()}{named[1:]} by share of poison"
-    did = "takes the place of training rows" if config["budget"] == "replaced" else "is added to the training rows"
+    did = {"added": "is added to the training rows", "replaced": "replaces training rows at random"}.get(
+        config["budget"], "stands in training rows that the attacker has chosen"
+    )
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
-    end = Table("policy", "tolerates", "flips alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
+    end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))

@@ -82,7 +82,7 @@ class AuditConfig(BaseModel):
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
     budget: Literal["added", "replaced", "chosen"] = Field(
-        description="which rows are the attacker's: added ones, rows replaced at random, or rows that he has chosen; by "
+        description="which rows are the attacker's: added ones, rows replaced at random, or rows that he chooses; by "
         "default chosen, with preset = paper the data set's own"
     )
     edits: Literal["both", "labels", "features"] = Field(

@@ -19,6 +19,8 @@ BUILT_IN = {
 """The kinds of which an audit has one, and what each can be without code of the user's own."""
 SEVERAL = {"policies": "policy", "defences": "defence"}
 """The kinds of which it may have several, and what one is called; `defences.named` knows the texts."""
+FLIPS = ("random flips", "class flips", "ALFA", "influence flips")
+"""The kinds of attack that change labels alone, as records name them."""
 PLAIN = (bool, int, float, bytes, list, tuple, dict, set)
 """What is no part of an audit, as it stands in a file."""
 _OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from mithridate.configuration.parts import FLIPS
+
 
 @dataclass(frozen=True)
 class Record:
@@ -16,12 +18,14 @@ class Record:
     `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
     `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
-    what he wants. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the
-    retrained victim; `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked.
-    `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their means of
-    more. `valid_loss`: mean loss of the retrained victim on the validation rows. `log_strengths`: the defender's λ for
-    each group of layers, `log_strength` their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its
-    number of weights. `inner_steps`: T of the inner training as run, 0 where it is solved to optimality; `space`: the
+    what he wants. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims at
+    that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the retrained victim;
+    `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked. `fprs`, `fnrs`: of
+    each class against the rest; `fpr`, `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the
+    retrained victim on the validation rows. `log_strengths`: the defender's λ for each group of layers, `log_strength`
+    their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its number of weights. `inner_steps`: T of
+    the inner training as run, 0 where it is solved to optimality;
+    `space`: the
     coordinates it ran in. `status`: "ok", or the faults joined by "+" (see `FAULTS`); `reason`: why a cell has failed,
     else "". `seconds`: what it took; the one column that differs between equal runs.
 
@@ -99,11 +103,12 @@ FAULTS = {
 
 
 def flips_of(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
-    """Return the records of labels flipped at random, `frame`'s clean cells among them, in the order of the cells."""
-    own = candidates[(candidates["attack"] == "random flips") & (candidates["n_poison"] > 0)]
-    clean = frame[frame["n_poison"] == 0]
+    """Return the records of the worst flips of labels alone, `frame`'s clean cells among them, in the cells' order."""
+    own = candidates[candidates["attack"].isin(FLIPS) & (candidates["n_poison"] > 0)]
+    ranked = own.sort_values(["target_success", "attack_loss"], kind="stable", na_position="first")
+    own = ranked.groupby(["split", "policy", "n_poison"], sort=False).tail(1)
     order = {policy: number for number, policy in enumerate(frame["policy"].unique())}
-    both = pd.concat([clean, own])
+    both = pd.concat([frame[frame["n_poison"] == 0], own])
     at = both["policy"].map(order)
     return both.assign(_at=at).sort_values(["split", "_at", "n_poison"], kind="stable").drop(columns="_at")
 

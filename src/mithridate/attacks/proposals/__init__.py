@@ -9,11 +9,7 @@ from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.influence import influence_flips
 from mithridate.attacks.proposals.minmax import minmax
 
-__all__ = ["FLIPS", "Ground", "Proposal", "flips_of", "proposals_of"]
-
-
-FLIPS = ("random flips", "class flips", "ALFA", "influence flips")
-"""The kinds that change labels alone."""
+__all__ = ["Ground", "Proposal", "flips_of", "proposals_of"]
 
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:
