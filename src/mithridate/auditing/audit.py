@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mithridate.attacks.poison import placed
+from mithridate.attacks.base import Attacker
+from mithridate.attacks.poison import Batch, placed
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
@@ -21,7 +22,6 @@ from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
-from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
@@ -220,7 +220,7 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         for number, name in enumerate(defenders):
             own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
             if own[0].batch:
-                poison[index, name] = _poison_arrays(own, split, config.budget == "added", sweep.defenders[number])
+                poison[index, name] = _poison_arrays(own, split, sweep.scenario(index).attacks[number])
     split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
     return AuditResult(
         dataset={
@@ -262,38 +262,51 @@ def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame,
     return before, after
 
 
-def _poison_arrays(cells: list[Cell], split: Split, added: bool, defender: Defender) -> dict[str, np.ndarray]:
+def _poison_arrays(cells: list[Cell], split: Split, attack: Attacker) -> dict[str, np.ndarray]:
     """Return what it takes to retrain on the poisoned sets of one chain without this program.
 
-    The first `counts[i]` points are the poison at ratio i, added points the last rows; raw features are x·scale +
-    offset. `kept[i]`, where the defender takes rows out, are those that he leaves at ratio i.
+    `x_poison` and so on are the poison of the largest share; added points are the last rows, and raw features are
+    x·scale + offset. Of lower shares the poison are the first `counts[i]` points, or, where an attack begins anew at
+    every share, arrays of their own, `x_poison_i` and so on. `kept[i]`, where the defender takes rows out, are those
+    that he leaves at ratio i.
     """
-    batches = [cell.batch for cell in cells if cell.batch]
-    x_start, x_poison, y_poison, places = (
-        np.concatenate([getattr(batch, name) for batch in batches])
-        for name in ("x_start", "x_poison", "y_poison", "places")
+    batches, counts = (
+        [cell.batch for cell in cells if cell.batch],
+        [cell.record.n_poison for cell in cells if cell.batch],
     )
-    counts = [cell.record.n_poison for cell in cells if cell.batch]
+    names, added = ("x_start", "x_poison", "y_poison", "places"), attack.budget == "added"
+
+    def joined(parts: list[Batch]) -> tuple[np.ndarray, ...]:
+        return tuple(np.concatenate([getattr(batch, name) for batch in parts]) for name in names)
+
+    sets = [joined(batches[: at + 1] if attack.nested else [batch]) for at, batch in enumerate(batches)]
     kept = {}
-    if defender.sanitiser:
-        sets = (
-            placed(x_poison[:k], y_poison[:k], None if added else places[:k], split.x_train, split.y_train)
-            for k in counts
-        )
-        passed = [np.asarray(defender.sanitiser.sanitise(Rows.of(*rows))) > 0 for rows in sets]
+    if attack.defence:
+        own = (placed(x, y, None if added else places, split.x_train, split.y_train) for _, x, y, places in sets)
+        passed = [np.asarray(attack.defence.sanitise(Rows.of(*rows))) > 0 for rows in own]
         kept["kept"] = np.stack([np.pad(each, (0, len(passed[-1]) - len(each))) for each in passed])
-    places = places[:0] if added else places
+    kinds = np.float32, np.float32, np.int8, int
+
+    def written(found: tuple[np.ndarray, ...], end: str = "") -> dict[str, np.ndarray]:
+        arrays = (array.astype(kind) for array, kind in zip(found, kinds, strict=True))
+        told = dict(zip((f"{name}{end}" for name in (*names[:3], "replaced")), arrays, strict=True))
+        return told | ({f"replaced{end}": np.zeros(0, int)} if added else {})
+
+    lower = (
+        {} if attack.nested else {k: v for at, one in enumerate(sets[:-1]) for k, v in written(one, f"_{at}").items()}
+    )
+    places = sets[-1][3][:0] if added else sets[-1][3]
     ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
     weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
     return {
-        "x_poison": x_poison.astype(np.float32),
-        "y_poison": y_poison.astype(np.int8),
-        "x_start": x_start.astype(np.float32),
-        "replaced": places,
+        **written(sets[-1]),
+        **lower,
         "replaced_rows": split.train_rows[places],
         "counts": np.array(counts),
         "log_strength": np.array([batch.log_strength for batch in batches]),
-        "history": np.concatenate([batch.history for batch in batches]).astype(np.float32),
+        "history": np.concatenate([batch.history for batch in (batches if attack.nested else batches[-1:])]).astype(
+            np.float32
+        ),
         "train_rows": split.train_rows,
         "valid_rows": split.valid_rows,
         "test_rows": split.test_rows,

@@ -22,9 +22,7 @@ def _points(config: Any) -> str:
 def _edits(config: Any) -> str:
     attack, edits = config.attack, config.edits
     if (attack, edits) == ("flips", "features"):
-        return (
-            "attack = flips, edits = features: labels that may not change cannot be flipped; use edits = both or labels"
-        )
+        return "attack = flips, edits = features: there is no label to flip; use edits = both or labels"
     if (attack, edits) == ("bilevel", "labels"):
         return "attack = bilevel, edits = labels: Algorithm 1 moves features; use attack = portfolio, or edits = both"
     return ""

@@ -21,6 +21,6 @@ def grown(ground: Ground) -> Iterator[Proposal]:
         free = ground.places if ground.attack.budget == "replaced" else ground.surest(last.y_poison[again])
         places = np.concatenate([last.places, free[~np.isin(free, last.places)][:more]])
     x, y = np.concatenate([last.x_poison, last.x_poison[again]]), np.concatenate([last.y_poison, last.y_poison[again]])
-    if ground.attack.edits == "features":
+    if ground.attack.edits == "features" and ground.attack.budget != "added":
         x[-more:], y[-more:] = ground.at.x[places[-more:]], ground.at.y[places[-more:]]
     yield Proposal("bilevel", "the last share's points and more of them", Points(x, y, places))

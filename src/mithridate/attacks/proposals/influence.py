@@ -7,6 +7,7 @@ budget is spent, and it begins anew.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def _flipped(
         params = own.train(jnp.zeros((0, rest.x.shape[1]), rest.x.dtype), log_strength, key)
         blocks = own.blocks(jnp.zeros((0, rest.x.shape[1]), rest.x.dtype))
 
-        def product(v: Array) -> Array:
+        def product(v: Any) -> Any:
             slope = jax.grad(lambda p: problem.learner.objective(p, blocks, log_strength, rest.size))
             bent = jax.jvp(slope, (params,), (v,))[1]
             return jax.tree.map(lambda b, u: b + DAMPING * u, bent, v)
