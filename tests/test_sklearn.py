@@ -147,7 +147,7 @@ def flips(X: np.ndarray, y: np.ndarray, own: int, k: int) -> list[np.ndarray]:
     return [rows[np.argsort(-sure)[:k]], rows[ball[0]]]
 
 
-VICTIMS = {
+VICTIMS: dict[str, Any] = {
     "neighbours": make_pipeline(StandardScaler(), KNeighborsClassifier()),
     "svc": make_pipeline(StandardScaler(), SVC()),
     "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
@@ -156,7 +156,7 @@ VICTIMS = {
 
 @pytest.mark.parametrize("name", VICTIMS)
 def test_no_plain_flip_of_the_same_budget_harms_more(name):
-    X, y = load_breast_cancer(return_X_y=True)
+    X, y = map(np.asarray, load_breast_cancer(return_X_y=True))
     own: Any = {"shares": (0.167,), "cv": 3, "random_state": 0, "edits": "labels", "fits": 150}
     curve = poisoning_curve(VICTIMS[name], X, y, **own)
     harm: dict[tuple[int, int], list[float]] = {}
@@ -165,7 +165,8 @@ def test_no_plain_flip_of_the_same_budget_harms_more(name):
             for kind, rows in enumerate(flips(X[train], y[train], label, int(curve.counts[0]))):
                 labels = y[train].copy()
                 labels[rows] = 1 - label
-                score = clone(VICTIMS[name]).fit(X[train], labels).score(X[test], y[test])
+                fitted: Any = clone(VICTIMS[name])
+                score = fitted.fit(X[train], labels).score(X[test], y[test])
                 harm.setdefault((label, kind), []).append(score)
     assert curve.worst_scores.mean() <= min(np.mean(scores) for scores in harm.values())
     assert curve.worst_scores.mean() < 0.8

@@ -100,7 +100,7 @@ def poisoning_curve(
     rows whose features may change, each a number or one a column (default: each column's range in the training fold);
     `budget` and `edits`, see above; "replaced" and "chosen" rows keep the training fold's size and so the meaning of
     hyperparameters such as C, "added" ones stand at places drawn at random; `steps` hyperiterations for each batch of
-    points; `fits`, about how often the estimator is fitted in a split to find flips (default: 360 where it is linear, a
+    points; `fits`, about how often the estimator is fitted in a split to find flips (default: 240 where it is linear, a
     kernel machine or nearest neighbours, else 120; more find more); `groups`, `cv`, `scoring` and `n_jobs` as of
     scikit-learn's `learning_curve`; `random_state`, which decides all that is drawn, whatever `n_jobs`.
 
