@@ -16,10 +16,12 @@ from sklearn.datasets import load_breast_cancer, load_iris, make_blobs
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold, TunedThresholdClassifierCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 
 import mithridate as mi
 from mithridate.sklearn import PoisoningCurveDisplay, curves, poisoning_curve, tuned_hyperparameters
@@ -45,7 +47,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def options() -> dict:
-    return QUICK | {"surrogate": surrogate(12), "policy": mi.Fixed(-4.0), "fits": 60}
+    return QUICK | {"surrogate": surrogate(12), "policy": mi.Fixed(-4.0), "steps": 3, "fits": 20}
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +128,8 @@ def test_every_capability_is_kept(blobs, options, spy, budget, edits):
 
 def test_rows_at_random_are_not_chosen(blobs, options):
     """Whatever the estimator, only the rows drawn are the attacker's, at every share."""
-    own = options | {"budget": "replaced", "edits": "labels", "fits": 30}
-    one, other = (poisoning_curve(model, *blobs, **own) for model in (KNeighborsClassifier(), LogisticRegression()))
+    own = options | {"budget": "replaced", "edits": "labels"}
+    one, other = (poisoning_curve(model, *blobs, **own) for model in (GaussianNB(), DecisionTreeClassifier()))
     for a, b in zip(one.poison, other.poison, strict=True):
         assert a.rows is not None
         assert b.rows is not None
@@ -154,7 +156,7 @@ VICTIMS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", VICTIMS)
+@pytest.mark.parametrize("name", ["neighbours", "svc", pytest.param("logistic", marks=pytest.mark.slow)])
 def test_no_plain_flip_of_the_same_budget_harms_more(name):
     X, y = map(np.asarray, load_breast_cancer(return_X_y=True))
     own: Any = {"shares": (0.167,), "cv": 3, "random_state": 0, "edits": "labels", "fits": 150}
@@ -190,7 +192,7 @@ def test_results_do_not_depend_on_n_jobs(blobs, options, curve):
     assert all((a.X == b.X).all() for a, b in zip(again.poison, curve.poison, strict=True))
 
 
-@pytest.mark.parametrize("make", [csr_array, csr_matrix])
+@pytest.mark.parametrize("make", [csr_array, pytest.param(csr_matrix, marks=pytest.mark.slow)])
 def test_sparse_rows_stay_sparse(blobs, options, spy, make):
     X, y = blobs
     dense = poisoning_curve(DummyClassifier(), X, y, **options)
@@ -212,22 +214,31 @@ def test_a_frame_is_poisoned_in_its_own_columns(rng):
         index=np.arange(n) + 100,
     )
     ill = (frame["age"] - 50) / 10 + (frame["pressure"] - 120) / 20 + frame["smoker"] > 0
+    seen = []
+
+    def watched(rows: pd.DataFrame) -> pd.DataFrame:
+        seen.append(rows)
+        return rows
+
     columns = make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough")
-    estimator = make_pipeline(columns, StandardScaler(), KNeighborsClassifier())
-    own = QUICK | {"surrogate": surrogate(6), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 5}
+    estimator = make_pipeline(FunctionTransformer(watched), columns, StandardScaler(), GaussianNB())
+    own = QUICK | {"surrogate": surrogate(6), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 3, "fits": 20}
     found = poisoning_curve(estimator, frame, ill.map({True: "ill", False: "well"}), **own)
-    for poison in found.poison:
-        assert (poison.X.dtypes == frame.dtypes).all()
-        assert poison.X["age"].between(20, 79).all()
-        assert set(poison.X["town"]) <= {"north", "south", "east"}
-        assert set(poison.y) <= {"ill", "well"}
-        assert not poison.X.equals(poison.X_start)
+    for rows in seen + [poison.X for poison in found.poison]:
+        assert (rows.dtypes == frame.dtypes).all()
+        assert rows["age"].between(20, 79).all()
+        assert set(rows["town"]) <= {"north", "south", "east"}
+    assert not all(rows["pressure"].isin(frame["pressure"]).all() for rows in seen)  # features were moved
+    assert {label for poison in found.poison for label in poison.y} <= {"ill", "well"}
 
 
-def test_the_same_random_state_gives_the_same_poison_and_another_does_not(blobs, options, curve):
-    for state, same in ((0, True), (np.random.RandomState(5), False)):
-        other = poisoning_curve(DummyClassifier(), *blobs, **options | {"random_state": state})
-        assert np.allclose(other.poison[0].X_start, curve.poison[0].X_start, atol=1e-5) == same
+def test_the_same_random_state_gives_the_same_poison_and_another_does_not(blobs, options):
+    one, again, other = (
+        poisoning_curve(GaussianNB(), *blobs, **options | {"edits": "labels", "random_state": state}).poison
+        for state in (0, 0, np.random.RandomState(5))
+    )
+    assert all(np.array_equal(a.X, b.X) and np.array_equal(a.rows, b.rows) for a, b in zip(one, again, strict=True))
+    assert not all(np.array_equal(a.rows, b.rows) for a, b in zip(one, other, strict=True))
 
 
 def test_whole_numbers_stay_whole_and_bounds_are_kept(blobs, options):
@@ -241,10 +252,10 @@ def test_whole_numbers_stay_whole_and_bounds_are_kept(blobs, options):
 
 def test_three_classes_with_labels_of_any_kind():
     X, y = load_iris(return_X_y=True)
-    own = QUICK | {"surrogate": surrogate(4, 3), "policy": mi.Fixed(-4.0), "shares": (0.2,)}
-    found = poisoning_curve(LogisticRegression(max_iter=500), X, 10.0 * y, **own)
-    assert set(found.poison[0].y) == {0.0, 10.0, 20.0}
-    assert found.test_scores.mean() < 0.93
+    own = QUICK | {"surrogate": surrogate(4, 3), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 3, "fits": 20}
+    found = poisoning_curve(GaussianNB(), X, 10.0 * y, **own)
+    assert {label for poison in found.poison for label in poison.y} <= {0.0, 10.0, 20.0}
+    assert found.worst_scores.mean() < 0.9
 
 
 @pytest.mark.slow
@@ -371,6 +382,7 @@ def test_the_display_draws_what_it_stores(curve, style):
 
 def test_from_estimator_names_the_score_and_draws_the_hyperparameters(blobs, options):
     estimator = GridSearchCV(SVC(), {"C": [0.01, 1.0, 100.0], "kernel": ["linear", "rbf"]})
+    options = options | {"edits": "labels"}
     display = PoisoningCurveDisplay.from_estimator(estimator, *blobs, scoring="balanced_accuracy", **options)
     assert display.ax_.get_ylabel() == "Balanced accuracy"
     assert [len(drawn or ()) for drawn in (display.lines_, display.fill_between_)] == [3, 3]
