@@ -195,6 +195,7 @@ def test_results_do_not_depend_on_n_jobs(blobs, options, curve):
 @pytest.mark.parametrize("make", [csr_array, pytest.param(csr_matrix, marks=pytest.mark.slow)])
 def test_sparse_rows_stay_sparse(blobs, options, spy, make):
     X, y = blobs
+    options = options | {"shares": (0.2,), "cv": 2}
     dense = poisoning_curve(DummyClassifier(), X, y, **options)
     found = poisoning_curve(spy, make(X), y, **options)
     assert isinstance(found.poison[0].X, make)
@@ -222,7 +223,14 @@ def test_a_frame_is_poisoned_in_its_own_columns(rng):
 
     columns = make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough")
     estimator = make_pipeline(FunctionTransformer(watched), columns, StandardScaler(), GaussianNB())
-    own = QUICK | {"surrogate": surrogate(6), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 3, "fits": 20}
+    own = QUICK | {
+        "surrogate": surrogate(6),
+        "policy": mi.Fixed(-4.0),
+        "shares": (0.2,),
+        "steps": 3,
+        "fits": 20,
+        "cv": 2,
+    }
     found = poisoning_curve(estimator, frame, ill.map({True: "ill", False: "well"}), **own)
     for rows in seen + [poison.X for poison in found.poison]:
         assert (rows.dtypes == frame.dtypes).all()
@@ -252,7 +260,14 @@ def test_whole_numbers_stay_whole_and_bounds_are_kept(blobs, options):
 
 def test_three_classes_with_labels_of_any_kind():
     X, y = load_iris(return_X_y=True)
-    own = QUICK | {"surrogate": surrogate(4, 3), "policy": mi.Fixed(-4.0), "shares": (0.2,), "steps": 3, "fits": 20}
+    own = QUICK | {
+        "surrogate": surrogate(4, 3),
+        "policy": mi.Fixed(-4.0),
+        "shares": (0.2,),
+        "steps": 3,
+        "fits": 20,
+        "cv": 2,
+    }
     found = poisoning_curve(GaussianNB(), X, 10.0 * y, **own)
     assert {label for poison in found.poison for label in poison.y} <= {0.0, 10.0, 20.0}
     assert found.worst_scores.mean() < 0.9
@@ -382,7 +397,7 @@ def test_the_display_draws_what_it_stores(curve, style):
 
 def test_from_estimator_names_the_score_and_draws_the_hyperparameters(blobs, options):
     estimator = GridSearchCV(SVC(), {"C": [0.01, 1.0, 100.0], "kernel": ["linear", "rbf"]})
-    options = options | {"edits": "labels"}
+    options = options | {"edits": "labels", "shares": (0.0, 0.2), "cv": 2}
     display = PoisoningCurveDisplay.from_estimator(estimator, *blobs, scoring="balanced_accuracy", **options)
     assert display.ax_.get_ylabel() == "Balanced accuracy"
     assert [len(drawn or ()) for drawn in (display.lines_, display.fill_between_)] == [3, 3]
