@@ -52,7 +52,7 @@ def options() -> dict:
 
 @pytest.fixture(scope="module")
 def curve(blobs, options):
-    return poisoning_curve(GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}), *blobs, **options)
+    return poisoning_curve(GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}, cv=2), *blobs, **options)
 
 
 class Spy(DummyClassifier):
@@ -186,7 +186,7 @@ def test_the_test_fold_plays_no_part_in_the_attack(blobs, options):
 @pytest.mark.slow
 def test_results_do_not_depend_on_n_jobs(blobs, options, curve):
     again = poisoning_curve(
-        GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}), *blobs, **options | {"n_jobs": 2}
+        GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 100.0]}, cv=2), *blobs, **options | {"n_jobs": 2}
     )
     assert (again.test_scores == curve.test_scores).all()
     assert all((a.X == b.X).all() for a, b in zip(again.poison, curve.poison, strict=True))

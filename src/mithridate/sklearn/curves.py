@@ -113,7 +113,7 @@ def poisoning_curve(
         >>> from sklearn.linear_model import LogisticRegression
         >>> from mithridate.sklearn import poisoning_curve
         >>> X, y = make_blobs(60, centers=[[-1, 0], [1, 0]], random_state=0)
-        >>> curve = poisoning_curve(LogisticRegression(), X, y, shares=[0, 0.25], steps=10, cv=3, random_state=0)
+        >>> curve = poisoning_curve(LogisticRegression(), X, y, shares=[0, 0.25], edits="labels", cv=3, random_state=0)
         >>> curve.shares, curve.test_scores.shape
         (array([0.  , 0.25]), (2, 3))
     """
