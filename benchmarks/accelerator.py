@@ -63,8 +63,8 @@ from peers import Torch
 
 Truth = tuple[np.ndarray, np.ndarray]
 FULL, CHAINS = "highest", 32
-SHORT = {"points": 26, "batch": 13, "hyperiterations": 20, "joint_hyperiterations": 20}
-TINY = {"points": 4, "batch": 2, "hyperiterations": 2, "joint_hyperiterations": 2}
+SHORT = {"attack": "bilevel", "points": 26, "batch": 13, "hyperiterations": 20, "joint_hyperiterations": 20}
+TINY = {"attack": "bilevel", "points": 4, "batch": 2, "hyperiterations": 2, "joint_hyperiterations": 2}
 TINY |= {"train": 24, "valid": 24, "epochs": 2, "inner_steps": 5}
 
 

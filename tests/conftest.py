@@ -103,7 +103,7 @@ def learner() -> "mi.Learner":
 
 
 SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
-SMALL |= {"joint_hyperiterations": 10, "inner_steps": 100}
+SMALL |= {"joint_hyperiterations": 10, "inner_steps": 100, "attack": "bilevel", "budget": "replaced"}
 ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
 POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
 

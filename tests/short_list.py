@@ -22,7 +22,7 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 ROWS = ["--train", "60", "--valid", "60", "--points", "6", "--batch", "3"]
-TINY = [*ROWS, "--hyperiterations", "10", "--joint-hyperiterations", "10", "--epochs", "20"]
+TINY = [*ROWS, "--attack", "bilevel", "--hyperiterations", "10", "--joint-hyperiterations", "10", "--epochs", "20"]
 POLICIES = ["--policy", "fixed=-8", "--policy", "learned"]
 SHOWN = ("mithridate", "jax", "numpy", "scipy", "pandas", "scikit-learn", "pydantic", "typer")
 

@@ -12,6 +12,7 @@ from mithridate.results.records import LISTS
 
 TINY: dict[str, Any] = dict(train=24, valid=24, points=5, batch=3, splits=2, inner_steps=30, epochs=5)  # noqa: C408
 TINY |= {"hyperiterations": 10, "joint_hyperiterations": 10, "policies": ("cv-clean", "learned"), "folds": 2}
+TINY |= {"attack": "bilevel", "budget": "replaced"}
 CELLS = 2 * 2 * 3
 DATA = "digits-0v8"
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if name != "policies"] + [

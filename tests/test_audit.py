@@ -189,7 +189,9 @@ def test_figures_show_the_records(result):
 
 
 def test_added_poison_is_counted_as_added():
-    result = mi.audit("synthetic", points=3, batch=2, splits=1, hyperiterations=3, policies=("fixed=log(20)",))
+    result = mi.audit(
+        "synthetic", attack="bilevel", points=3, batch=2, splits=1, hyperiterations=3, policies=("fixed=log(20)",)
+    )
     np.testing.assert_allclose(result.frame["ratio"], [0, 2 / 34, 3 / 35])
     assert result.frame["n_train"].tolist() == [32, 34, 35]
     assert result.poison[0, "fixed=log(20)"]["replaced"].size == 0

@@ -23,7 +23,7 @@ from mithridate.checking.differences import Place
 from mithridate.cli.printing import print_check
 from problems import SEED, M, bilevel, draw, point
 
-SMALL: dict[str, Any] = {"train": 40, "valid": 40, "points": 6, "batch": 3, "inner_steps": 30}
+SMALL: dict[str, Any] = {"train": 40, "valid": 40, "points": 6, "batch": 3, "inner_steps": 30, "attack": "bilevel"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -340,7 +340,7 @@ def test_bad_input_is_exit_code_2(mithridate, fault):
 
 
 def test_bad_input_in_python(result):
-    config = mi.AuditConfig.of(dataset="synthetic", points=1)
+    config = mi.AuditConfig.of(dataset="synthetic", attack="bilevel", points=1)
     wrongs: list[dict[str, Any]] = [
         {"config": config, "seed": 1},
         {"methods": {}},

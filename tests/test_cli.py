@@ -27,7 +27,7 @@ def in_bash(script: str, cwd: Path, **env: str) -> Any:
     )
 
 
-SHORT = ("--inner-steps", 50, "--epochs", 5)
+SHORT = ("--attack", "bilevel", "--inner-steps", 50, "--epochs", 5)
 LEAST = ("synthetic", "--splits", 1, "--points", 1, "--hyperiterations", 1, "--policy", "fixed=3", *SHORT)
 QUICK = ("synthetic", "--splits", 2, "--points", 1, "--joint-hyperiterations", 3, "--policy", "learned", *SHORT)
 

@@ -98,7 +98,14 @@ def projected(phi: Balls, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def test_an_attack_that_knows_the_filter_keeps_its_points_where_they_pass():
     """It harms the filtered defender, and its points survive; the threat model says so."""
-    options = {"splits": 1, "points": 12, "batch": 12, "hyperiterations": 30, "policies": ("fixed=-8",)}
+    options = {
+        "splits": 1,
+        "attack": "bilevel",
+        "points": 12,
+        "batch": 12,
+        "hyperiterations": 30,
+        "policies": ("fixed=-8",),
+    }
     result = mi.audit("digits-0v8", defences=("none", "sphere=10%"), **options)
     assert result.frame["defence"].tolist() == ["none", "none", "sphere=10%", "sphere=10%"]
     assert result.frame["policy"].unique().tolist() == ["fixed=-8", "fixed=-8 + sphere=10%"]

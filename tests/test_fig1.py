@@ -23,7 +23,7 @@ PLACES = np.array([[-9.5, 9.5], [-9.5, 0.0], [3.0, 1.0], [9.5, -9.5], [-4.0, -6.
 
 @pytest.fixture(scope="module")
 def config() -> mi.AuditConfig:
-    return mi.AuditConfig.of(dataset="synthetic", points=1, policies=(NONE, STRONG, LEARNED))
+    return mi.AuditConfig.of(dataset="synthetic", attack="bilevel", points=1, policies=(NONE, STRONG, LEARNED))
 
 
 @pytest.fixture(scope="module")

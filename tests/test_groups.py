@@ -13,6 +13,7 @@ from mithridate.hypergradients.steps import hyper_rule
 PHI = mi.Box(-8.0, 4.0)
 SMALL = {
     "model": "mlp",
+    "attack": "bilevel",
     "hidden": (6, 4),
     "train": 60,
     "valid": 60,

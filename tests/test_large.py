@@ -18,6 +18,7 @@ from mithridate.victims.rows import CHUNK, Rows, check_rows, join, take
 from problems import SEED, draw
 
 FEW: dict[str, Any] = {"train": 40, "valid": 40, "points": 4, "batch": 4, "splits": 1, "policies": ("fixed=-2",)}
+FEW |= {"attack": "bilevel"}
 
 
 def blocks(*sizes: int, m: int = 3) -> tuple[Rows, ...]:

@@ -251,7 +251,8 @@ def test_labels_beyond_the_model_s_classes_are_refused(targeted, wine):
 @pytest.fixture(scope="module")
 def audited() -> mi.AuditResult:
     return mi.audit(
-        "wine", objective="misclassify cultivar 0-as-cultivar 2", policies=("fixed=-8",), splits=1, points=8, batch=4,
+        "wine", attack="bilevel", objective="misclassify cultivar 0-as-cultivar 2", policies=("fixed=-8",), splits=1,
+        points=8, batch=4,
         train=45, valid=45, hyperiterations=15, inner_steps=200, epochs=200,
     )  # fmt: skip
 

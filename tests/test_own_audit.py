@@ -12,6 +12,7 @@ from mithridate.data.sources import prepared
 from patients import patients, written
 
 QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
+QUICK |= {"attack": "bilevel", "budget": "replaced"}
 COLUMNS = ["radius [mm]", "nodes", "born", "diagnosis", "smoker", "ward", "texture"]
 
 

@@ -154,7 +154,7 @@ def test_gram_space_is_refused_and_not_chosen():
 # ---- Audits and checks ----
 
 SMALL: dict[str, Any] = {"splits": 1, "points": 4, "batch": 2, "inner_steps": 20, "epochs": 5, "hyperiterations": 5}
-SMALL |= {"precision": "float64", "strengths": "layers", "policies": ("fixed=-2",)}
+SMALL |= {"attack": "bilevel", "precision": "float64", "strengths": "layers", "policies": ("fixed=-2",)}
 NETS = """
 import test_own_model
 

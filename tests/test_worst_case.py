@@ -61,6 +61,7 @@ def test_no_flip_of_the_surest_rows_does_more(name):
     result = mi.audit(name, policies=("fixed=0", "learned"), **SMALL)
     for policy in ("fixed=0", "learned"):
         assert reported(result, policy) > confident_flips(name, policy, 22)
+    row: Any
     for row in result.frame.itertuples():
         split = mi.load_dataset(name).split(seed=0, index=row.split, train=128, valid=128)
         arrays, x, y = result.poison[row.split, row.policy], split.x_train.astype(float), split.y_train.copy()
@@ -123,6 +124,7 @@ def test_budgets_hold(budget, edits):
     policy = mi.Learned() if seed % 2 else mi.Fixed(-1.0)
     attack, x, y = small_attack(seed, budget=budget, edits=edits, policy=policy)
     before = x.copy(), y.copy()
+    last: Any
     *_, last = attack.run(x, y)
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(y, before[1])

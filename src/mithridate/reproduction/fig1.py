@@ -94,7 +94,9 @@ def run(
     usual, places = SIZES.get(preset, (None, None))  # an unknown preset is the configuration's to refuse
     splits, side = (given if given is not None else own for given, own in ((splits, usual), (side, places)))
     policies = (NONE, STRONG, LEARNED)
-    config = AuditConfig.of(dataset=DATASET, preset=preset, splits=splits, seed=seed, points=1, policies=policies)
+    config = AuditConfig.of(
+        attack="bilevel", dataset=DATASET, preset=preset, splits=splits, seed=seed, points=1, policies=policies
+    )
     if side is None or side < 2:
         raise InputError(f"side = {side}: at least 2 places along each axis")
     frame = compute(config, side, on_progress)

@@ -38,6 +38,7 @@ from mithridate.auditing.audit import Progress, versions
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario
 from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.presets import setting
 from mithridate.data.catalogue import load_dataset
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.feasible import Box, FeasibleSet
@@ -197,7 +198,8 @@ def run(
     if out is not None:
         check_free(Path(out))
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-    config = AuditConfig.of(dataset=data.name, preset=preset, splits=splits, **FIXED, **options)
+    whose = {"attack": "bilevel", "budget": setting(data.name).budget}
+    config = AuditConfig.of(**whose, dataset=data.name, preset=preset, splits=splits, **FIXED, **options)
     with jax.enable_x64(config.precision == "float64"):
         frame = compute(data, config, optimum, on_progress)
     settings = {"config": config.model_dump(mode="json"), "versions": versions()}

@@ -56,10 +56,12 @@ class Study:
         """Return the configuration of one data set's audit. Raises `InputError` for an option of `SET`."""
         if given := sorted(options.keys() & set(SET)):
             raise InputError(f"the figure sets {', '.join(given)} itself; leave them out")
-        policies = (SMALL, setting(dataset, self.model).large, *self.tuned)
+        base = setting(dataset, self.model)
+        policies = (SMALL, base.large, *self.tuned)
         shorter = self.quick.get(dataset, {}) if preset == "quick" else {}
         given = {name: value for name, value in options.items() if value is not None}
         own = {"dataset": dataset, "model": self.model, "policies": policies, "preset": preset}
+        own |= {"attack": "bilevel", "budget": base.budget}
         return AuditConfig.of(**own, **dict(shorter) | given)
 
 

@@ -228,7 +228,9 @@ def attack_settings(dataset: str, model: str, data: Dataset | None, seed: int) -
         "T run": None,
     }
     if data is not None:
-        config = AuditConfig.of(dataset=dataset, model=model, seed=seed, policies=("learned",))
+        config = AuditConfig.of(
+            attack="bilevel", budget="replaced", dataset=dataset, model=model, seed=seed, policies=("learned",)
+        )
         rule = Scenario.of(data, config).attacks[0].learner.rule
         row |= {"η run": rule.learning_rate, "T run": rule.steps}
     return row
