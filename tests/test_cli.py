@@ -39,7 +39,14 @@ def test_the_command_line_from_start_to_end(mithridate, tmp_path):
         assert word in done.stdout
     assert mi.load_result(tmp_path / "run").frame["split"].nunique() == 2
     file = tmp_path / "audit.toml"
-    options = ("splits = 3", "points = 1", "joint_hyperiterations = 3", "inner_steps = 50", "epochs = 5")
+    options = (
+        "splits = 3",
+        "points = 1",
+        "attack = 'bilevel'",
+        "joint_hyperiterations = 3",
+        "inner_steps = 50",
+        "epochs = 5",
+    )
     file.write_text("\n".join(['dataset = "synthetic"', *options]))
     said = mithridate("audit", "--config", file, "--splits", 2, "--policy", "learned", "--json")
     assert said.returncode == 0, said.stderr

@@ -61,7 +61,7 @@ def test_a_share_is_reached_by_the_fewest_points(train, share, budget):
         ({"bounds": (1.0, 0.0)}, "bounds = (1.0, 0.0): the wrong way round"),
         ({"strength_bounds": (5, -8)}, "strength_bounds = (5.0, -8.0): the wrong way round"),
         ({"points": 200}, "points = 200: more than the 128 training rows"),
-        ({"points": 100, "valid": 50}, "points = 100: more than the 50 validation rows"),
+        ({"attack": "bilevel", "points": 100, "valid": 50}, "points = 100: more than the 50 validation rows"),
         ({"points": 5, "batch": 6}, "batch = 6: more than the 5 points"),
         ({"points": 5, "poison": 0.1}, "give one"),
         ({"poison": 1.5}, "poison = 1.5"),

@@ -67,7 +67,7 @@ def test_no_flip_of_the_surest_rows_does_more(name):
         arrays, x, y = result.poison[row.split, row.policy], split.x_train.astype(float), split.y_train.copy()
         end = "_0" if not row.n_poison else ""
         x[arrays[f"replaced{end}"]], y[arrays[f"replaced{end}"]] = arrays[f"x_poison{end}"], arrays[f"y_poison{end}"]
-        wrong = fitted(x, y, row.log_strength).predict(split.x_test) != split.y_test
+        wrong: Any = fitted(x, y, row.log_strength).predict(split.x_test) != split.y_test
         assert np.mean(wrong) == pytest.approx(row.test_error, abs=1.5 / len(wrong))
 
 
