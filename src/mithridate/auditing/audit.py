@@ -17,7 +17,7 @@ from mithridate.attacks.poison import Batch, placed
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
-from mithridate.auditing.threat import mismatch, threat_model
+from mithridate.auditing.threat import capability, mismatch, threat_model
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
@@ -212,6 +212,7 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
     ends = {name: (float(np.min(box.low)), float(np.max(box.high))) for name, box in boxes.items()}
     tuned = {name: (low, high) for name, (low, high) in ends.items() if low < high}
     found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
+    found = replace(found, summary=(capability(config), *found.summary))
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
     poison = {}

@@ -16,6 +16,18 @@ BUDGETS = {
 """Which rows are the attacker's."""
 
 
+EDITS = {"both": "labels and features", "labels": "labels alone", "features": "features alone"}
+"""What it changes in them."""
+
+
+def capability(config: AuditConfig) -> str:
+    """Return in one sentence what the attacker may do."""
+    return (
+        f"the attacker controls up to {config.most_poison:.1%} of the training rows, {BUDGETS[config.budget]}, and "
+        f"changes {EDITS[config.edits]}"
+    )
+
+
 def mismatch(config: AuditConfig) -> str:
     """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
     if (config.inner == "exact") == (config.victim == "exact"):

@@ -37,9 +37,9 @@ GLOSSARY = {
     "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
     "few rows can sway the model much",
     "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
-    "labels flipped alone": "the simplest attack, for comparison: the poison's starting rows with wrong labels and "
-    "nothing else changed",
-    "tolerated": "the largest share of poison tried up to which the worse of the two attacks stays within "
+    "labels flipped alone": "the worst of many choices of rows whose labels are flipped, nothing else changed, for "
+    "comparison",
+    "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
     f"{100 * TOLERATED:g} points of the clean figure",
     "split": "one random draw of training and validation rows; figures are means over splits",
     "±": "half the 95 % interval of the mean over splits; with few splits it is wide",
