@@ -152,6 +152,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "splits": frame["split"].nunique(),
         "headline": wording.headline(result),
         "defenders": _defenders(result),
+        "kinds": _kinds(result),
         "galleries": galleries(result),
         "faults": _faults(frame),
         "cells": _cells(result),
@@ -182,6 +183,14 @@ def _defenders(result: Audited) -> list[dict[str, str]]:
             }
         )
     return found
+
+
+def _kinds(result: Audited) -> dict[str, dict[str, float]]:
+    """Return what each kind of attacker came to at the most poison, for each defender, the mean over splits."""
+    last = result.candidates[result.candidates["n_poison"] == result.frame["n_poison"].max()]
+    found = last.groupby(["attack", "policy"], sort=False)["attack_success"].mean().unstack("policy").sort_index()
+    worst = found.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    return {str(kind): found.loc[kind].dropna().to_dict() for kind in worst}
 
 
 def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
