@@ -58,8 +58,8 @@ OWN: list[tuple[str, str, Callable[[dict[str, Any]], Any], str]] = [
 def test_a_part_of_one_s_own_is_planned_stored_resumed_and_told_of(parts, option, name, made, words, tmp_path):
     options = SMALL | {option: made(parts)}
     found = plan(*prepared("digits-0v8", None, options), calibrate=False)
-    # The clean set, and at two shares the attack and four kinds of flips.
-    assert (found.cells, found.chains[0].evaluations) == (3, 11)
+    # The clean set, and at two shares the attack and two kinds of flips.
+    assert (found.cells, found.chains[0].evaluations) == (3, 7)
     assert found.chains[0].hyperiterations == (0 if option == "attack" else 8)
     assert (found.chains[0].trainings > 0) == (option == "policies")
     whole = mi.audit("digits-0v8", **options)

@@ -107,10 +107,15 @@ class Flips(Attacker):
         return worst_flips(self, at)
 
 
-def worst_flips(attack: Attacker, at: Stage) -> tuple[Batch, ...]:
-    """Return the worst flips of labels that there are at a stage, and the best of each other kind of flips."""
-    candidates, found = tried(attack, at, flips_of), []
-    for one in candidates[:ANSWERED]:
+def worst_flips(
+    attack: Attacker, at: Stage, kinds: Callable[[Ground], Iterator[Proposal]] = flips_of, many: int = ANSWERED
+) -> tuple[Batch, ...]:
+    """Return the worst flips of labels that there are at a stage, and the best of each other of these kinds.
+
+    The defender answers so `many` of the candidates, and the best of each kind.
+    """
+    candidates, found = tried(attack, at, kinds), []
+    for one in candidates[:many]:
         start = answered(attack, at, one)
         found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
     return best_of_each(attack, at, found, candidates)

@@ -18,6 +18,7 @@ import numpy as np
 from mithridate.attacks.base import Attacker, Stage
 from mithridate.attacks.poison import Batch, Poisoning, placed
 from mithridate.attacks.portfolio import worst_flips
+from mithridate.attacks.proposals import plain_flips_of
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
@@ -69,7 +70,7 @@ class Bench:
         """Return the records of one cell, the audited attack's first, and the retrained victim's weights.
 
         The first one's seconds are still 0. Besides are the attacks that it has tried, or for one that tries no others
-        the worst flips of labels that there are.
+        the worst flips of labels in rows that are picked plainly.
         """
         attack, split, k = self.attack, self.scenario.split, len(poisoning.y_poison)
         if attack.nested:
@@ -81,7 +82,7 @@ class Bench:
         rival = rival_of(attack)
         if k and rival:
             started = time.perf_counter()
-            flips = worst_flips(rival, self._stage(rival, poisoning))
+            flips = worst_flips(rival, self._stage(rival, poisoning), plain_flips_of, 1)
             others = [self.trained(batch, rival).record for batch in flips]
             others[0] = replace(others[0], seconds=time.perf_counter() - started)
         self._known.clear()

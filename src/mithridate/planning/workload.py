@@ -16,7 +16,7 @@ import numpy as np
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Objective
-from mithridate.attacks.portfolio import ANSWERED, KINDS
+from mithridate.attacks.portfolio import KINDS
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
@@ -203,11 +203,12 @@ def _costs(config: AuditConfig, attack: Attacker, problem: Bilevel, split: Split
 def _chain(attack: Attacker, problem: Bilevel) -> ChainPlan:
     policy, crafting = attack.policy, attack.crafting()
     batches, rival = math.ceil(attack.points / (attack.batch or attack.points)), rival_of(attack)
-    rivals = KINDS - 1 if rival else 0 if attack.nested else KINDS
+    # Plain flips are of two kinds: random ones, and those of chosen rows.
+    rivals = 2 if rival else 0 if attack.nested else KINDS
     # To the clean set; at each batch's start, after each of its rounds, and to its rivals.
     effort = effort_of(policy, attack.learner.strength_shape)
     responses = (
-        (1 + batches * (crafting.answers + crafting.rounds + (ANSWERED if rival else 0)) if effort.again else 1)
+        (1 + batches * (crafting.answers + crafting.rounds + (rivals if rival else 0)) if effort.again else 1)
         if effort.trainings
         else 0
     )

@@ -9,20 +9,25 @@ from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.influence import influence_flips
 from mithridate.attacks.proposals.minmax import minmax
 
-__all__ = ["Ground", "Proposal", "flips_of", "proposals_of"]
+__all__ = ["Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
+
+
+def plain_flips_of(ground: Ground) -> Iterator[Proposal]:
+    """Yield flips of rows that are picked without any derivative."""
+    for kind in (random_flips, class_flips, mixed_flips):
+        yield from kind(ground)
 
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:
     """Yield all candidates in which no feature is moved."""
-    for kind in (random_flips, class_flips, mixed_flips, alfa, influence_flips):
+    for kind in (plain_flips_of, alfa, influence_flips):
         yield from kind(ground)
 
 
 def proposals_of(ground: Ground) -> Iterator[Proposal]:
     """Yield all candidates that the attack's capability allows; where labels stay, rows as they are to begin from."""
     if ground.attack.edits == "features":
-        for kind in (random_flips, class_flips, mixed_flips):
-            yield from (proposal._replace(kind="untouched rows") for proposal in kind(ground))
+        yield from (proposal._replace(kind="untouched rows") for proposal in plain_flips_of(ground))
     else:
         yield from flips_of(ground)
     if ground.attack.edits != "labels":
