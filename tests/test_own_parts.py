@@ -181,11 +181,11 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"loss": hinge, "victim": "exact"}, "hinge has no second derivative but 0"),
         ({"penalty": "l3"}, "penalty = 'l3': use l2, or module:attribute"),
         ({"penalty": lambda weights: 0.0}, "differentiating it in the model's weights failed: TypeError"),
-        ({"attack": "flip"}, "attack = 'flip': use bilevel, flips, .*did you mean flips"),
+        ({"attack": "flip"}, "attack = 'flip': use portfolio, bilevel, flips, .*did you mean flips"),
         ({"attack": dict}, "attack = dict: dict is no attack"),
         (
             {"attack": type("Flips", (mi.Flips,), {"__doc__": ""})},
-            "give it a name .a text. that is not bilevel or flips",
+            "give it a name .a text. that is not portfolio or bilevel or flips",
         ),
         ({"policies": ("lerned",)}, "unknown policy 'lerned'.*did you mean learned"),
         ({"policies": (object(),)}, "object is no policy"),

@@ -33,7 +33,7 @@ from stopping import FLAGS
 
 TINY: dict[str, Any] = {
     "train": 30, "valid": 30, "points": 5, "batch": 2, "splits": 1, "hyperiterations": 7, "joint_hyperiterations": 6,
-    "inner_steps": 8, "epochs": 2, "folds": 3, "stabilise": False,
+    "inner_steps": 8, "epochs": 2, "folds": 3, "stabilise": False, "attack": "bilevel",
 }  # fmt: skip
 NETWORK: dict[str, Any] = {**TINY, "model": "mlp", "hidden": (16, 4), "inner_steps": 200, "policies": ("fixed=-8",)}
 ONE: dict[str, Any] = TINY | {"policies": ("fixed=-8",)}

@@ -23,7 +23,8 @@ def frame_of(errors: dict[str, list[list[float]]], status: str = "ok") -> pd.Dat
         for s, values in enumerate(splits)
         for i, e in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate")
+    found = pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate", attack_loss=0.0)
+    return found.assign(target_success=found["attack_success"])
 
 
 def test_the_verdict_s_arithmetic():
@@ -48,7 +49,7 @@ def test_the_worse_of_attack_and_label_flipping_counts():
     errors = {"learned": [[0.01, 0.02, 0.03], [0.01, 0.02, 0.03]]}
     assert judged(frame_of(errors)).tolerance["learned"] == pytest.approx(0.10)
     frame = frame_of(errors)
-    flips = frame[frame["n_poison"] == 20].assign(attack="flips", attack_success=0.2)
+    flips = frame[frame["n_poison"] == 20].assign(attack="class flips", attack_success=0.2, target_success=0.2)
     both = pd.concat([frame, flips])
     assert judged(frame, both).tolerance["learned"] == pytest.approx(0.05)
     assert gate_failures(both, 0.1, 0.10)
