@@ -235,7 +235,7 @@ def test_the_baseline_is_retrained_with_its_own_answer(monkeypatch):
     options: dict[str, Any] = ONE_FIXED | {"policies": ("learned",)}
     found = mi.audit("digits-0v8", **options).candidates
     last = found[found["n_poison"] == found["n_poison"].max()]["log_strength"].to_list()
-    assert len(set(last)) == 3
+    assert len(set(last)) > 1
     assert used[-len(last) :] == pytest.approx(last)
 
 

@@ -17,7 +17,9 @@ def means(request):
     assert set(result.frame["status"]) == {"ok"}, result.verdict.warnings
     cells = ["policy", "n_poison"]
     found = result.frame.groupby(cells)[["test_error", "valid_loss", "log_strength", "weight_norm_sq"]].mean()
-    found["flips"] = result.candidates[result.candidates["attack"] == "random flips"].groupby(cells)["test_error"].mean()
+    found["flips"] = (
+        result.candidates[result.candidates["attack"] == "random flips"].groupby(cells)["test_error"].mean()
+    )
     return {policy.partition("=log")[0]: found.loc[policy] for policy in ("fixed=-8", large, "learned")}
 
 

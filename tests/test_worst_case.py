@@ -55,7 +55,7 @@ def reported(result: mi.AuditResult, policy: str) -> float:
     return float(last["test_error"].mean())
 
 
-@pytest.mark.parametrize("name", ["breast-cancer", "digits-0v8"])
+@pytest.mark.parametrize("name", ["breast-cancer", pytest.param("digits-0v8", marks=pytest.mark.slow)])
 def test_no_flip_of_the_surest_rows_does_more(name):
     """And scikit-learn, trained on the stored points, has the errors that are recorded."""
     result = mi.audit(name, policies=("fixed=0", "learned"), **SMALL)
@@ -113,11 +113,18 @@ def small_attack(seed: int, **options: Any) -> tuple[mi.Portfolio, np.ndarray, n
     return mi.Portfolio(**setting, rounds=2, seed=seed, **options), x, y
 
 
+REST = [("added", "both"), ("replaced", "both"), ("replaced", "labels"), ("chosen", "labels")]
+REST += [("added", "features"), ("chosen", "features")]
 SEEDS = {pair: seed for seed, pair in enumerate(itertools.product(BUDGETS, ("both", "labels", "features")))}
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("edits", ["both", "labels", "features"])
+@pytest.mark.parametrize(
+    ("budget", "edits"),
+    [
+        *[("chosen", "both"), ("added", "labels"), ("replaced", "features")],
+        *[pytest.param(*pair, marks=pytest.mark.slow) for pair in REST],
+    ],
+)
 def test_budgets_hold(budget, edits):
     """As many rows as allowed, features untouched where labels change, labels where features do; inputs stay."""
     seed = SEEDS[budget, edits]
