@@ -99,7 +99,7 @@ def test_options_are_judged_by_the_rows_that_there_are(tmp_path):
     _, config = prepared(large, None, {"target": "diagnosis", "points": 140})
     assert (config.train, config.valid, config.points) == (300, 150, 140)
     with pytest.raises(mi.InputError, match="points = 200: more than the 150 validation rows"):
-        prepared(large, None, {"target": "diagnosis", "points": 200})
+        prepared(large, None, {"target": "diagnosis", "points": 200, "attack": "bilevel"})
     _, config = prepared(large, None, {"target": "diagnosis", "valid": 60})
     assert (config.train, config.valid, config.points) == (300, 60, 50), "as many points as the rows give, not before"
 
