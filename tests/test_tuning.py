@@ -280,4 +280,5 @@ def test_what_λ_cannot_be_tuned_by_is_refused(make):
 
 def test_tune_by_reaches_the_policies():
     config = mi.AuditConfig.of(dataset="synthetic", policies=("learned", "cv-clean"), tune_by="error")
-    assert [defender.policy.by for defender in defenders_of(config)] == ["error", "error"]
+    policies: list[Any] = [defender.policy for defender in defenders_of(config)]
+    assert [policy.by for policy in policies] == ["error", "error"]
