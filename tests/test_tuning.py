@@ -1,5 +1,7 @@
 """Tuning λ: the best response is one, ties are broken, cross-validation is what scikit-learn does."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
