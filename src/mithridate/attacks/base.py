@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points, Poisoning
+from mithridate.attacks.stage import Judge, Stage
 from mithridate.configuration.parts import tried
 from mithridate.data.feasible import Box, FeasibleSet, Settling
 from mithridate.defences.base import Accepting, Defender, Policy, Sanitiser, Strength
@@ -49,33 +50,6 @@ class Crafting(NamedTuple):
 def _value(problem: Bilevel, x_poison: Array, log_strength: Array, key: Array) -> tuple[Array, Array]:
     params = problem.train(x_poison, log_strength, key)
     return problem.attacker_loss(params), problem.success(params)
-
-
-Judge = Callable[[Batch, Policy], tuple[float, float]]
-"""What a batch is worth against a defender: the attacker's success on D_target, and A."""
-
-
-class Stage(NamedTuple):
-    """Where an attack stands before a batch: on D_tr, x (n, m) and y (n,), and `rows`, it with the poison so far.
-
-    The batch's points are those from `first` to `end`, `points` where they start if that is known; `policy` and
-    `log_strength`, the defender as he stands; `target`, `valid` and `counted` as in `Bilevel`; `last`, the batch
-    before; `judge`, by whom batches are compared (default: by the victim as trained inside the attack).
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    rows: Rows
-    first: int
-    end: int
-    points: Points | None
-    policy: Policy
-    log_strength: Strength
-    target: Rows
-    valid: Rows | None
-    counted: Array | None
-    last: Batch | None
-    judge: Judge | None
 
 
 @dataclass(frozen=True, kw_only=True)

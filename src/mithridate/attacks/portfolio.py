@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Array
 
 from mithridate.attacks.aims import clipped, smooth_error
-from mithridate.attacks.base import Attacker, Crafting, Stage
+from mithridate.attacks.base import Attacker, Crafting
 from mithridate.attacks.bilevel import OWN, Attack, Variant
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points
 from mithridate.attacks.proposals import Ground, Proposal, flips_of, proposals_of
 from mithridate.attacks.screening import Guess, guessed
+from mithridate.attacks.stage import Stage
 from mithridate.attacks.starts import clones
 from mithridate.hypergradients import Bilevel
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mithridate.attacks.base import Stage
+from mithridate.attacks.stage import Stage
 from mithridate.defences.base import Strength
 from mithridate.defences.tuning import first_minimiser
 from mithridate.execution.devices import shared

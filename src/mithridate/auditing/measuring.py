@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithridate.attacks.base import Attacker, Stage
+from mithridate.attacks.base import Attacker
 from mithridate.attacks.poison import Batch, Poisoning, placed
 from mithridate.attacks.portfolio import worst_flips
 from mithridate.attacks.proposals import plain_flips_of
+from mithridate.attacks.stage import Stage
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mithridate.attacks.base import Attacker, Stage
+from mithridate.attacks.base import Attacker
 from mithridate.attacks.poison import Points
+from mithridate.attacks.stage import Stage
 from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
 from mithridate.seeds import generator
