@@ -14,8 +14,8 @@ from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_iris, make_blobs
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold, TunedThresholdClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import mithridate as mi
-from mithridate.sklearn import PoisoningCurveDisplay, curves, poisoning_curve, tuned_hyperparameters
+from mithridate.sklearn import PoisoningCurveDisplay, curves, poisoning_curve
 from mithridate.sklearn.crafting import counts_of
 
 matplotlib.use("agg")
@@ -280,44 +280,6 @@ def test_surrogates_by_name(blobs, kind):
     own = QUICK | {"surrogate": kind, "shares": (0.0, 0.2), "cv": 2, "policy": mi.Fixed(-1.0)}
     found = poisoning_curve(LogisticRegression(), *blobs, **own)
     assert found.test_scores[-1].mean() < found.test_scores[0].mean() - 0.05
-
-
-SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "best_params_": (GridSearchCV(SVC(), {"C": [1], "kernel": ["rbf"]}), {"C": 1.0, "kernel": "rbf"}),
-    "random": (RandomizedSearchCV(SVC(), {"C": [2]}, n_iter=1), {"C": 2.0}),
-    "inside a pipeline": (
-        make_pipeline(StandardScaler(), RidgeClassifierCV([3.0, 3.0])),
-        {"ridgeclassifiercv__alpha": 3.0},
-    ),
-    "around a pipeline": (
-        GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [4]}),
-        {"svc__C": 4.0},
-    ),
-    "a search in a search": (
-        GridSearchCV(
-            make_pipeline(StandardScaler(with_std=False), RidgeClassifierCV([5.0, 5.0])),
-            {"standardscaler__with_mean": [True]},
-        ),
-        {"standardscaler__with_mean": True, "ridgeclassifiercv__alpha": 5.0},
-    ),
-    "one for each class": (
-        LogisticRegressionCV().set_params(
-            Cs=[6.0, 6.0], l1_ratios=(0.0,), use_legacy_attributes=True, scoring="accuracy"
-        ),
-        {"C": 6.0},
-    ),
-    "a threshold": (
-        TunedThresholdClassifierCV(LogisticRegression()).set_params(thresholds=[0.4, 0.6]),
-        {"threshold": 0.4},
-    ),
-    "nothing tuned": (SVC(), {}),
-}
-
-
-@pytest.mark.parametrize("name", SEARCHES)
-def test_hyperparameters_are_found_wherever_they_are(blobs, name):
-    estimator, expected = SEARCHES[name]
-    assert tuned_hyperparameters(estimator.fit(*blobs)) == expected
 
 
 def test_shares_are_rounded_up_to_points_and_batches():

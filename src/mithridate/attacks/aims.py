@@ -35,6 +35,3 @@ def clipped(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> F
 
 def _width(lead: Array) -> Array:
     return jax.lax.stop_gradient(WIDTH * jnp.mean(jnp.abs(lead)) + jnp.finfo(lead.dtype).tiny)
-
-
-AIMS = {"smooth": smooth_error, "clipped": clipped}

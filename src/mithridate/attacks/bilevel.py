@@ -13,7 +13,7 @@ g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising 
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +29,6 @@ from mithridate.defences.base import Policy, Strength
 from mithridate.errors import InputError
 from mithridate.hypergradients import STATUSES, Averaged, Bilevel, HypergradientMethod, Implicit, Reverse
 from mithridate.hypergradients.steps import poison_rule
-
-
-class Variant(NamedTuple):
-    """How points are crafted: against λ `held` at a value (default: as the defender sets it), and for what `aim`.
-
-    The default is A. What they are worth is A as the defender answers them, in any case.
-    """
-
-    held: Strength | None = None
-    aim: Any = None
-
-
-OWN = Variant()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +116,13 @@ class Attack(Attacker):
         log_strength: Strength,
         key: Array,
         midway: Midway | None = None,
-        variant: Variant = OWN,
+        aim: Any = None,
     ) -> Generator[Midway, None, Crafted]:
-        """Return one batch, its points moved by projected hypergradient ascent, as a `variant` of the attack."""
-        held = variant.held
-        descent, fresh = policy.descent if held is None and variant.aim is None else None, self.initial != "fixed"
+        """Return one batch, its points moved by projected hypergradient ascent, for an `aim` in A's place if given.
+
+        What the points are worth is A all the same; and λ stands still between the defender's answers to them.
+        """
+        descent, fresh = policy.descent if aim is None else None, self.initial != "fixed"
         rules = policy.strengths, self.ascent, descent
         outer = OuterStep(self.method, self.within(problem), *rules, self.alternate, fresh)
 
@@ -146,12 +135,9 @@ class Attack(Attacker):
             taken, leaves, history, statuses = 0, (), np.empty(0), np.empty(0, dtype=str)
             start = best = answered(x_start, log_strength)
         empty = problem.poison_weight is not None and not problem.poison_weight.any()
-        pursued = problem if variant.aim is None else replace(problem, aim=variant.aim)
+        pursued = problem if aim is None else replace(problem, aim=aim)
 
-        def set_by(defender: Answered) -> Array:
-            return jnp.asarray(defender.log_strength if held is None else held, dtype=float)
-
-        state = begin(outer, pursued, x_start, set_by(start), key)
+        state = begin(outer, pursued, x_start, jnp.asarray(start.log_strength, dtype=float), key)
         if leaves:
             state = jax.tree.unflatten(jax.tree.structure(state), map(jnp.asarray, leaves))
         length, steps = math.ceil(self.steps / self.rounds), 0 if empty or self.edits == "labels" else self.steps
@@ -164,9 +150,9 @@ class Attack(Attacker):
             end = answered(x_end, np.asarray(state.log_strength, dtype=float))
             if self.select == "last" or self.rank(end) > self.rank(best):
                 best = end
-            state = state._replace(log_strength=set_by(end))
+            state = state._replace(log_strength=jnp.asarray(end.log_strength, dtype=float))
             taken += length
-            if taken < steps or self.nested is False:
+            if taken < steps or not self.nested:
                 # Copies: the next round takes over the state's buffers.
                 yield Midway(taken, start, best, tuple(map(np.array, jax.tree.leaves(state))), history, statuses)
         return Crafted(best, start.value, history, statuses)

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from mithridate.attacks.aims import clipped, smooth_error
 from mithridate.attacks.base import Attacker, Crafting
-from mithridate.attacks.bilevel import OWN, Attack, Variant
+from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points
 from mithridate.attacks.proposals import Ground, Proposal, flips_of, proposals_of
 from mithridate.attacks.screening import Guess, guessed
@@ -30,7 +30,7 @@ HALVING = ((6, 1), (2, 2), (1, 5))
 """How many are crafted, and up to which round, rung by rung."""
 KINDS = 5
 """Kinds of candidates besides, the best of each of which the defender answers, and a victim is retrained on."""
-VARIANTS = (OWN, Variant(aim=smooth_error), Variant(aim=clipped))
+AIMS = (None, smooth_error, clipped)
 """What the points pursue: A itself, or errors. The best candidate is crafted for each, the others for errors."""
 
 
@@ -49,17 +49,21 @@ def tried(attack: Attacker, at: Stage, kinds: Callable[[Ground], Iterator[Propos
     for proposal in kinds(Ground.of(attack, at)):
         problem, x_start = attack.problem(at, proposal.points)
         found.append(Candidate(proposal, problem, x_start, guessed(problem, x_start, at, attack.key(at.end))))
-    return sorted(found, key=lambda one: one.guess.rank, reverse=True)
+    return sorted(found, key=lambda one: worth(one.guess.success, one.guess.value), reverse=True)
 
 
-def worth(found: Answered) -> tuple[float, ...]:
-    """Return by what sets of points are compared, the larger the better: success on D_target, then A."""
-    return tuple(float(np.nan_to_num(each, nan=-np.inf)) for each in (found.success, found.value))
+def worth(success: float, value: float) -> tuple[float, float]:
+    """Return by what points are compared, the larger the better: success on D_target, then A.
+
+    Nothing is less than where training diverged: its predictions mean nothing.
+    """
+    return (success, value) if math.isfinite(value) else (-math.inf, -math.inf)
 
 
-def answered(attack: Attacker, at: Stage, one: Candidate) -> Answered:
-    """Return a candidate as the defender answers it."""
-    return attack.answered(one.problem, at.policy, one.x_start, at.log_strength, attack.key(at.end))
+def as_it_is(attack: Attacker, at: Stage, one: Candidate) -> Batch:
+    """Return a candidate's batch, the defender answering it, with nothing moved."""
+    start = attack.answered(one.problem, at.policy, one.x_start, at.log_strength, attack.key(at.end))
+    return attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2])
 
 
 def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: list[Candidate]) -> tuple[Batch, ...]:
@@ -69,17 +73,16 @@ def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: li
     """
     for one in candidates:
         if one.proposal.kind not in {batch.attack for batch in found}:
-            start = answered(attack, at, one)
-            found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
-    inside = sorted(found, key=harm, reverse=True)
+            found.append(as_it_is(attack, at, one))
+    inside = sorted(found, key=inner_worth, reverse=True)
     kinds = list({batch.attack: batch for batch in reversed(inside)}.values())
-    judge = at.judge
-    return tuple(sorted(kinds, key=lambda batch: judge(batch, at.policy) if judge else harm(batch), reverse=True))
+    judge = at.judge or inner_worth
+    return tuple(sorted(kinds, key=lambda batch: worth(*judge(batch)), reverse=True))
 
 
-def harm(batch: Batch) -> tuple[float, float]:
-    """Return what a batch is worth inside the attack, the larger the better."""
-    return batch.success, batch.value
+def inner_worth(batch: Batch) -> tuple[float, float]:
+    """Return what a batch is worth to the victim as trained inside the attack."""
+    return worth(batch.success, batch.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +118,8 @@ def worst_flips(
 
     The defender answers so `many` of the candidates, and the best of each kind.
     """
-    candidates, found = tried(attack, at, kinds), []
-    for one in candidates[:many]:
-        start = answered(attack, at, one)
-        found.append(attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2]))
-    return best_of_each(attack, at, found, candidates)
+    candidates = tried(attack, at, kinds)
+    return best_of_each(attack, at, [as_it_is(attack, at, one) for one in candidates[:many]], candidates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Portfolio(Attack):
 
     def rank(self, found: Answered) -> tuple[float, ...]:
         """Return by what rounds are compared: success on D_target, then A."""
-        return worth(found)
+        return worth(found.success, found.value)
 
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
         """Return the most harmful points, and those of each other kind."""
@@ -162,35 +162,35 @@ class Portfolio(Attack):
         finalists = self.finalists(at, candidates)
         stands = yield from self._halved(at, finalists, dict(enumerate(midways)))
         for number, stand in stands.items():
-            one, variant = finalists[number]
+            one, aim = finalists[number]
             crafted = Crafted(stand.best, stand.start.value, stand.history, stand.statuses)
-            begun = f"{one.proposal.begun}, for {getattr(variant.aim, '__name__', 'the loss').replace('_', ' ')}"
+            begun = f"{one.proposal.begun}, for {aim.__name__.replace('_', ' ') if aim else 'the loss'}"
             found.append(self.made(one.proposal.points, crafted, Attack.name, begun))
         return best_of_each(self, at, found, candidates)
 
-    def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Variant]]:
-        """Return what is crafted, in which variants: of each mix of labels the best candidate, the best one first."""
+    def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Any]]:
+        """Return what is crafted, for which aims: of each mix of labels the best candidate, the best one first."""
         mixes: dict[Any, Candidate] = {}
         for one in candidates:
             counts = np.bincount(one.proposal.points.y.astype(int), minlength=2)
             key = tuple(np.rint(4 * counts / at.end)), one.proposal.kind == Attack.name
             mixes.setdefault(key, one)
         chosen = list(mixes.values())[: HALVING[0][0] - 2]
-        return [*((chosen[0], variant) for variant in VARIANTS), *((one, VARIANTS[1]) for one in chosen[1:])]
+        return [*((chosen[0], aim) for aim in AIMS), *((one, smooth_error) for one in chosen[1:])]
 
     def _halved(
-        self, at: Stage, finalists: list[tuple[Candidate, Variant]], stands: dict[int, Midway]
+        self, at: Stage, finalists: list[tuple[Candidate, Any]], stands: dict[int, Midway]
     ) -> Generator[tuple[Midway, ...], None, dict[int, Midway]]:
         """Return where each finalist ends: all are crafted for a part of the steps, the best of them for the rest."""
         length, survivors = math.ceil(self.steps / self.rounds), list(range(len(finalists)))
         for many, rounds in HALVING:
             survivors = survivors[:many]
             for number in survivors:
-                one, variant = finalists[number]
+                one, aim = finalists[number]
                 given = one.problem, at.policy, one.x_start, at.log_strength, self.key(at.end)
                 until = min(rounds * length, self.steps)
                 while number not in stands or stands[number].taken < until:
-                    stands[number] = next(self.craft(*given, stands.get(number), variant))
+                    stands[number] = next(self.craft(*given, stands.get(number), aim))
                     yield tuple(stands[each] for each in sorted(stands))
             survivors.sort(key=lambda number: self.rank(stands[number].best), reverse=True)
         return stands

@@ -23,12 +23,6 @@ class Guess(NamedTuple):
     value: float
     log_strength: Strength
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """By what candidates are compared, the larger the better; what is not a number is worth nothing."""
-        success, value = np.nan_to_num((self.success, self.value), nan=-np.inf).tolist()
-        return success, value
-
 
 @shared
 def _measured(problem: Bilevel, x_poison: Array, log_strengths: Array, key: Array) -> Array:

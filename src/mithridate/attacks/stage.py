@@ -10,8 +10,8 @@ from mithridate.attacks.poison import Batch, Points
 from mithridate.defences.base import Policy, Strength
 from mithridate.victims.rows import Rows
 
-Judge = Callable[[Batch, Policy], tuple[float, float]]
-"""What a batch is worth against a defender: the attacker's success on D_target, and A."""
+Judge = Callable[[Batch], tuple[float, float]]
+"""What a batch is worth: the attacker's success on D_target, and A."""
 
 
 class Stage(NamedTuple):

@@ -24,7 +24,7 @@ from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
 from mithridate.configuration.parts import FLIPS, name_of
-from mithridate.defences.base import Checked, Policy, Strength
+from mithridate.defences.base import Checked, Strength
 from mithridate.results.records import Record
 from mithridate.seeds import key
 from mithridate.victims.rows import Rows
@@ -51,7 +51,7 @@ class Bench:
     def trained(self, batch: Batch, attack: Attacker | None = None) -> Trained:
         """Return what comes of the training set with a batch in its places, for the λ that it was answered with."""
         for known, found in self._known:
-            if known is batch:
+            if known.x_poison is batch.x_poison:  # an attack adds to what is known of a batch
                 return found
         attack, split = attack or self.attack, self.scenario.split
         places = None if attack.budget == "added" else batch.places
@@ -61,11 +61,10 @@ class Bench:
         self._known.append((batch, found))
         return found
 
-    def judge(self, batch: Batch, policy: Policy) -> tuple[float, float]:
+    def judge(self, batch: Batch) -> tuple[float, float]:
         """Return the attacker's success on D_target and A for a batch, once the victim is retrained."""
         record = self.trained(batch).record
-        success, loss = np.nan_to_num((record.target_success, record.attack_loss), nan=-np.inf).tolist()
-        return success, loss
+        return record.target_success, record.attack_loss
 
     def cell(self, poisoning: Poisoning) -> tuple[list[Record], Any]:
         """Return the records of one cell, the audited attack's first, and the retrained victim's weights.

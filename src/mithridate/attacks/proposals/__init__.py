@@ -14,8 +14,9 @@ __all__ = ["Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
 
 def plain_flips_of(ground: Ground) -> Iterator[Proposal]:
     """Yield flips of rows that are picked without any derivative."""
-    for kind in (random_flips, class_flips, mixed_flips):
-        yield from kind(ground)
+    yield from random_flips(ground)
+    yield from class_flips(ground)
+    yield from mixed_flips(ground)
 
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:
@@ -25,11 +26,13 @@ def flips_of(ground: Ground) -> Iterator[Proposal]:
 
 
 def proposals_of(ground: Ground) -> Iterator[Proposal]:
-    """Yield all candidates that the attack's capability allows; where labels stay, rows as they are to begin from."""
+    """Yield all candidates of an attack that moves features; where labels stay, rows as they are to begin from."""
+    first, *picked = plain_flips_of(ground)
     if ground.attack.edits == "features":
-        yield from (proposal._replace(kind="untouched rows") for proposal in plain_flips_of(ground))
+        yield from (proposal._replace(kind="untouched rows") for proposal in (first, *picked))
     else:
-        yield from flips_of(ground)
-    if ground.attack.edits != "labels":
-        yield from minmax(ground)
-        yield from grown(ground)
+        yield from (first, *picked)
+        yield from alfa(ground)
+        yield from influence_flips(ground)
+    yield from minmax(ground, picked)
+    yield from grown(ground)

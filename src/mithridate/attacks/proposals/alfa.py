@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from mithridate.attacks.proposals.ground import Ground, Proposal
@@ -22,13 +21,10 @@ ROUNDS = 5
 
 def alfa(ground: Ground) -> Iterator[Proposal]:
     """Yield the flips for the defender's λ on clean data."""
-    n, k = len(ground.at.y), ground.at.end
-    open_rows = np.zeros(len(ground.at.rows.y), bool)
-    open_rows[ground.pool] = True
-    given = ground.clean, jnp.asarray(ground.strengths[0], dtype=float), ground.attack.key(k), jnp.asarray(open_rows)
-    labels, rank = (np.asarray(part)[:n] for part in _flipped(*given, jnp.asarray(k), ground.n_classes))
-    picked = np.argsort(rank, kind="stable")[: int(np.sum(rank < k))]
-    yield Proposal("ALFA", "flips that a poisoned victim fits best", ground.laid(picked, labels[picked]))
+    k = ground.at.end
+    given = ground.clean, jnp.asarray(ground.strengths[0], dtype=float), ground.attack.key(k), ground.open_rows()
+    picked, labels = ground.flipped(*_flipped(*given, jnp.asarray(k), ground.n_classes))
+    yield Proposal("ALFA", "flips that a poisoned victim fits best", ground.laid(picked, labels))
 
 
 @shared

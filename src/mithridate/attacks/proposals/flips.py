@@ -58,9 +58,8 @@ def mixed_flips(ground: Ground) -> Iterator[Proposal]:
 def _orders(ground: Ground, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:
     """Return the ways to pick k of these rows: their orders by name."""
     ways = {"random rows": ground.draw("random").permutation(rows)}
-    names = ("", *(" (λ at an end)" for _ in ground.margins[1:]))
-    for number, (margins, name) in enumerate(zip(ground.margins, names, strict=True)):
-        ways[f"surest rows{name[:-1]} {number})" if number else "surest rows"] = by_score(margins, rows)
+    for number, margins in enumerate(ground.margins):
+        ways[f"surest rows ({ground.named(number)})"] = by_score(margins, rows)
     ways["rows nearest to the boundary"] = by_score(-ground.margins[0], rows)
     ways["the tightest ball"] = tightest_ball(ground.at.x, rows, max(k, 1)) if len(rows) else rows
     return ways

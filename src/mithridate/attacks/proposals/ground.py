@@ -1,13 +1,13 @@
 """What candidates are made from: the rows that an attacker may touch, and what clean victims make of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mithridate.attacks.aims import margins
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.poison import Points
 from mithridate.attacks.stage import Stage
@@ -30,11 +30,7 @@ class Proposal(NamedTuple):
 @shared
 def _margins(problem: Bilevel, log_strength: Array, key: Array, x: Array, y: Array) -> Array:
     params = problem.train(jnp.zeros((0, x.shape[1]), x.dtype), log_strength, key)
-    logits = problem.learner.model.logits(params, x)
-    if logits.ndim == 1:
-        return (2 * y - 1) * logits
-    own = jax.nn.one_hot(y.astype(int), logits.shape[1], dtype=bool)
-    return jnp.min(jnp.where(own, jnp.inf, jnp.max(jnp.where(own, logits, -jnp.inf), 1)[:, None] - logits), axis=1)
+    return margins(problem.learner.model.logits(params, x), y)
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,11 @@ class Ground:
             {each.tobytes(): each for each in (np.asarray(at.log_strength, dtype=float), low, high)}.values()
         )
         nothing = jnp.zeros(0, at.rows.y.dtype)
-        clean = Bilevel(attack.learner, at.rows, nothing, at.target, None, at.valid, attack.specific, attack.defence)
-        clean = replace(clean, counted=at.counted)
+        setting = None, at.valid, attack.specific, attack.defence
+        clean = Bilevel(attack.learner, at.rows, nothing, at.target, *setting, counted=at.counted)
         x, y = at.rows.x[:n], at.rows.y[:n]
-        margins = [_margins(clean, jnp.asarray(s, dtype=float), attack.key(k), x, y) for s in strengths]
-        return cls(attack, at, pool, places, strengths, tuple(map(np.asarray, margins)), clean)
+        found = [_margins(clean, jnp.asarray(s, dtype=float), attack.key(k), x, y) for s in strengths]
+        return cls(attack, at, pool, places, strengths, tuple(map(np.asarray, found)), clean)
 
     @property
     def n_classes(self) -> int:
@@ -99,6 +95,22 @@ class Ground:
             return len(rows)
         kept = sum(min(LEFT, int(np.sum(self.at.y == label))) for label in np.unique(self.at.y[rows]))
         return max(0, min(self.at.end, len(rows) - kept))
+
+    def open_rows(self) -> Array:
+        """Return which rows on the device are in the pool."""
+        found = np.zeros(len(self.at.rows.y), bool)
+        found[self.pool] = True
+        return jnp.asarray(found)
+
+    def named(self, number: int) -> str:
+        """Return in words which clean victim this is, by its λ."""
+        return f"λ = {float(np.mean(self.strengths[number])):.3g}"
+
+    def flipped(self, labels: Array, order: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows whose place in an `order` (n,) is below k, in order, and which of `labels` are theirs."""
+        places = np.asarray(order)[: len(self.at.y)]
+        picked = np.argsort(places, kind="stable")[: int(np.sum(places < self.at.end))]
+        return picked, np.asarray(labels)[picked]
 
     def laid(self, picked: np.ndarray, labels: np.ndarray) -> Points:
         """Return k points: the rows `picked` (their numbers), the first of them first, with these labels.

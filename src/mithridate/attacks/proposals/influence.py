@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
@@ -27,18 +26,15 @@ DAMPING, STEPS = 1e-4, 40
 
 def influence_flips(ground: Ground) -> Iterator[Proposal]:
     """Yield the labels flipped for each λ at which a clean victim was trained, for the smooth error and the loss."""
-    n, k = len(ground.at.y), ground.at.end
-    open_rows = np.zeros(len(ground.at.rows.y), bool)
-    open_rows[ground.pool] = True
+    k = ground.at.end
     for number, strength in enumerate(ground.strengths):
         for name, aim in (("errors", smooth_error), ("loss", None)):
             problem = replace(ground.clean, aim=aim)
-            given = problem, jnp.asarray(strength, dtype=float), ground.attack.key(k), jnp.asarray(open_rows)
-            labels, order = (np.asarray(part)[:n] for part in _flipped(*given, jnp.asarray(k), ground.n_classes))
-            picked = np.argsort(order, kind="stable")[: int(np.sum(order < k))]
+            given = problem, jnp.asarray(strength, dtype=float), ground.attack.key(k), ground.open_rows()
+            picked, labels = ground.flipped(*_flipped(*given, jnp.asarray(k), ground.n_classes))
             if len(picked):
-                begun = f"flips of most influence on {name}, λ {number}"
-                yield Proposal("influence flips", begun, ground.laid(picked, labels[picked]))
+                begun = f"flips of most influence on {name}, {ground.named(number)}"
+                yield Proposal("influence flips", begun, ground.laid(picked, labels))
 
 
 @shared

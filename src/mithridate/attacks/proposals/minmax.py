@@ -4,7 +4,7 @@ The victim is trained on the points so far, the next few points of each label go
 and it begins anew. A loss of x·w grows without end in one direction, so that the place is where Φ ends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import jax
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mithridate.attacks.proposals.flips import class_flips, mixed_flips
 from mithridate.attacks.proposals.ground import Ground, Proposal
 from mithridate.data.feasible import FeasibleSet
 from mithridate.execution.devices import shared
@@ -21,10 +20,10 @@ from mithridate.hypergradients import Bilevel
 ROUNDS, FAR = 10, 1e4
 
 
-def minmax(ground: Ground) -> Iterator[Proposal]:
-    """Yield for each mix of labels the points at the places that cost most, for the defender's λ on clean data."""
+def minmax(ground: Ground, starts: Iterable[Proposal]) -> Iterator[Proposal]:
+    """Yield for each mix of labels of `starts` the points at the places that cost most, for λ on clean data."""
     attack, seen = ground.attack, set()
-    for proposal in (*class_flips(ground), *mixed_flips(ground)):
+    for proposal in starts:
         counts = tuple(np.bincount(proposal.points.y.astype(int), minlength=ground.n_classes))
         if counts in seen:
             continue
