@@ -151,6 +151,15 @@ def test_budgets_hold(budget, edits):
     assert last.batches[-1].success == worst
 
 
+def test_rows_at_random_are_drawn_once():
+    """Whichever candidate wins, its points stand in the same rows."""
+    attack, x, y = small_attack(2, budget="replaced", policy=mi.Fixed(-1.0))
+    *_, last = attack.run(x, y)
+    assert len(last.others) > 2
+    places = {tuple(sorted(batch.places)) for batch in (last.batches[-1], *last.others)}
+    assert len(places) == 1
+
+
 def test_an_attack_goes_on_between_rounds_to_the_bit():
     attack, x, y = small_attack(0, budget="chosen", policy=mi.Learned())
     stages: list[Any] = list(attack.stages(x, y))

@@ -11,6 +11,7 @@ from mithridate.attacks.aims import margins
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.poison import Points
 from mithridate.attacks.stage import Stage
+from mithridate.attacks.starts import clones
 from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
 from mithridate.seeds import generator
@@ -54,10 +55,9 @@ class Ground:
     def of(cls, attack: Attacker, at: Stage) -> "Ground":
         """Look around."""
         n, k = len(at.y), at.end
-        places = generator(attack.seed, "points", "places").permutation(n)[:k]
+        # Rows at random are drawn once, for all candidates: who could draw again would pick.
+        places = clones(attack, at.x, at.y, k).places
         pool = places if attack.budget == "replaced" and attack.edits != "both" else np.arange(n)
-        if attack.budget == "added":
-            places = n + np.arange(k)
         ends = at.policy.strengths.low, at.policy.strengths.high
         low, high = (np.array(np.broadcast_to(end, np.shape(at.log_strength)), dtype=float) for end in ends)
         strengths = tuple(
