@@ -196,7 +196,8 @@ def test_the_command_line_finds_a_model_by_name(mithridate, audited, tmp_path, m
     (tmp_path / "nets.py").write_text(NETS)
     (tmp_path / "audit.toml").write_text(
         'dataset = "synthetic"\nmodel = "nets:network"\nsplits = 1\npoints = 4\nbatch = 2\ninner_steps = 20\n'
-        'epochs = 5\nhyperiterations = 5\nattack = "bilevel"\nprecision = "float64"\nstrengths = "layers"\npolicies = ["fixed=-2"]\n'
+        'epochs = 5\nhyperiterations = 5\nattack = "bilevel"\nprecision = "float64"\nstrengths = "layers"\n'
+        'policies = ["fixed=-2"]\n'
     )
     done = mithridate("audit", "--config", "audit.toml", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
