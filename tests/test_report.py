@@ -205,7 +205,7 @@ def test_numbers_are_those_of_audit_json(splits):
         mean, low = curve["mean"][at], curve["low"][at]
         return f"{mean:.1%}" if low is None else f"{mean:.1%} ± {100 * (mean - low):.1f}"
 
-    verdicts, errors = page.tables[0], page.tables[2]
+    verdicts, errors = page.tables[0], page.tables[3]
     for i, (policy, curve) in enumerate(summary["policies"].items()):
         row = verdicts[1 + i]
         assert row[0].startswith(policy)
@@ -254,6 +254,21 @@ def test_defenders_who_are_all_equal_are_counted():
     equal = result.candidates.assign(attack_success=0.1 + result.candidates["ratio"])
     said = headline(replace(result, candidates=equal)).sentence
     assert said.endswith("from 10.0% to 25.0% against fixed=-8, and as far against every other of 2 defenders.")
+
+
+def test_what_each_capability_needs():
+    result = made_up()
+    cells = result.candidates
+    success = np.where(cells["attack"] == "bilevel", 2, 0.5) * cells["ratio"]
+
+    def needed(success: Any) -> list[list[str]]:
+        page = Page(render([replace(result, candidates=cells.assign(attack_success=success))]))
+        return next(table for table in page.tables if table[0][0] == "what he changes")[1:]
+
+    expected = [["labels, the worst found", *["15.0%"] * 2], ["labels and features, the worst found", *["7.5%"] * 2]]
+    assert needed(success) == expected
+    assert [row[1:] for row in needed(success / 100)] == [["more than 15.0%"] * 2] * 2
+    assert [row[1:] for row in needed(math.nan)] == [["unknown"] * 2] * 2
 
 
 def test_rows_of_a_table_show_in_its_own_names_and_units():

@@ -24,7 +24,7 @@ from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
 from mithridate.results.report.source import Audited
-from mithridate.results.verdict import TOLERATED, curves
+from mithridate.results.verdict import TOLERATED, curves, worst_by_ratio
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 OUTLINES = (
@@ -153,6 +153,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "headline": wording.headline(result),
         "defenders": _defenders(result),
         "kinds": _kinds(result),
+        "needed": _needed(result),
         "galleries": galleries(result),
         "faults": _faults(frame),
         "cells": _cells(result),
@@ -191,6 +192,23 @@ def _kinds(result: Audited) -> dict[str, dict[str, float]]:
     found = last.groupby(["attack", "policy"], sort=False)["attack_success"].mean().unstack("policy").sort_index()
     worst = found.mean(axis=1).sort_values(ascending=False, kind="stable").index
     return {str(kind): found.loc[kind].dropna().to_dict() for kind in worst}
+
+
+def _needed(result: Audited) -> dict[str, dict[str, str]]:
+    """Return per capability the least audited share at which each defender is no longer within tolerance."""
+    cells, found = result.candidates, {}
+    clean, most = cells["n_poison"] == 0, wording.percent(cells["ratio"].max())
+    for capability, kinds in wording.CAPABILITIES.items():
+        own = cells[clean | cells["attack"].isin(kinds)] if kinds else cells
+        if own["n_poison"].max() == 0 or (not kinds and result.config["edits"] == "labels"):
+            continue
+        found[capability] = {}
+        for policy, rows in own.groupby("policy", sort=False):
+            worst = worst_by_ratio(rows)
+            beyond = worst.index[worst > worst.iloc[0] + TOLERATED]
+            said = f"more than {most}" if worst.notna().all() else wording.UNKNOWN
+            found[capability][str(policy)] = wording.percent(beyond[0]) if len(beyond) else said
+    return found if len(found) > 1 else {}
 
 
 def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:

@@ -7,10 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mithridate.configuration.parts import FLIPS
 from mithridate.results.report.source import Audited
 from mithridate.results.verdict import TOLERATED, measure, worst_by_ratio
 
 UNKNOWN = "unknown"
+
+CAPABILITIES = {
+    "labels, at random": ("random flips",),
+    "labels, the worst found": FLIPS,
+    "labels and features, the worst found": (),
+}
+"""What an attacker may be able to change, and by which kinds of attack; none named: by any."""
 
 THREAT = {
     "goal": "The attacker wants",
