@@ -76,6 +76,23 @@ def test_it_harms_the_classifier_more_than_its_starting_points(digits, poison, s
     assert error(LogisticRegression(C=1.0), digits, x, starts[1]) > error(LogisticRegression(C=1.0), digits, *starts)
 
 
+def test_labels_change_where_they_may(digits, starts):
+    victim = SklearnClassifier(LogisticRegression(C=1.0), clip_values=(0.0, 1.0))
+    rows = digits.x_train, digits.y_train, digits.x_valid, digits.y_valid
+    held = {}
+    for edits in ("labels", "both", "features"):
+        x, y = BilevelPoisoningAttack(victim, *rows, steps=10, edits=edits).poison(starts[0], np.eye(2)[starts[1]])
+        assert (x == starts[0]).all() == (edits == "labels")
+        assert y.shape == (POINTS, 2)
+        assert (y.argmax(axis=1) == starts[1]).all() or edits != "features"
+        model = LogisticRegression(C=1.0)
+        model.fit(np.concatenate([digits.x_train, x]), np.concatenate([digits.y_train, y.argmax(axis=1)]))
+        held[edits] = np.mean(model.predict(digits.x_valid) != digits.y_valid)
+    assert held["both"] >= max(held["labels"], held["features"])
+    # Rows of one class under the other's label do more than as many flips both ways.
+    assert held["labels"] > 0.02
+
+
 @pytest.mark.slow
 def test_any_other_classifier_of_scikit_learn_is_attacked_by_transfer(digits, starts):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
@@ -103,6 +120,8 @@ def test_mistakes_are_named(attack, digits, starts):
     plain = SklearnClassifier(LogisticRegression())
     with pytest.raises(mi.InputError, match="steps = 0"):
         BilevelPoisoningAttack(plain, *rows, steps=0)
+    with pytest.raises(mi.InputError, match="edits = 'all': use both, labels, features"):
+        BilevelPoisoningAttack(plain, *rows, edits="all")
     with pytest.raises(mi.InputError, match="y_train: labels must be one-hot"):
         BilevelPoisoningAttack(plain, rows[0], np.ones((60, 2)), *rows[2:])
     with pytest.raises(mi.InputError, match="L2 penalty, an intercept"):

@@ -4,13 +4,15 @@ ART's contract: the constructor takes a classifier and its training and validati
 points x, keeps their labels y, and returns both, to be added to the training rows.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.base import clone
 
+from mithridate.attacks.base import Edits
 from mithridate.attacks.bilevel import Attack
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy
@@ -48,9 +50,10 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
     batch of points; `batch`, how many points are crafted together (default: all). Points stay within the classifier's
     `clip_values`, or, where it has none, within each feature's range in `x_train`.
 
-    The caller gives the labels, as ART's contract has it, so this is the capability of one who adds points and whose
-    labels are settled. Attackers who choose rows of the training set and relabel them harm forests, kernels, boosting
-    and neighbours far more: see `mithridate.sklearn.poisoning_curve`.
+    Points are added, as ART's contract has it. `edits` says what of them may change: "features" (the default; the
+    caller's labels stay, as of ART's own attack), "labels" or "both". Labels are tried as given and all of one class,
+    for each class. Attackers who choose rows of the training set and relabel them harm forests, kernels, boosting and
+    neighbours far more: see `mithridate.sklearn.poisoning_curve`.
 
     Raises `InputError` when ART is not installed, for a number out of its range, for arrays that do not agree, and for
     a classifier with preprocessing or a logistic regression of another kind; ART's own `EstimatorError` for what is no
@@ -71,7 +74,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
 
     attack_params: ClassVar[list[str]] = [
         *getattr(PoisoningAttackWhiteBox, "attack_params", ()),
-        *("x_train", "y_train", "x_val", "y_val", "steps", "batch", "seed"),
+        *("x_train", "y_train", "x_val", "y_val", "steps", "batch", "edits", "seed"),
     ]
     _estimator_requirements = (ScikitlearnClassifier,)
 
@@ -85,6 +88,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         *,
         steps: int = 100,
         batch: int | None = None,
+        edits: str = "features",
         seed: int = 0,
     ):
         if PoisoningAttackWhiteBox is object:
@@ -92,11 +96,11 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         super().__init__(classifier)
         self.x_train, self.y_train = x_train, y_train
         self.x_val, self.y_val = x_val, y_val
-        self.steps, self.batch, self.seed = steps, batch, seed
+        self.steps, self.batch, self.edits, self.seed = steps, batch, edits, seed
         self._check_params()
 
     def poison(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points x (p, m), moved, and their labels y, in the order and the form in which they were given.
+        """Return the points x (p, m) and their labels y, as `edits` says changed, in the order and form given.
 
         They are to be added to the training rows. Raises `InputError` without labels, and for unknown options.
         """
@@ -106,10 +110,24 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
             )
             raise InputError(f"poison(x, y): {fault}")
         labels, trained, valid = (_numbers(name, part) for name, part in (("y", y), *self._labels().items()))
-        candidates = [self._crafted(np.asarray(x), labels, trained, valid, *how) for how in self._surrogates()]
+        points, rows = np.asarray(x), (trained, valid)
+        candidates = [
+            (moved, given)
+            for given in self._labellings(labels, trained)
+            for moved in ([points] if self.edits == "labels" else self._moved(points, given, *rows))
+        ]
         # The most harmful on the validation rows, once the classifier itself is fitted on it.
-        best = min(candidates, key=lambda x_poison: self._score(x_poison, labels, trained, valid))
-        return best, np.copy(y)
+        best, found = min(candidates, key=lambda one: self._score(*one, *rows))
+        return np.copy(best), _like(np.asarray(y), labels, found)
+
+    def _labellings(self, labels: np.ndarray, trained: np.ndarray) -> list[np.ndarray]:
+        """Return the labels as given, and where they may change, all of one class, for each class."""
+        classes = () if self.edits == "features" else np.unique(trained)
+        return [labels, *(np.full_like(labels, own) for own in classes if (labels != own).any())]
+
+    def _moved(self, x: np.ndarray, labels: np.ndarray, trained: np.ndarray, valid: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the points as each surrogate has them moved."""
+        yield from (self._crafted(x, labels, trained, valid, *how) for how in self._surrogates())
 
     def _crafted(
         self,
@@ -182,6 +200,8 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         for name in ("steps", *(("batch",) if self.batch is not None else ())):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be a whole number from 1 on")
+        if self.edits not in get_args(Edits):
+            raise InputError(f"edits = {self.edits!r}: use {', '.join(get_args(Edits))}")
         for name, labels in self._labels().items():
             _numbers(name, labels)
         for step in self.estimator.preprocessing_operations:
@@ -209,3 +229,10 @@ def _numbers(name: str, labels: np.ndarray) -> np.ndarray:
     if found.ndim == 1 and len(found) and (found == np.rint(found)).all() and found.min() >= 0:
         return found.astype(int)
     raise InputError(f"{name}: labels must be one-hot (n, K), or numbers 0 … K − 1 (n,); got shape {found.shape}")
+
+
+def _like(given: np.ndarray, before: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return labels (n,) by number in the form of `given`, which are `before` by number."""
+    if (labels == before).all():
+        return np.copy(given)
+    return (np.eye(given.shape[1])[labels] if given.ndim == 2 else labels).astype(given.dtype)
