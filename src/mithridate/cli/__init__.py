@@ -1,10 +1,12 @@
 """The command line: `mithridate audit DATASET`, `resume DIR`, `report`, `check`, `reproduce` and `datasets`.
 
 The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
-0 done, 1 the gate of `--fail-above` was exceeded, a check failed or `reproduce all` had to leave something out, 2 bad
-input or nowhere to write, 3 some cells of an audit could not be computed, 130 interrupted by Ctrl-C or SIGTERM.
+0 done, 1 the gate of `--fail-above` was exceeded or a check failed, 2 bad input or nowhere to write, 3 some cells of an
+audit or figures of `reproduce` could not be computed, 4 a fault of the program, 130 interrupted by
+Ctrl-C or SIGTERM, 141 nobody reads its output any more.
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -18,7 +20,7 @@ from rich.table import Table
 
 from mithridate._version import __version__
 from mithridate.cli import audits, reproducing
-from mithridate.cli.terminal import INTERRUPTED, console, errors
+from mithridate.cli.terminal import CLOSED, FAULT, INTERRUPTED, console, errors, told, writable
 from mithridate.errors import Interrupted, MithridateError
 
 app = typer.Typer(
@@ -71,18 +73,27 @@ def main() -> None:
     """Run the command line; an error the user can mend is one line on standard error and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without λ gets a question mark, not a traceback
+            stream.reconfigure(errors=writable())
     sys.path.append(os.getcwd())  # where a model named with --model may be
     # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
-    # An entry whose writer was killed: compiled anew.
-    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
+    # An entry whose writer was killed: compiled anew. One that cannot be kept: nothing is lost but time.
+    for fault in ("reading", "writing"):
+        warnings.filterwarnings("ignore", f"Error {fault} persistent compilation cache entry")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     try:
         app()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise SystemExit(CLOSED) from None
+        raise
     except Interrupted as error:
         errors.print(f"mithridate: {error}", style="yellow", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(INTERRUPTED) from None
     except MithridateError as error:
         errors.print(f"mithridate: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
+    except Exception as error:  # noqa: BLE001 (exit code 1 means a gate, and nothing else)
+        errors.print(f"mithridate: {told(error)}", style="red", soft_wrap=True, highlight=False, markup=False)
+        raise SystemExit(FAULT) from None

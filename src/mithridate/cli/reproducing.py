@@ -10,11 +10,13 @@ import typer
 from mithridate.cli.terminal import console, errors, progress
 from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError, MithridateError, StorageError
+from mithridate.results.style import plain_style
 
 if TYPE_CHECKING:
     from mithridate.reproduction import Reproduction
 
 
+@plain_style()
 def reproduce(
     figures: Annotated[
         list[str],
@@ -43,7 +45,7 @@ def reproduce(
 ) -> None:
     """Make figures and tables of the paper again, and say of each claim about them whether it came out.
 
-    Several, or `all`, go into one folder each, and what they share is computed once; exit code 1 when something had to
+    Several, or `all`, go into one folder each, and what they share is computed once; exit code 3 when something had to
     be left out. `claims` prints the claims of what was made before; `page` writes them, with figures and tables, as a
     Markdown page (--out).
     """
@@ -106,7 +108,7 @@ def _reproduce_all(names: tuple[str, ...], target: Path, options: dict[str, Any]
         errors.print(f"{name} was left out: {reason}", style="yellow", soft_wrap=True, highlight=False, markup=False)
     console.print(f"\nWritten to {target}", soft_wrap=True, highlight=False)
     if left_out:
-        raise typer.Exit(1)
+        raise typer.Exit(3)
 
 
 def _save(result: "Reproduction", target: Path) -> Path:

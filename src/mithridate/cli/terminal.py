@@ -1,9 +1,12 @@
 """The terminal: what is printed where, progress, and being asked to stop."""
 
+import codecs
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mithridate.errors import first_line
 from mithridate.files.systems import STOPPING
 
 if TYPE_CHECKING:
     from mithridate.auditing.audit import Progress as Standing
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C or SIGTERM."""
+FAULT, INTERRUPTED, CLOSED = 4, 130, 141
+"""The exit codes after a fault of the program, after Ctrl-C or SIGTERM, and where nobody reads the output any more."""
+PLAIN = {
+    **{"≥": ">=", "≤": "<=", "±": "+/-", "→": "->", "—": "-", "–": "-", "−": "-", "…": "...", "•": "*", "×": "x"},
+    **{"λ": "lambda", "Φ": "Phi", "‖": "||", "²": "^2", "·": "*", "“": '"', "”": '"', "’": "'", "η": "eta", "ε": "eps"},
+}
+"""What stands for a character that a terminal cannot show."""
 
 
 class _Console(Console):
@@ -29,6 +38,29 @@ class _Console(Console):
 
 
 console, errors = _Console(), _Console(stderr=True)
+
+
+def writable() -> str:
+    """Return the name of an error handler by which a terminal without λ gets a word for it, not a traceback."""
+    codecs.register_error("plain", _plain)
+    return "plain"
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def told(error: Exception) -> str:
+    """Return in one line what a fault of the program is, and where its traceback was put for a report."""
+    said = f"a fault of the program, not of your input: {type(error).__name__}: {first_line(error)}"
+    kept = "what an audit had computed is in its run directory, and `mithridate resume` goes on from there"
+    try:
+        with tempfile.NamedTemporaryFile("wb", prefix="mithridate-", suffix=".txt", delete=False) as file:
+            file.write("".join(traceback.format_exception(error)).encode())
+        return f"{said}; please report it with {file.name}; {kept}"
+    except OSError:
+        return f"{said}; please report it; {kept}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ on first use. A file that is there is verified and never overwritten.
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,12 @@ SOURCES: dict[str, Source] = {
 
 def directory() -> Path:
     """Return the folder that holds one folder per family."""
-    return Path(os.environ.get(VARIABLE) or pooch.os_cache("mithridate"))
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    try:
+        return Path(pooch.os_cache("mithridate"))
+    except RuntimeError:  # a user without a home; whatever lies there has to have the right checksum
+        return Path(tempfile.gettempdir()) / "mithridate"
 
 
 def at_hand(family: str) -> bool:

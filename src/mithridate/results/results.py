@@ -30,6 +30,7 @@ from mithridate.results.figures import draw_all
 from mithridate.results.records import file_name
 from mithridate.results.report import write_report
 from mithridate.results.stored import read_run
+from mithridate.results.style import drawing
 from mithridate.results.verdict import Verdict, curves
 
 FORMAT = 4
@@ -126,10 +127,12 @@ class AuditResult:
             for end, rows in zip(ROWS, pair, strict=True):
                 rows.to_csv(_poison_file(directory, split, policy, end), index=False)
         (directory / "figures").mkdir()
-        for name, figure in self.plot().items():
-            for kind in ("png", "svg"):
-                figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
-        write_report(directory / "report.html", [self])
+        with drawing("figures/"):
+            for name, figure in self.plot().items():
+                for kind in ("png", "svg"):
+                    figure.savefig(directory / "figures" / f"{name}.{kind}", dpi=150)
+        with drawing("report.html"):
+            write_report(directory / "report.html", [self])
 
 
 def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
