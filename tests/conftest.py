@@ -8,6 +8,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,23 @@ from jaxtyping import install_import_hook
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     install_import_hook("mithridate", "beartype.beartype")
+
+LIBRARIES = ("beartype", "equinox", "jax.scipy.special", "jinja2", "lineax", "matplotlib.pyplot", "optax", "pandas")
+LIBRARIES += ("pyarrow.parquet", "pydantic.main", "pydantic.types", "rich.console", "rich.progress", "sklearn.compose")
+LIBRARIES += ("scipy.sparse.linalg", "sklearn.datasets", "sklearn.linear_model", "sklearn.neighbors", "typer")
+
+
+class Beforehand(MetaPathFinder):
+    """Import the libraries just before the package: the hook would have them compiled anew, from their source."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "mithridate" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            for library in LIBRARIES:
+                import_module(library)
+
+
+sys.meta_path.insert(0, Beforehand())
 
 import filelock
 import pytest
