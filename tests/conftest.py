@@ -114,6 +114,12 @@ def digits() -> "mi.Split":
     return mi.load_dataset("digits-0v8").split(train=60, valid=60)
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Runs are saved without their pictures, which take long and have tests of their own."""
+    monkeypatch.setattr("mithridate.AuditResult.plot", lambda self: {})
+
+
 @pytest.fixture(scope="session")
 def learner() -> "mi.Learner":
     import mithridate as mi
@@ -183,7 +189,7 @@ class Told(NamedTuple):
 def mithridate(monkeypatch, capsys, tmp_path) -> Callable[..., Told]:
     """The command line, called in this process from `tmp_path`; the process is left as it was."""
 
-    def call(*arguments: object, planned: bool = False) -> Told:
+    def call(*arguments: object, planned: bool = False, drawn: bool = False) -> Told:
         from mithridate import cli
 
         with monkeypatch.context() as patch:
@@ -193,6 +199,8 @@ def mithridate(monkeypatch, capsys, tmp_path) -> Callable[..., Told]:
             patch.setenv("COLUMNS", "100")
             if not (planned or "--dry-run" in arguments):  # what fits into the memory has tests of its own
                 patch.setattr("mithridate.cli.audits._planned", lambda *given: False)
+            if not drawn:  # the pictures take long
+                patch.setattr("mithridate.AuditResult.plot", lambda self: {})
             with pytest.raises(SystemExit) as left:
                 cli.main()
         return Told(int(left.value.code or 0), *capsys.readouterr())

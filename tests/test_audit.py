@@ -273,7 +273,8 @@ def test_more_ratios_need_no_more_compilations():
             compiled.append(about["fun_name"])
 
     jax.monitoring.register_event_duration_secs_listener(listen)  # pyright: ignore[reportArgumentType]
-    options: dict[str, Any] = SMALL | {"splits": 1, "policies": ("learned", "cv-poisoned"), "epochs": 59}
+    options: dict[str, Any] = SMALL | {"splits": 1, "policies": ("learned", "cv-poisoned"), "folds": 2, "epochs": 9}
+    options |= {"inner_steps": 20, "hyperiterations": 4, "joint_hyperiterations": 4}
     options |= {"attack": "portfolio", "poison_rule": "restarting", "budget": "chosen"}
     mi.audit("digits-0v8", **options)
     before = len(compiled)

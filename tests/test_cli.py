@@ -28,16 +28,17 @@ def in_bash(script: str, cwd: Path, **env: str) -> Any:
 
 
 SHORT = ("--attack", "bilevel", "--inner-steps", 50, "--epochs", 5)
-LEAST = ("synthetic", "--splits", 1, "--points", 1, "--hyperiterations", 1, "--policy", "fixed=3", *SHORT)
+LEAST = ("synthetic", "--splits", 1, "--points", 1, "--policy", "fixed=3", "--attack", "flips", *SHORT[2:])
 QUICK = ("synthetic", "--splits", 2, "--points", 1, "--joint-hyperiterations", 3, "--policy", "learned", *SHORT)
 
 
 def test_the_command_line_from_start_to_end(mithridate, tmp_path):
-    done = mithridate("audit", *QUICK, "--out", "run", "--fail-above", "99%@3%")
+    done = mithridate("audit", *QUICK, "--out", "run", "--fail-above", "99%@3%", drawn=True)
     assert done.returncode == 0, done.stderr
     for word in ("Test error by share of poison", "learned", "Verdict", "Threat model", "run"):
         assert word in done.stdout
     assert mi.load_result(tmp_path / "run").frame["split"].nunique() == 2
+    assert (tmp_path / "run" / "figures" / "error.png").exists()
     file = tmp_path / "audit.toml"
     options = (
         "splits = 3",

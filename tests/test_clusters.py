@@ -232,6 +232,7 @@ def tree(node: Any) -> list[psutil.Process]:
     return [each for pid in raylets for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_number(result, nodes, monkeypatch):
     monkeypatch.setattr(Pace, "EVERY", 0.0)
     (node,) = nodes.worker_nodes
@@ -252,7 +253,6 @@ def test_a_node_that_is_killed_costs_no_number(result, nodes, monkeypatch):
     assert len(twice) == 1, "the chain of the lost node was begun again, from its cell and no earlier"
 
 
-@pytest.mark.slow
 def test_ray_gives_a_chain_up_stops_and_raises_as_processes_do(nodes, tmp_path):
     how = f"ray:{nodes.address}"
     work = Counting(str(tmp_path), forever=("doomed",))

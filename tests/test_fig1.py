@@ -1,6 +1,8 @@
 """Fig. 1: each map is what single solves give place by place, the attack is one, the claims are judged."""
 
+import functools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,10 +16,12 @@ import mithridate as mi
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.scenario import Scenario
 from mithridate.defences.tuning import minimise, validation_losses
+from mithridate.reproduction import fig1
 from mithridate.reproduction.fig1 import answered, ascend, best_responses, problem_of, run
 from mithridate.reproduction.fig1_claims import LEARNED, NONE, STRONG, claims, optima
 from mithridate.seeds import key
 
+STEPS = 12
 PLACES = np.array([[-9.5, 9.5], [-9.5, 0.0], [3.0, 1.0], [9.5, -9.5], [-4.0, -6.0]])
 
 
@@ -38,7 +42,12 @@ def attacks(config) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found():
-    return run(splits=2, side=5)
+    """With fewer steps of the attack than the figure has, and fewer places at once."""
+    fewer = SimpleNamespace(of=functools.partial(mi.AuditConfig.of, hyperiterations=STEPS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fig1, "AuditConfig", fewer)
+        patch.setattr(fig1, "TOGETHER", 16)
+        return run(splits=2, side=3)
 
 
 def test_the_map_of_the_learned_strength_is_tuning_place_by_place(attacks, split):
@@ -117,10 +126,10 @@ def test_the_attack_starts_at_a_clone_stays_within_its_constraints_and_does_harm
 def test_the_frame_has_the_data_the_paths_and_the_maps(found):
     frame = found.frame
     for index, own in frame.groupby("split"):
-        assert own["kind"].value_counts().to_dict() == {"map": 75, "path": 153, "valid": 64, "train": 32, "clean": 3}, (
+        assert own["kind"].value_counts().to_dict() == {"map": 27, "path": 3 * (STEPS + 1), "valid": 64, "train": 32, "clean": 3}, (
             index
         )
-        assert own[own["kind"] == "map"].groupby("policy")[["x1", "x2"]].nunique().eq(5).all(axis=None)
+        assert own[own["kind"] == "map"].groupby("policy")[["x1", "x2"]].nunique().eq(3).all(axis=None)
     measured = frame[frame["kind"].isin(["map", "path", "clean"])]
     columns = [
         "log_strength",
@@ -197,7 +206,7 @@ def test_the_figure_shows_the_maps_of_the_first_split(found, tmp_path):
     names = {path.name for path in found.save(tmp_path / "fig1").iterdir()}
     assert names == {"fig1.parquet", "fig1.png", "fig1.svg", "caption.txt", "claims.json"}
     for word in (
-        "5 × 5",
+        "3 × 3",
         "2 draws",
         "T = 500 steps of gradient descent, η = 0.2",
         "minibatches of 33, 100 epochs",

@@ -65,6 +65,7 @@ def test_what_was_measured_is_what_is_written(own, file):
         np.testing.assert_allclose(again, arrays[name], atol=2e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rows_survive_the_run_directory(own, tmp_path):
     folder = own.save(tmp_path / "run")
     again = mi.load_result(folder)

@@ -179,6 +179,7 @@ def test_an_audit_is_that_of_the_built_in_twin(audited):
             assert own == expected, column
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_records_and_threat_model_name_the_model(audited, tmp_path):
     assert set(audited.frame["model"]) == {"Twin"}
     assert audited.threat_model["model"] == "Twin"

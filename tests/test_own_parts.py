@@ -40,28 +40,25 @@ def parts(tmp_path_factory) -> dict[str, Any]:
     return vars(module)
 
 
-OWN: list[tuple[str, str, Callable[[dict[str, Any]], Any], str]] = [
-    (
-        "attack",
-        "outermost",
-        lambda page: page["Outermost"],
-        "outermost: the attacker flips the labels of the rows that",
-    ),
-    ("defences", "extremes", lambda page: (page["Extremes"](),), "leaves out rows that lie more than 4 deviations"),
-    ("penalty", "SmoothL1", lambda page: page["SmoothL1"](), "a smooth L1"),
-    ("loss", "smoothed", lambda page: page["smoothed"], "cross-entropy of labels smoothed by 5 %"),
-    ("policies", "cautious", lambda page: (page["Cautious"](),), "takes twice the strength that cross-validation on"),
-]
+Made = Callable[[dict[str, Any]], Any]
+OWN: dict[str, tuple[str, Made, str]] = {
+    "attack": ("outermost", lambda page: page["Outermost"], "outermost: the attacker flips the labels of the rows"),
+    "defences": ("extremes", lambda page: (page["Extremes"](),), "leaves out rows that lie more than 4 deviations"),
+    "penalty": ("SmoothL1", lambda page: page["SmoothL1"](), "a smooth L1"),
+    "loss": ("smoothed", lambda page: page["smoothed"], "cross-entropy of labels smoothed by 5 %"),
+    "policies": ("cautious", lambda page: (page["Cautious"](),), "takes twice the strength that cross-validation on"),
+}
 
 
-@pytest.mark.parametrize(("option", "name", "made", "words"), OWN, ids=[option for option, *_ in OWN])
-def test_a_part_of_one_s_own_is_planned_stored_resumed_and_told_of(parts, option, name, made, words, tmp_path):
-    options = SMALL | {option: made(parts)}
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("own", [("attack", "defences", "policies"), ("penalty", "loss")], ids="+".join)
+def test_parts_of_one_s_own_are_planned_stored_resumed_and_told_of(parts, own, tmp_path):
+    options = SMALL | {option: OWN[option][1](parts) for option in own}
     found = plan(*prepared("digits-0v8", None, options), calibrate=False)
     # The clean set, and at two shares the attack and two kinds of flips.
     assert (found.cells, found.chains[0].evaluations) == (3, 7)
-    assert found.chains[0].hyperiterations == (0 if option == "attack" else 8)
-    assert (found.chains[0].trainings > 0) == (option == "policies")
+    assert found.chains[0].hyperiterations == (0 if "attack" in own else 8)
+    assert (found.chains[0].trainings > 0) == ("policies" in own)
     whole = mi.audit("digits-0v8", **options)
     seen: list[int] = []
     with pytest.raises(mi.Interrupted):
@@ -76,14 +73,18 @@ def test_a_part_of_one_s_own_is_planned_stored_resumed_and_told_of(parts, option
     for table in ("frame", "candidates"):
         one, other = (getattr(result, table).drop(columns=["seconds"]).to_dict("list") for result in (whole, resumed))
         np.testing.assert_equal(one, other)
-    assert words in render([mi.load_result(tmp_path / "run")])
+    report = render([mi.load_result(tmp_path / "run")])
     assert whole.frame["status"].isin(("ok", "weak")).all()
-    column = {"policies": "policy", "defences": "defence"}.get(option, option)
-    wanted = f"fixed=-8 + {name}" if option == "defences" else name
-    assert whole.frame[column].unique().tolist() == [name]
-    assert whole.frame["policy"].unique().tolist() == [wanted if option in ("policies", "defences") else "fixed=-8"]
+    wanted = {OWN[option][0]: OWN[option][2] for option in own}
+    assert all(words in report for words in wanted.values())
+    policy = "cautious + extremes" if "policies" in own else "fixed=-8"
+    columns = {option: {"policies": "policy", "defences": "defence"}.get(option, option) for option in own}
+    for option, column in columns.items():
+        assert whole.frame[column].unique().tolist() == [policy if option == "policies" else OWN[option][0]]
+    assert whole.frame["policy"].unique().tolist() == [policy]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_belongs_to_parts_with_the_same_numbers(parts, tmp_path):
     options: dict[str, Any] = SMALL | {"attack": "flips"}
     mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options)
