@@ -31,6 +31,8 @@ else:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Shape annotations of the package are checked in every test; this has to precede its first import.
+import filelock
+import pytest
 from jaxtyping import install_import_hook
 
 with warnings.catch_warnings():
@@ -53,9 +55,6 @@ class Beforehand(MetaPathFinder):
 
 
 sys.meta_path.insert(0, Beforehand())
-
-import filelock
-import pytest
 
 # The process that only hands the tests out imports neither JAX nor the package.
 if TYPE_CHECKING:
@@ -82,6 +81,14 @@ def pytest_report_header() -> str:
 def pytest_configure(config: pytest.Config) -> None:
     # An entry that another worker is still writing: compiled anew.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+
+
+LONG = ("test_resume", "test_sklearn", "test_worst_case", "test_docs", "test_exact", "test_hypergradients")
+"""They go first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_unconfigure() -> None:

@@ -126,9 +126,8 @@ def test_the_attack_starts_at_a_clone_stays_within_its_constraints_and_does_harm
 def test_the_frame_has_the_data_the_paths_and_the_maps(found):
     frame = found.frame
     for index, own in frame.groupby("split"):
-        assert own["kind"].value_counts().to_dict() == {"map": 27, "path": 3 * (STEPS + 1), "valid": 64, "train": 32, "clean": 3}, (
-            index
-        )
+        kinds = {"map": 27, "path": 3 * (STEPS + 1), "valid": 64, "train": 32, "clean": 3}
+        assert own["kind"].value_counts().to_dict() == kinds, index
         assert own[own["kind"] == "map"].groupby("policy")[["x1", "x2"]].nunique().eq(3).all(axis=None)
     measured = frame[frame["kind"].isin(["map", "path", "clean"])]
     columns = [

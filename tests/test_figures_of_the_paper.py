@@ -88,7 +88,10 @@ def test_one_split_is_never_enough(name):
 
 @pytest.mark.parametrize(("name", "number", "change"), BROKEN, ids=[f"{n}-{i}" for n, i, _ in BROKEN])
 def test_a_claim_does_not_hold_where_it_is_not_so(name, number, change):
-    found = verdicts(name, change(MADE[name](3)))
+    frame = MADE[name](3)
+    if number != "10":  # which compares data sets; all else is judged in each by the same code
+        frame = frame[frame["dataset"] == frame["dataset"].iloc[0]]
+    found = verdicts(name, change(frame))
     assert {verdict for (_, own), verdict in found.items() if own == number} == {"does not hold"}
 
 

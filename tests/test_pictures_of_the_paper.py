@@ -239,7 +239,7 @@ def test_dogfish_is_used_where_it_is_at_hand(monkeypatch):
     assert LOGISTIC.datasets() == ("mnist-0v8", "fashion-mnist-0v2", "springer-tench")
 
 
-TINY: dict[str, Any] = {"splits": 2, "train": 40, "valid": 40, "points": 6, "batch": 3, "epochs": 20, "inner_steps": 60}
+TINY: dict[str, Any] = {"splits": 1, "train": 40, "valid": 40, "points": 6, "batch": 3, "epochs": 10, "inner_steps": 20}
 TINY |= {"hyperiterations": 5, "joint_hyperiterations": 5}
 
 

@@ -255,7 +255,8 @@ def test_what_cannot_be_planned_is_refused_in_one_line(part, broken, monkeypatch
 def test_what_cannot_be_planned_is_audited_nevertheless(monkeypatch, mithridate, tmp_path):
     broken = KeyError("num_carry")
     monkeypatch.setattr("mithridate.planning.costs._equation", Mock(side_effect=broken))
-    told = mithridate("audit", "digits-0v8", *FLAGS, "--out", "run", planned=True)
+    sizes = ("--splits", 1, "--points", 1, "--policy", "fixed=3", "--inner-steps", 50, "--epochs", 5)
+    told = mithridate("audit", "synthetic", "--attack", "flips", *sizes, "--out", "run", planned=True)
     assert told.returncode == 0
     assert f"warning: {told_of(broken)}" in told.stderr
     assert mi.load_result(tmp_path / "run").status != "failed"

@@ -156,7 +156,9 @@ VICTIMS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["neighbours", "svc", pytest.param("logistic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["svc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("neighbours", "logistic"))]
+)
 def test_no_plain_flip_of_the_same_budget_harms_more(name):
     X, y = map(np.asarray, load_breast_cancer(return_X_y=True))
     own: Any = {"shares": (0.167,), "cv": 3, "random_state": 0, "edits": "labels", "fits": 150}
