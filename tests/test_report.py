@@ -67,6 +67,7 @@ def made_up(
             n_poison=n_poison,
             ratio=n_poison / 40,
             test_error=error,
+            constant_error=0.5,
             attack_success=error,
             target_success=error,
             fpr=rates[0],

@@ -23,7 +23,7 @@ def frame_of(errors: dict[str, list[list[float]]], status: str = "ok") -> pd.Dat
         for s, values in enumerate(splits)
         for i, e in enumerate(values)
     ]
-    found = pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate", attack_loss=0.0)
+    found = pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate", attack_loss=0.0, constant_error=0.6)
     return found.assign(target_success=found["attack_success"])
 
 
@@ -91,6 +91,19 @@ def test_a_λ_that_ends_at_its_bound_is_told():
     )
 
 
+def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
+    rare = frame_of({"learned": [[0.04, 0.04, 0.04]], "fixed=-8": [[0.01, 0.02, 0.05]]}).assign(constant_error=0.04)
+    found = judged(rare)
+    assert found.tolerance == pytest.approx({"learned": 0.0, "fixed=-8": 0.05})
+    single = "no less than always giving the most frequent answer (4.0%)"
+    assert found.summary[0] == f"learned: 4.0% test error clean, {single}: nothing can be said of what it tolerates"
+    assert found.summary[1].endswith(f"stays within 5 points of clean up to 5.0%; from 10.0% on it errs {single}")
+    (failure,) = gate_failures(rare, 0.1, 0.05)
+    assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}: it tells nothing; ")
+    assert gate_failures(rare, 0.1, 0.05, allow_constant=True) == []
+    assert gate_failures(rare.assign(objective="target-class yes"), 0.1, 0.05) == []
+
+
 def test_the_gate():
     frame = frame_of({"learned": [[0.01, 0.08, 0.20]], "cv-clean": [[0.01, 0.02, 0.05]]})
     assert parse_gate("10%@5%", 0.1) == pytest.approx((0.1, 0.05))
@@ -100,7 +113,9 @@ def test_the_gate():
     assert len(gate_failures(frame, 0.04, 0.1)) == 2
     fallen = frame_of({"learned": [[0.01, 0.20, 0.08]]})
     assert gate_failures(fallen, 0.1, 0.1) == ["learned: test error 20.0% at 5.0% poison, above 10.0%"]
-    for text in ("10%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
+    count = frame_of({"learned": [[0.01, float(np.float32(0.4))]]})
+    assert gate_failures(count, 0.4, 0.05) == [], "8 of 20 rows are not above 40 %, in whatever precision"
+    for text in ("10%", "1_0%@5%", "١٠%@5%", "1e-1@5%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
         with pytest.raises(mi.InputError, match="ERROR@SHARE"):
             parse_gate(text, 0.1)
     with pytest.raises(mi.InputError, match=r"only up to 10\.0% poison is audited"):

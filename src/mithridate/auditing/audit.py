@@ -18,7 +18,7 @@ from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
 from mithridate.auditing.threat import capability, mismatch, threat_model
-from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.config import AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
@@ -103,6 +103,16 @@ def resume(
         raise StorageError(f"{folder}: its data and model cannot be had again: {error}; {again}") from None
     with surroundings(config.precision, config.execution):
         return _kept(data, config, found.place, folder, on_progress, stop)
+
+
+def audited_poison(directory: str | Path) -> float:
+    """Return the largest share of poison that the run in a directory audits; raises as `resume`. Nothing is run."""
+    folder = Path(directory)
+    found = load_result(folder).config if (folder / "audit.json").exists() else Manifest.read(folder).config
+    try:
+        return most_poison(found["points"], found["train"], found["budget"])
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise StorageError(f"{folder}: its configuration cannot be read: {error!r}") from None
 
 
 def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) -> Path | None:

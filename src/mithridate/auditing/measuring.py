@@ -25,7 +25,7 @@ from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
 from mithridate.configuration.parts import FLIPS, name_of
 from mithridate.defences.base import Checked, Strength
-from mithridate.results.records import Record
+from mithridate.results.records import NOISE, Record
 from mithridate.seeds import key
 from mithridate.victims.rows import Rows
 
@@ -137,6 +137,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
+        "constant": found.test_error >= found.constant_error - NOISE,
         "weak": any(found.target_success < other.target_success for other in others if other.attack in FLIPS),
     }
     return replace(
@@ -184,5 +185,6 @@ def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict
         "n_train": rows,
         "n_poison": points,
         "ratio": points / rows,
+        "constant_error": float(1 - np.bincount(scenario.split.y_test).max() / len(scenario.split.y_test)),
         "inner_steps": getattr(attack.learner.rule, "steps", 0),
     }

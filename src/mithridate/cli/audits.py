@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Gate, MLflow, Quiet, asked_for, with_flags
+from mithridate.cli.options import AllowConstant, AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
 from mithridate.configuration.config import AuditConfig
 from mithridate.errors import Unplanned
@@ -29,6 +29,7 @@ def audit(
     as_json: AsJson = False,
     mlflow: MLflow = None,
     fail_above: Gate = None,
+    allow_constant: AllowConstant = False,
     quiet: Quiet = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print what would be computed, its time and memory, and stop")
@@ -44,7 +45,7 @@ def audit(
     from mithridate.results.verdict import parse_gate
 
     data, asked = asked_for(config, given)
-    gate = parse_gate(fail_above, asked.most_poison) if fail_above else None
+    gate = (*parse_gate(fail_above, asked.most_poison), allow_constant) if fail_above else None
     if _planned(data, asked, dry_run, as_json):
         return
     named = f"mithridate-{data.name}-"
@@ -90,13 +91,15 @@ def resume(
     as_json: AsJson = False,
     mlflow: MLflow = None,
     fail_above: Gate = None,
+    allow_constant: AllowConstant = False,
     quiet: Quiet = False,
 ) -> None:
     """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
+    from mithridate.auditing.audit import audited_poison
     from mithridate.auditing.audit import resume as run
     from mithridate.results.verdict import parse_gate
 
-    gate = parse_gate(fail_above, 1.0) if fail_above else None
+    gate = (*parse_gate(fail_above, audited_poison(directory)), allow_constant) if fail_above else None
     run = functools.partial(run, directory, model=model, own=own or (), execution=execution)
     _finished(run, directory, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
 
@@ -104,7 +107,7 @@ def resume(
 def _finished(
     run: Callable[..., "AuditResult"],
     target: Path,
-    gate: tuple[float, float] | None,
+    gate: tuple[float, float, bool] | None,
     *,
     as_json: bool,
     mlflow: str | None,

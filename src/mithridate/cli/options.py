@@ -19,6 +19,9 @@ MLflow = Annotated[
     str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
 ]
 Gate = Annotated[str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")]
+AllowConstant = Annotated[
+    bool, typer.Option("--allow-constant", help="let a model that errs no less than one single answer pass the gate")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")]
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from mithridate.checking.check import FAILING, PASSING, CheckResult
 from mithridate.planning import Plan, duration, gib
 from mithridate.results.records import flips_of
-from mithridate.results.report.wording import cell, strengths
+from mithridate.results.report.wording import cell, outcome, strengths
 from mithridate.results.results import AuditResult
-from mithridate.results.verdict import curves, measure
+from mithridate.results.verdict import CONSTANT, curves, measure
 
 SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
@@ -31,23 +31,22 @@ def print_audit(console: Console, result: AuditResult) -> None:
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
+    single = result.frame["constant_error"].mean()
     error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
     named = measure(config["objective"])
     error.title = f"{named[0].upper()}{named[1:]} by share of poison"
     did = {"added": "is added to the training rows", "replaced": "replaces training rows at random"}.get(
         config["budget"], "stands in training rows that the attacker has chosen"
     )
-    error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
+    error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {CONSTANT}: {single:.1%}"
     end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
-        tolerance = result.verdict.tolerance[policy]
-        sign = "≥ " if tolerance >= ratios[-1] - 1e-9 else ""
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
         tuned = strengths(result.frame[result.frame["policy"] == policy])
         flips = cell(flipped[policy]["attack_success"], -1, share=True)
-        end.add_row(policy, f"{sign}{tolerance:.1%}", flips, tuned, norm)
+        end.add_row(policy, outcome(result, policy).tolerance, flips, tuned, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:

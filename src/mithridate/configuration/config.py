@@ -28,6 +28,11 @@ FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
 """The options that only the user's own data in a file have."""
 
 
+def most_poison(points: int, train: int, budget: str) -> float:
+    """Return the largest share of poison that so many points make of so many training rows."""
+    return points / (train + (points if budget == "added" else 0))
+
+
 class AuditConfig(BaseModel):
     """Everything that decides an audit's numbers.
 
@@ -206,7 +211,7 @@ class AuditConfig(BaseModel):
     @property
     def most_poison(self) -> float:
         """The largest audited share of poison."""
-        return self.points / (self.train + (self.points if self.budget == "added" else 0))
+        return most_poison(self.points, self.train, self.budget)
 
     @field_validator("hidden", mode="before")
     @classmethod

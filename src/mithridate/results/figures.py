@@ -185,7 +185,7 @@ def draw_all(
 ) -> dict[str, Figure]:
     """Return every figure of a result by its file name."""
     classes, objective = dataset["classes"], str(frame["objective"].iloc[0])
-    error = {"test_error": "test error [%]"}
+    error = {"test_error": f"test error [%]; one answer for all: {frame['constant_error'].mean():.1%}"}
     if objective != "indiscriminate":
         error = {"attack_success": f"{measure(objective)} [%]"} | error
     if len(classes) == 2:

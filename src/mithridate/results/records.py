@@ -19,7 +19,8 @@ class Record:
     `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
     what he wants. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims at
-    that goes his way, for an indiscriminate one the test error; `attack_loss`: A of the retrained victim;
+    that goes his way, for an indiscriminate one the test error; `constant_error`: the test error
+    of always giving the most frequent answer; `attack_loss`: A of the retrained victim;
     `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked. `fprs`, `fnrs`: of
     each class against the rest; `fpr`, `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the
     retrained victim on the validation rows. `log_strengths`: the defender's λ for each group of layers, `log_strength`
@@ -53,6 +54,7 @@ class Record:
     n_poison: int
     ratio: float
     test_error: float
+    constant_error: float
     attack_success: float
     fpr: float
     fnr: float
@@ -86,6 +88,9 @@ class Record:
         return cls(**{**unknown, **said, **known})
 
 
+NOISE = 1e-6
+"""Errors are counts over counts, measured in float32: by less than this none is above another."""
+
 LISTS = ("fprs", "fnrs", "log_strengths", "best_log_strengths", "weight_norms")
 """The columns whose entries are lists: one number for each class, group of layers or layer."""
 
@@ -97,6 +102,8 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
+    "constant": "the model errs no less than one that always gives the most frequent answer: its error does not tell "
+    "what is tolerated; look at the rates of errors, or audit --objective 'target-class A'",
     "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
     "rows counts; raise its steps if it takes any",
 }

@@ -33,7 +33,7 @@ from mithridate.results.stored import read_run
 from mithridate.results.style import drawing
 from mithridate.results.verdict import Verdict, curves
 
-FORMAT = 4
+FORMAT = 5
 ROWS = ("-start.csv", ".csv")
 """The files of a chain's points as rows of a table: at their start, and at their end."""
 

@@ -1,6 +1,7 @@
 """From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,11 +11,13 @@ import pandas as pd
 from scipy import stats
 
 from mithridate.errors import InputError
-from mithridate.results.records import FAULTS
+from mithridate.results.records import FAULTS, NOISE
 
 METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
 TOLERATED = 0.05
 """Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
+
+CONSTANT = "always giving the most frequent answer"
 
 RESOLUTION = 1 / 1024
 """How finely λ is tuned, as a share of its interval: a λ that is nearer to an end is at its bound."""
@@ -25,7 +28,8 @@ class Verdict:
     """The answer in sentences and figures.
 
     `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
-    the worst of the attacks stays within 5 points of the clean error (or targeted attacker's success); `saved`:
+    the worst of the attacks stays within 5 points of the clean error (or targeted attacker's success), and below the
+    error of always giving the most frequent answer; `saved`:
     points of it that tuning
     under attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
     `warnings`: what makes the numbers less than they seem.
@@ -86,6 +90,17 @@ def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
+def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
+    """Return per ratio whether the worst attack leaves a model that errs no less than one that gives a single answer.
+
+    Never of a targeted attacker, whose success is no error.
+    """
+    if candidates["objective"].iloc[0] != "indiscriminate":
+        return worst_by_ratio(candidates).map(lambda _: False)
+    single = candidates.groupby("ratio")["constant_error"].mean()
+    return worst_by_ratio(candidates) >= single - NOISE
+
+
 def measure(objective: str) -> str:
     """Return what an attacker's success is called."""
     return "test error" if objective == "indiscriminate" else f"success of “{objective}”"
@@ -108,16 +123,24 @@ def verdict(
     summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
     for name, rows in candidates.groupby("policy", sort=False):
         worst, policy = worst_by_ratio(rows), str(name)
-        within = (worst <= worst.iloc[0] + TOLERATED).cummin()
+        constant = constant_by_ratio(rows)
+        within = ((worst <= worst.iloc[0] + TOLERATED + NOISE) & ~constant).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
         most = "at least " if within.all() else ""
         if math.isnan(worst.iloc[0]):
             summary.append(f"{policy}: {name_of_it} unknown, clean as well: nothing can be said of what it tolerates")
             continue
+        if constant.iloc[0]:
+            summary.append(
+                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no less than {CONSTANT} "
+                f"({_percent(rows['constant_error'].mean())}): nothing can be said of what it tolerates"
+            )
+            continue
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
-            f"{most}{tolerance[policy]:.1%}"
+            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it errs no less than {CONSTANT} "
+            f"({_percent(rows['constant_error'].mean())})" * bool(constant.any())
         )
     saved, sentences = _saved(frame, candidates, fixed)
     ends = _at_bounds(frame, bounds or {})
@@ -187,7 +210,7 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
     Raises `InputError` when either is not a share from 0 to 1, or the share lies beyond what was audited.
     """
     try:
-        error, share = (float(p.removesuffix("%")) / (100 if p.endswith("%") else 1) for p in text.split("@"))
+        error, share = (float(number) / (100 if unit else 1) for number, unit in map(_share, text.split("@")))
     except ValueError:
         error = share = math.nan
     if not (0 <= error <= 1 and 0 <= share <= 1):
@@ -197,11 +220,18 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
     return error, share
 
 
-def gate_failures(candidates: pd.DataFrame, error: float, share: float) -> list[str]:
+def _share(text: str) -> tuple[str, str]:
+    """Return the number and the unit of `10%`; of anything but plain digits nothing, which is no number."""
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(%?)\s*", text)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_constant: bool = False) -> list[str]:
     """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
 
     The worst of the attacks counts, and the first audited share at or above `share` is included, so that a
-    share between two audited ones is judged by the higher. An error that is unknown fails.
+    share between two audited ones is judged by the higher. An error that is unknown fails, and one that is not below
+    that of always giving the most frequent answer, unless `allow_constant`.
     """
     found, named = [], measure(candidates["objective"].iloc[0])
     for policy, rows in candidates.groupby("policy", sort=False):
@@ -210,6 +240,13 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float) -> list[
         if up_to.isna().any():
             where = up_to.index[up_to.isna()][0]
             found.append(f"{policy}: {named} unknown at {where:.1%} poison: training diverged, or a cell failed")
-        elif up_to.max() > error:
+        elif up_to.max() > error + NOISE:
             found.append(f"{policy}: {named} {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
+        elif not allow_constant and (single := constant_by_ratio(rows)[up_to.index]).any():
+            where = single.idxmax()
+            found.append(
+                f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no less than {CONSTANT} "
+                f"({_percent(rows['constant_error'].mean())}): it tells nothing; look at fpr and fnr, use --objective "
+                "'target-class A', or let it pass by --allow-constant"
+            )
     return found

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError, StorageError
 from mithridate.results.figures import COLOURS
-from mithridate.results.records import FAULTS, flips_of
+from mithridate.results.records import FAULTS, NOISE, flips_of
 from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
@@ -152,6 +152,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "splits": frame["split"].nunique(),
         "headline": wording.headline(result),
         "defenders": _defenders(result),
+        "constant": wording.percent(frame["constant_error"].mean()),
         "kinds": _kinds(result),
         "needed": _needed(result),
         "galleries": galleries(result),
@@ -205,7 +206,7 @@ def _needed(result: Audited) -> dict[str, dict[str, str]]:
         found[capability] = {}
         for policy, rows in own.groupby("policy", sort=False):
             worst = worst_by_ratio(rows)
-            beyond = worst.index[worst > worst.iloc[0] + TOLERATED]
+            beyond = worst.index[worst > worst.iloc[0] + TOLERATED + NOISE]
             said = f"more than {most}" if worst.notna().all() else wording.UNKNOWN
             found[capability][str(policy)] = wording.percent(beyond[0]) if len(beyond) else said
     return found if len(found) > 1 else {}

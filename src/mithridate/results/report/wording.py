@@ -9,7 +9,7 @@ import pandas as pd
 
 from mithridate.configuration.parts import FLIPS
 from mithridate.results.report.source import Audited
-from mithridate.results.verdict import TOLERATED, measure, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, constant_by_ratio, measure, worst_by_ratio
 
 UNKNOWN = "unknown"
 
@@ -48,7 +48,8 @@ GLOSSARY = {
     "labels flipped alone": "the worst of many choices of rows whose labels are flipped, nothing else changed, for "
     "comparison",
     "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
-    f"{100 * TOLERATED:g} points of the clean figure",
+    f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that always "
+    "gives the most frequent answer",
     "split": "one random draw of training and validation rows; figures are means over splits",
     "±": "half the 95 % interval of the mean over splits; with few splits it is wide",
     "cell": "one model trained and measured: one split, one defender, one share of poison",
@@ -169,10 +170,11 @@ def headline(result: Audited) -> Headline:
 
 def outcome(result: Audited, policy: str) -> Outcome:
     """Return what a policy comes to."""
-    by_ratio = worst_by_ratio(result.candidates[result.candidates["policy"] == policy])
-    tolerated = result.verdict.tolerance[policy]
+    rows = result.candidates[result.candidates["policy"] == policy]
+    by_ratio, tolerated = worst_by_ratio(rows), result.verdict.tolerance[policy]
     sign = "≥ " if tolerated >= by_ratio.index.max() - 1e-9 else ""
-    return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), f"{sign}{percent(tolerated)}")
+    told = UNKNOWN if constant_by_ratio(rows).iloc[0] else f"{sign}{percent(tolerated)}"
+    return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), told)
 
 
 def strengths(rows: pd.DataFrame) -> str:
