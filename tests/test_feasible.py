@@ -24,8 +24,8 @@ def mixed() -> Mixed:
     low, high = np.zeros(9), np.zeros(9)
     low[:3], high[:3] = (RAW_LOW - OFFSET[:3]) / SCALE[:3], (RAW_HIGH - OFFSET[:3]) / SCALE[:3]
     high[3:8] = 1.0
-    whole = np.arange(9) < 2
-    return Mixed(low, high, whole=whole, offset=OFFSET, scale=SCALE, groups=GROUPS)
+    grid = (np.arange(9) < 2).astype(float)
+    return Mixed(low, high, grid=grid, offset=OFFSET, scale=SCALE, groups=GROUPS)
 
 
 PHI = mixed()
@@ -95,24 +95,24 @@ def test_it_works_on_one_point_on_many_and_on_several_sets_at_once(way, rng):
     np.testing.assert_array_equal(eqx.filter_vmap(move)(stacked, x), expected)
 
 
-@pytest.mark.parametrize("offset", [1e6 + 0.25, -3e8 + 0.7])
-def test_large_whole_numbers_settle_to_the_unit(offset):
+@pytest.mark.parametrize(("offset", "grid"), [(1e6 + 0.25, 1.0), (-3e8 + 0.7, 1.0), (98.6034, 0.1), (0.333, 0.01)])
+def test_numbers_settle_on_their_grid_however_large(offset, grid):
     phi = Mixed(
         np.array([-5.0]),
         np.array([5.0]),
-        whole=np.array([True]),
+        grid=np.array([grid]),
         offset=np.array([offset]),
-        scale=np.array([20.0]),
+        scale=np.array([20.0 * grid]),
         groups=[],
     )
-    found = np.asarray(phi.settle(jnp.linspace(-4, 4, 1000)[:, None]), np.float64) * 20 + offset
+    found = np.asarray(phi.settle(jnp.linspace(-4, 4, 1000)[:, None]), np.float64) * 20 + offset / grid
     np.testing.assert_allclose(found, np.rint(found), atol=1e-4)
     assert len(np.unique(np.rint(found))) in (160, 161)
 
 
 def test_a_table_without_categories_is_a_box(rng):
     low, high = -np.ones(3), np.ones(3)
-    phi = Mixed(low, high, whole=np.zeros(3, bool), offset=np.zeros(3), scale=np.ones(3), groups=[])
+    phi = Mixed(low, high, grid=np.zeros(3), offset=np.zeros(3), scale=np.ones(3), groups=[])
     x = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32) * 2
     for found in (phi.project(x), phi.settle(x)):
         np.testing.assert_array_equal(found, mi.Box(low, high).project(x))

@@ -272,7 +272,7 @@ FILES = {
     "index above 2^31": ("own.svm", b"1 3000000000:1\n0 1:1\n" * 9, "svmlight|too large"),
     "labels that are NaN": ("own.svm", b"nan 1:1\n0 1:2\n" * 9, "label"),
     "notes for pandas": ("own.parquet", lying_pandas(), "cannot be read as Parquet"),
-    "lists": ("own.parquet", parquet(pd.DataFrame({"a": [[1.5]] * 9, "t": [0] * 9})), "mixed values"),
+    "lists": ("own.parquet", parquet(pd.DataFrame({"a": [[1.5]] * 9, "t": [0] * 9})), "holds lists"),
 }
 # fmt: on
 

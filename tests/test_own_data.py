@@ -39,6 +39,7 @@ def test_rows_with_empty_cells_are_left_out_and_numbers_stay(tmp_path):
 
 @pytest.mark.parametrize("separator", [";", "\t", ","])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.filterwarnings("ignore:.*alone tells the label")
 def test_csv_in_its_usual_dialects(tmp_path, separator, encoding):
     text = f'"naïve, or not"{separator} size {separator}label\n' + "".join(
         f'"a{separator} ""{"bc"[i % 2]}"" \n{"x" * (i % 3)}"{separator} {i / 7!r} {separator}{("yes", "no")[i % 2]}\n\n'
@@ -207,6 +208,7 @@ def test_further_rows_of_arrays(tmp_path, rng):
     assert y.tolist() == [1, 0, 1]
 
 
+@pytest.mark.filterwarnings("ignore:.*alone tells the label")
 def test_types_of_frames_are_kept(rng):
     n = 40
     frame = pd.DataFrame(

@@ -41,7 +41,7 @@ class Progress(NamedTuple):
 
 
 def audit(
-    dataset: str | Path | Dataset,
+    dataset: str | Path | Dataset | pd.DataFrame,
     config: AuditConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -51,11 +51,12 @@ def audit(
 ) -> AuditResult:
     """Find out how much poison a pipeline takes: run every split, policy and ratio.
 
-    Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options`; `out`, a run
-    directory: each finished cell is on the disk there before `on_progress` hears of it, and if there are some of the
-    same audit already, it goes on from them; `on_progress`, called before every cell and at the end; `stop`, asked
-    between the steps: once it returns True, what there is is saved and `Interrupted` raised. Everything is checked
-    before anything is computed: raises `InputError`, `DataError` or `StorageError`.
+    Arguments: `dataset`, a name, a file, a `Dataset`, or a data frame with `target=` its column of labels; either a
+    `config` or its fields as `options`; `out`, a run directory: each finished cell is on the disk there before
+    `on_progress` hears of it, and if there are some of the same audit already, it goes on from them; `on_progress`,
+    called before every cell and at the end; `stop`, asked between the steps: once it returns True, what there is is
+    saved and `Interrupted` raised. Everything is checked before anything is computed: raises `InputError`, `DataError`
+    or `StorageError`.
 
     Example:
         >>> import mithridate as mi

@@ -64,9 +64,9 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
     if config.target and not config.bounds:
-        within = "within each column's range in the training rows, whole numbers and categories kept as such" + (
-            f", except {'; '.join(config.feasible)}" if config.feasible else ""
-        )
+        kept = "decimals, whole numbers and categories kept as such"
+        others = f", except {'; '.join(config.feasible)}" if config.feasible else ""
+        within = f"within each column's range in the training rows, {kept}{others}"
     learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
     goal, cloned = aim_of(config, classes)
     built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]

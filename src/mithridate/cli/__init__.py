@@ -74,6 +74,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=writable())
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     sys.path.append(os.getcwd())  # where a model named with --model may be
     # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
     with contextlib.suppress(RuntimeError):  # a user without a home

@@ -1,7 +1,9 @@
 """What the columns of a table hold, found from their cells, and what poisoned cells may hold, as the user says it."""
 
 import difflib
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mithridate.data.doubts import LARGEST, check_spelling, check_written
 from mithridate.data.encoding import Column
 from mithridate.data.readers import Source, check_text
 from mithridate.errors import DataError, InputError
@@ -16,8 +19,9 @@ from mithridate.errors import DataError, InputError
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>")
 """Cells of a CSV file that count as empty."""
 MOST_CATEGORIES = 50
-LARGEST = 1e30
 EXACT = 2.0**53
+DECIMALS, EDGE = 5, 1e-9
+"""The most decimals that are kept: with more a column is taken to hold any number."""
 
 # A leading zero is a code's, not a number's.
 _NUMBER = r"(?i)[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|[+-]?inf(?:inity)?"
@@ -48,6 +52,8 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
         except (OverflowError, ValueError):
             raise DataError(f"{what} holds whole numbers that are too large; {remedy}") from None
         return _numbers(name, numbers.dtype, numbers.to_numpy(dtype=float, na_value=np.nan), source)
+    if kind == "mixed" and any(isinstance(cell, list | np.ndarray) for cell in cells.head(100)):
+        raise DataError(f"{what} holds lists; {remedy}")
     if kind == "empty":
         raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
     if kind in _DATES:
@@ -70,7 +76,10 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
         raw[~empty] = present.astype(float)
         exact = present.str.fullmatch(r"[+-]?\d+").all()
         return _numbers(name, "int64" if exact else "float64", raw, source)
+    check_written(present, what)
     labels = tuple(sorted(present.unique()))
+    if is_target:
+        check_spelling(labels, what)
     crowded = _crowded(len(labels), len(present))
     if not is_target and (numeric.mean() >= 0.9 or (crowded and numeric.mean() > 0.5)) and not numeric.all():
         row = int((~numeric).to_numpy().argmax())
@@ -108,7 +117,16 @@ def _numbers(name: str, dtype: Any, values: np.ndarray, source: Source) -> tuple
             f"{source.name}: column {name!r} holds whole numbers above 2^53, which are not told apart; if they name "
             f"the rows, use drop = {name}"
         )
-    return Column(name, "integer" if exact and whole(values) else "number", dtype), values
+    if exact and whole(values):
+        return Column(name, "integer", dtype), values
+    return Column(name, "number", dtype, decimals=_decimals(values, dtype)), values
+
+
+def _decimals(values: np.ndarray, dtype: Any) -> int | None:
+    """Return how many decimals numbers have at most, as they are typed; None for more than `DECIMALS`."""
+    known = values[~np.isnan(values)]
+    typed = known.astype(np.float32) if str(dtype).lower() == "float32" else known
+    return next((k for k in range(1, DECIMALS + 1) if (np.round(typed, k) == typed).all()), None)
 
 
 def whole(values: np.ndarray) -> bool:
@@ -171,6 +189,35 @@ def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
     return raw
 
 
+def read_columns(frame: pd.DataFrame, source: Source) -> tuple[list[Column], np.ndarray]:
+    """Return what each column of features holds, and the raw numbers (n, columns).
+
+    Raises `DataError` for columns that cannot be used: for one in a line, for several in a table, with what leaves them
+    all out.
+    """
+    found, faults = [], {}
+    for name in frame.columns:
+        try:
+            column, raw = read_column(frame[name], source)
+            seen = np.unique(raw[~np.isnan(raw)])
+            if len(seen) < 2:
+                fault = "holds a single value" if len(seen) else "is empty in every row"
+                raise DataError(f"{source.name}: column {name!r} {fault}; remove it, or use drop = {name}")
+            found.append((column, raw))
+        except DataError as error:
+            faults[str(name)] = error
+    if len(faults) == 1:
+        raise next(iter(faults.values()))
+    if faults:
+        lines = [f"  {str(error).removeprefix(f'{source.name}: ')}" for error in faults.values()]
+        flags = " ".join(f"--drop {shlex.quote(name)}" for name in faults)
+        raise DataError(
+            "\n".join([f"{source.name}: {len(faults)} of {frame.shape[1]} columns cannot be used:", *lines])
+            + f"\nTo leave them out: drop = {json.dumps(list(faults), ensure_ascii=False)}, or {flags}"
+        )
+    return [column for column, _ in found], np.stack([raw for _, raw in found], axis=1)
+
+
 def restricted(columns: list[Column], feasible: Sequence[str]) -> list[Column]:
     """Return the columns with what `COLUMN=LOW:HIGH` and `COLUMN=A|B` say their poisoned cells may hold."""
     found = {column.name: column for column in columns}
@@ -201,10 +248,13 @@ def _bounded(column: Column, text: str, value: str) -> Column:
         raise InputError(f"feasible {text!r}: {low:g} lies above {high:g}; give the lower end first")
     if any(end is not None and abs(end) > LARGEST for end in (low, high)):
         raise InputError(f"feasible {text!r}: the ends must be finite")
-    if column.whole:
-        low, high = None if low is None else float(np.ceil(low)), None if high is None else float(np.floor(high))
+    if column.grid:
+        # Ends that are on the grid but for rounding stay where they are.
+        low = None if low is None else float(np.ceil(low / column.grid - EDGE) * column.grid)
+        high = None if high is None else float(np.floor(high / column.grid + EDGE) * column.grid)
         if low is not None and high is not None and low > high:
-            raise InputError(f"feasible {text!r}: {column.name!r} holds whole numbers, and none lies between")
+            what = "whole numbers" if column.whole else f"numbers of {column.decimals} decimals"
+            raise InputError(f"feasible {text!r}: {column.name!r} holds {what}, and none lies between")
     kind = pd.Series([1], dtype=column.dtype).to_numpy().dtype
     if kind.kind in "iu":
         least, most = np.iinfo(kind).min, np.iinfo(kind).max

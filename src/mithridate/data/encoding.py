@@ -33,9 +33,10 @@ Kind = Literal["number", "integer", "boolean", "category"]
 class Column:
     """A column of a table: what it is called, what its cells may hold, how they are written.
 
-    `dtype` is the pandas type of the column; `categories`, the cells that stand for 0, 1, … of a boolean or a
-    category. `low` and `high` (numbers and integers, in the table's own units) and `allowed` (places in `categories`)
-    say what a poisoned cell may hold; None leaves it at the training rows' range, or at every category.
+    `dtype` is the pandas type of the column; `decimals`, how many its numbers have at most, None for any; `categories`,
+    the cells that stand for 0, 1, … of a boolean or a category. `low` and `high` (numbers and integers, in the table's
+    own units) and `allowed` (places in `categories`) say what a poisoned cell may hold; None leaves it at the training
+    rows' range, or at every category.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Column:
     low: float | None = None
     high: float | None = None
     allowed: tuple[int, ...] | None = None
+    decimals: int | None = None
+
+    @property
+    def grid(self) -> float:
+        """The step from one number that can be written to the next; 0 where any can."""
+        return 1.0 if self.whole else 0.0 if self.decimals is None else 10.0**-self.decimals
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -174,10 +181,10 @@ class Encoder:
         columns, m = self.schema.columns, len(self.feature_names)
         single = self.schema.places("number", "integer") + self.schema.places("boolean")
         grouped = self.schema.places("category")
-        low, high, whole = np.zeros(m), np.zeros(m), np.zeros(m, dtype=bool)
+        low, high, grid = np.zeros(m), np.zeros(m), np.zeros(m)
         spots, ends = np.arange(len(single)), np.stack([self.low[single], self.high[single]])
         low[spots], high[spots] = (ends - self.offset[spots]) / self.scale[spots]
-        whole[spots] = [columns[place].whole for place in single]
+        grid[spots] = [columns[place].grid for place in single]
         groups, first = [], len(single)
         for place in grouped:
             column = columns[place]
@@ -185,10 +192,10 @@ class Encoder:
             groups.append([first + code for code in allowed])
             first += len(column.categories)
             high[groups[-1]] = 1.0
-        return Mixed(low, high, whole=whole, offset=self.offset, scale=self.scale, groups=groups)
+        return Mixed(low, high, grid=grid, offset=self.offset, scale=self.scale, groups=groups)
 
     def raw(self, x: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n columns"]:
-        """Return the raw rows of features: whole where they have to be, else to a millionth of the scale, in range."""
+        """Return the raw rows of features, in range: with the column's decimals, or to a millionth of the scale."""
         x = np.asarray(x, np.float64)
         single = self.schema.places("number", "integer") + self.schema.places("boolean")
         found = np.empty((len(x), len(self.schema.columns)))
@@ -200,7 +207,8 @@ class Encoder:
             first += width
         for feature, place in enumerate(single):
             # Further digits are float32's, not the row's.
-            digits = 0 if self.schema.columns[place].whole else 6 - math.floor(math.log10(self.scale[feature]))
+            column, least = self.schema.columns[place], 6 - math.floor(math.log10(self.scale[feature]))
+            digits = 0 if column.whole else least if column.decimals is None else column.decimals
             found[:, place] = np.round(found[:, place], digits)
         return np.where(self._grouped[None], found, np.clip(found, self.low[None], self.high[None]))
 

@@ -96,21 +96,22 @@ class Balls(eqx.Module):
 
 
 class Mixed(eqx.Module):
-    """Φ of the rows of a table: numbers in their ranges, whole ones among them, one category in each group.
+    """Φ of the rows of a table: numbers in their ranges, on a grid where they have one, one category in each group.
 
         Φ = {x : low ≤ x ≤ high, Σ x[g] = 1 and x[g] ≥ 0 for every group g}
 
-    is the relaxation in which an attack moves. Of it a table can hold the points whose `whole` features, in raw units
-    x·scale + offset, are whole numbers, and which are 1 in one feature of every group; `settle` finds the nearest.
+    is the relaxation in which an attack moves. Of it a table can hold the points whose features, in raw units
+    x·scale + offset, are multiples of their `grid` (1 for whole numbers, 0.01 for two decimals, 0 for any number), and
+    which are 1 in one feature of every group; `settle` finds the nearest.
 
-    Arguments: `low`, `high`, `whole`, `scale` > 0 and `offset`, one each per feature (m,); `groups`, each a list of the
-    features among which one category is chosen. Features of categories that are not allowed belong to no group and
-    have the range 0 to 0. Not checked: that the whole numbers' bounds are whole.
+    Arguments: `low`, `high`, `grid` ≥ 0, `scale` > 0 and `offset`, one each per feature (m,); `groups`, each a list of
+    the features among which one category is chosen. Features of categories that are not allowed belong to no group and
+    have the range 0 to 0. Not checked: that bounds lie on the grid.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import numpy as np
-        >>> phi = Mixed(np.array([0.0, 0.0, 0.0]), np.array([9.0, 1.0, 1.0]), whole=np.array([True, False, False]),
+        >>> phi = Mixed(np.array([0.0, 0.0, 0.0]), np.array([9.0, 1.0, 1.0]), grid=np.array([1.0, 0.0, 0.0]),
         ...             offset=np.zeros(3), scale=np.ones(3), groups=[[1, 2]])
         >>> phi.project(jnp.array([9.75, 0.75, 0.75])).tolist()
         [9.0, 0.5, 0.5]
@@ -119,7 +120,7 @@ class Mixed(eqx.Module):
     """
 
     box: Box
-    whole: Bool[np.ndarray, " m"]
+    grid: Float[np.ndarray, " m"]
     scale: Float[np.ndarray, " m"]
     fraction: Float[np.ndarray, " m"]
     groups: Int[np.ndarray, "groups width"]
@@ -129,14 +130,15 @@ class Mixed(eqx.Module):
         low: Float[np.ndarray, " m"],
         high: Float[np.ndarray, " m"],
         *,
-        whole: Bool[np.ndarray, " m"],
+        grid: Float[np.ndarray, " m"],
         offset: Float[np.ndarray, " m"],
         scale: Float[np.ndarray, " m"],
         groups: Sequence[Sequence[int]],
     ):
-        self.box, self.whole, self.scale = Box(low, high), whole, scale
-        # Whole numbers are counted from the one nearest to the offset: in float32 years would not round to the day.
-        self.fraction = offset - np.rint(offset)
+        self.box, self.grid, self.scale = Box(low, high), grid, scale
+        # The grid is counted from its point nearest to the offset: in float32 years would not round to the day.
+        step = np.where(grid > 0, grid, 1.0)
+        self.fraction = offset - np.rint(offset / step) * step
         self.groups = np.full((len(groups), max(map(len, groups), default=0)), len(low))
         for row, group in zip(self.groups, groups, strict=True):
             row[: len(group)] = group
@@ -148,17 +150,19 @@ class Mixed(eqx.Module):
             return within
         members = self._members(x)
         # What lies 1 or more below the largest is projected to 0, so the padding cannot count.
-        real = jnp.broadcast_to(jnp.asarray(self.groups < len(self.whole)), members.shape)
+        real = jnp.broadcast_to(jnp.asarray(self.groups < len(self.grid)), members.shape)
         members = jnp.where(real, members - members.max(axis=-1, keepdims=True), -2.0)
         flat = jax.vmap(optax.projections.projection_simplex)(members.reshape(-1, members.shape[-1]))
         return within.at[..., self.groups].set(flat.reshape(members.shape), mode="drop")
 
     def settle(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
-        """Return the nearest of the points that a table can hold: whole numbers, and one category a group."""
-        whole, scale, fraction = (jnp.broadcast_to(part, x.shape) for part in (self.whole, self.scale, self.fraction))
-        scale, fraction = scale.astype(x.dtype), fraction.astype(x.dtype)
-        counts = jnp.rint(self.box.project(x) * scale + fraction)
-        settled = self.box.project(jnp.where(whole, (counts - fraction) / scale, x))
+        """Return the nearest of the points that a table can hold: numbers on their grids, one category a group."""
+        grid, scale, fraction = (
+            jnp.broadcast_to(part, x.shape).astype(x.dtype) for part in (self.grid, self.scale, self.fraction)
+        )
+        step = jnp.where(grid > 0, grid, 1.0)
+        counts = jnp.rint((self.box.project(x) * scale + fraction) / step)
+        settled = self.box.project(jnp.where(grid > 0, (counts * step - fraction) / scale, x))
         if not self.groups.size:
             return settled
         members = self._members(x)

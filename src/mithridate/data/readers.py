@@ -100,14 +100,13 @@ def check_dense(shape: tuple[int, int], name: str) -> None:
 
 def check_names(names: Sequence[str], source: str) -> None:
     """Raise `DataError` for a column without a name or with one that cannot be shown, or two of the same."""
-    if len(names) > MOST_COLUMNS:
-        raise DataError(f"{source}: {len(names):,} columns; at most {MOST_COLUMNS:,} can be audited")
     for name in names:
         check_text(name, f"{source}: the name of column {name[:40]!r}")
-    if "" in names:
+    nameless = [name for name in names if re.fullmatch(r"Unnamed: \d+", name)]
+    if nameless:
         raise DataError(
-            f"{source}: column {names.index('') + 1} of {len(names)} has no name; name it or remove it (pandas writes "
-            "row numbers so, unless told index=False)"
+            f"{source}: {len(nameless)} of {len(names)} columns have no name (pandas writes row numbers so, unless "
+            f"told index=False); name them, or use drop = {', '.join(nameless)}"
         )
     twice, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
@@ -122,12 +121,14 @@ def check_text(text: str, what: str) -> None:
         raise DataError(f"{what} holds a control character or is not Unicode; rename it")
 
 
-def read_table(path: Path) -> tuple[pd.DataFrame, Source]:
+def read_table(path: Path, drop: Sequence[str] = ()) -> tuple[pd.DataFrame, Source]:
     """Return the cells of a CSV file, all as text, or of a Parquet file, as they are typed.
 
+    A column without a name is called as pandas calls it, “Unnamed: 0” if it is the first. Of a Parquet file the columns
+    to `drop` come back empty.
     Raises `DataError` when the file is not one, is damaged, holds no rows or is too large.
     """
-    frame, source = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    frame, source = _parquet(path, drop) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
     if frame.empty:
         raise DataError(f"{path}: a header and no rows" if frame.columns.size else f"{path}: no columns")
     return frame, source
@@ -160,8 +161,8 @@ def _csv(path: Path) -> tuple[pd.DataFrame, Source]:
     check_memory(str(path), 2 * size + 8 * (COPIES + 1) * cells, f"{rows:,} rows of {widths[separator]} columns")
     _check_utf8(path)
 
-    names = [name.strip() for name in next(_records(path, separator))[1]]
-    check_names(names, str(path))
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(next(_records(path, separator))[1])]
+    _check_head(names, path)
     keys = [str(place) for place in range(len(names))]
     try:
         table = pyarrow.csv.read_csv(
@@ -182,6 +183,14 @@ def _csv(path: Path) -> tuple[pd.DataFrame, Source]:
     return table.slice(1).rename_columns(names).to_pandas(), Source(str(path), separator)
 
 
+def _check_head(names: Sequence[str], path: Path) -> None:
+    """Raise `DataError` for more columns than can be audited, or a name that cannot be shown."""
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path}: {len(names):,} columns; at most {MOST_COLUMNS:,} can be audited")
+    for name in names:
+        check_text(name, f"{path}: the name of column {name[:40]!r}")
+
+
 def _check_utf8(path: Path) -> None:
     lines = offset = 0
     with path.open("rb") as file:
@@ -197,19 +206,23 @@ def _check_utf8(path: Path) -> None:
             lines, offset = lines + block.count(b"\n"), offset + len(block)
 
 
-def _parquet(path: Path) -> tuple[pd.DataFrame, Source]:
+def _parquet(path: Path, drop: Sequence[str]) -> tuple[pd.DataFrame, Source]:
     try:
         with opened(path, free_memory()) as content, pyarrow.parquet.ParquetFile(content) as file:
             found, columns = file.metadata, file.schema_arrow
-            check_names(columns.names, str(path))
-            for column in columns:
-                if pa.types.is_nested(column.type):
-                    raise DataError(f"{path}: column {column.name!r} holds mixed values ({column.type}); remove it")
+            _check_head(columns.names, path)
             what = f"{found.num_rows:,} rows of {found.num_columns} columns"
             check_memory(str(path), 8 * COPIES * found.num_rows * found.num_columns, what)
-        table = read_parquet(path, free_memory() // COPIES)
+        # What is dropped is not read, nor what no model takes; both keep their places.
+        lists = [column.name for column in columns if pa.types.is_nested(column.type)]
+        read = [name for name in columns.names if name not in {*lists, *drop}]
+        table = read_parquet(path, free_memory() // COPIES, columns=read)
         with faults_told():
-            return table.to_pandas(), Source(str(path))
+            frame = table.to_pandas()
+        left_out = {name: [[]] * len(frame) if name in lists else None for name in columns.names if name not in read}
+        if len(set(columns.names)) < len(columns.names):  # refused later, by name
+            return frame, Source(str(path))
+        return frame.assign(**left_out)[columns.names], Source(str(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 

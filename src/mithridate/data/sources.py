@@ -4,12 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
 from mithridate.configuration.presets import setting
 from mithridate.data.catalogue import load_dataset
+from mithridate.data.columns import some
 from mithridate.data.datasets import Dataset
 from mithridate.data.readers import ARRAYS, TABLES
-from mithridate.data.tables import read_dataset
+from mithridate.data.tables import dataset_of, read_dataset
 from mithridate.errors import InputError
 
 PLENTY = 2**30
@@ -23,13 +26,24 @@ def names_file(dataset: str) -> bool:
 
 
 def prepared(
-    dataset: str | Path | Dataset, config: AuditConfig | None, options: dict[str, Any]
+    dataset: str | Path | Dataset | pd.DataFrame, config: AuditConfig | None, options: dict[str, Any]
 ) -> tuple[Dataset, AuditConfig]:
     """Return the data set, loaded, and the configuration of its audit: the one given, or that with these options.
+
+    Of a data frame a data set is made as `dataset_of` does, with its options among these.
 
     Own data have sizes of their own (`Dataset.sizes`), and their evaluation as many epochs as give η·steps of the
     tabular setting. Raises `InputError` or `DataError`.
     """
+    if isinstance(dataset, pd.DataFrame):
+        if config is not None:
+            raise InputError("a data frame and a config: make a data set of it by mi.dataset_of(frame, 'target')")
+        if options.get("target") is None:
+            raise InputError(
+                f"a data frame: say which column holds the labels, target = one of {some(list(map(str, dataset)))}"
+            )
+        own = {option: options.pop(option) for option in FILE_OPTIONS if options.get(option) is not None}
+        dataset = dataset_of(dataset, own.pop("target"), name="frame", **own)
     name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
     if config is not None:
         if options:

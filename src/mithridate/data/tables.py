@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mithridate.data import downloads
-from mithridate.data.columns import check_size, coded, nearest, read_column, restricted, some, whole
+from mithridate.data.columns import check_size, coded, nearest, read_column, read_columns, restricted, some, whole
 from mithridate.data.datasets import Dataset, Split
+from mithridate.data.doubts import check_header, warn_of
 from mithridate.data.encoding import Column, Schema
 from mithridate.data.readers import TABLES, Source, check_dense, check_names, check_path, read_arrays, read_table
 from mithridate.errors import DataError, InputError
@@ -67,7 +68,7 @@ def read_dataset(
     path, options = Path(path), _Options(positive, missing, feasible)
     check_path(path)
     if path.suffix.lower() in TABLES:
-        frame, source = read_table(path)
+        frame, source = read_table(path, drop)
         return _of_frame(path.stem, frame, target, drop, source, options)
     for name, given in (("target", target), ("drop", drop)):
         if given:
@@ -95,7 +96,8 @@ def dataset_of(
     Example:
         >>> import pandas as pd
         >>> from mithridate.data.tables import dataset_of
-        >>> frame = pd.DataFrame({"age": range(20, 60), "smoker": [True, False] * 20, "ill": ["no", "yes"] * 20})
+        >>> ages = [20 + 7 * row % 40 for row in range(40)]
+        >>> frame = pd.DataFrame({"age": ages, "smoker": [True, False] * 20, "ill": ["no", "yes", "yes", "no"] * 10})
         >>> data = dataset_of(frame, "ill", feasible=["age=0:100"])
         >>> data.classes
         ('no', 'yes')
@@ -186,7 +188,6 @@ def _of_frame(
 ) -> Dataset:
     frame = frame.set_axis([str(column) for column in frame.columns], axis="columns").reset_index(drop=True)
     names = list(frame.columns)
-    check_names(names, source.name)
     if target is None:
         raise InputError(f"{source.name}: say which column holds the labels (target); there are {some(names)}")
     for wanted in (target, *drop):
@@ -194,20 +195,18 @@ def _of_frame(
             raise InputError(f"{source.name}: no column {wanted!r}; {nearest(wanted, names)}")
     if target in drop:
         raise InputError(f"drop = {target!r}: this is the target")
+    check_header(frame, target, source)
     frame = frame.drop(columns=list(drop))
+    check_names(list(frame.columns), source.name)
     features = [column for column in frame.columns if column != target]
     if not features:
         raise DataError(f"{source.name}: no column besides the target {target!r}; there is nothing to learn from")
     label, labels = read_column(frame[target], source, is_target=True)
-    found = [read_column(frame[column], source) for column in features]
-    raw = np.stack([values for _, values in found], axis=1)
-    for place, column in enumerate(features):
-        seen = np.unique(raw[:, place][~np.isnan(raw[:, place])])
-        if len(seen) < 2:
-            fault = "holds a single value" if len(seen) else "is empty in every row"
-            raise DataError(f"{source.name}: column {column!r} {fault}; remove it, or use drop = {column}")
-    cells = _Cells([column for column, _ in found], raw, label, labels, tuple(frame.columns))
-    return _assembled(name, cells, source, options, n_test)
+    columns, raw = read_columns(frame[features], source)
+    cells = _Cells(columns, raw, label, labels, tuple(frame.columns))
+    found = _assembled(name, cells, source, options, n_test)
+    warn_of(columns, raw, labels, source)
+    return found
 
 
 def _of_arrays(

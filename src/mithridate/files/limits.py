@@ -297,10 +297,11 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> tupl
     return shape
 
 
-def read_parquet(path: Path, most: int, rows: int = 2**31) -> "pa.Table":
+def read_parquet(path: Path, most: int, rows: int = 2**31, columns: list[str] | None = None) -> "pa.Table":
     """Return a Parquet file of at most `rows` rows and `most` bytes, as the file says and as it turns out.
 
-    Text is read as its dictionary and only written out when it fits. Raises `ValueError` or `OSError`.
+    Only these `columns`, if any are named. Text is read as its dictionary and only written out when it fits. Raises
+    `ValueError` or `OSError`.
     """
     import pyarrow as pa
     import pyarrow.compute
@@ -318,7 +319,7 @@ def read_parquet(path: Path, most: int, rows: int = 2**31) -> "pa.Table":
             size = sum(max(group, 0) for group in groups) + 8 * about.num_rows * about.num_columns
             if about.num_rows > rows or size > most:
                 raise ValueError(f"it has {about.num_rows:,} rows and {size:,} bytes; at most {rows:,} and {most:,}")
-            table = found.read(use_threads=False)
+            table = found.read(columns=columns, use_threads=False)
         for place, name in enumerate(table.column_names):
             column = table.column(place)
             if pa.types.is_dictionary(column.type) and name in text:

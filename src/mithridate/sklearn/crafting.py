@@ -182,7 +182,7 @@ def _stretched(feasible: Mixed, factor: np.ndarray) -> Mixed:
     return Mixed(
         feasible.box.low * factor,
         feasible.box.high * factor,
-        whole=feasible.whole,
+        grid=feasible.grid,
         offset=feasible.fraction,
         scale=feasible.scale / factor,
         groups=[group[group < m].tolist() for group in feasible.groups],
