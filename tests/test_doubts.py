@@ -115,6 +115,14 @@ def test_row_numbers_and_columns_that_tell_the_label_are_warned_of(tmp_path, fir
     assert len(said) == 2
 
 
+def test_rows_that_occur_twice_are_counted(tmp_path):
+    path = file_of(tmp_path, USUAL)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, *lines[1:11]]) + "\n")
+    with pytest.warns(UserWarning, match="40% of the rows have the same features as another"):
+        read_dataset(path, "t")
+
+
 def test_decimals_are_those_of_the_file(tmp_path, rng):
     cells = {
         "tenths": [f"{v:.1f}" for v in rng.normal(300, 4, N)],
@@ -151,5 +159,7 @@ def test_a_data_frame_is_audited_as_it_is():
     assert result.rows[0, "fixed=3"][1].columns.tolist() == ["a", "b", "t"]
     with pytest.raises(mi.InputError, match="say which column holds the labels, target = one of 'a', 'b', 'same', 't'"):
         mi.audit(frame)
+    with pytest.raises(mi.InputError, match=r"bounds = \[0.0, 1.0\]: .*by feasible = COLUMN=LOW:HIGH"):
+        mi.audit(frame, target="t", drop=["same"], bounds=(0.0, 1.0), **options)
     with pytest.raises(mi.InputError, match=r"a data frame and a config: .*dataset_of"):
         mi.audit(frame, mi.AuditConfig.of(dataset="synthetic"))

@@ -139,6 +139,7 @@ def test_frames_with_a_column_of_labels_apart_and_official_test_rows():
     np.testing.assert_array_equal(same.test[0], found.test[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*same features as another")
 def test_splits_have_the_shares_of_the_file_and_every_class():
     frame = patients(103)
     frame[TARGET] = np.repeat(["a", "b", "c"], [80, 19, 4])

@@ -63,7 +63,7 @@ def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[
     """Return what the attacker knows, controls and may change, in plain words; `attacks`, those on each defender."""
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
-    if config.target and not config.bounds:
+    if config.target:
         kept = "decimals, whole numbers and categories kept as such"
         others = f", except {'; '.join(config.feasible)}" if config.feasible else ""
         within = f"within each column's range in the training rows, {kept}{others}"

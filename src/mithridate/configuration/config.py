@@ -166,7 +166,7 @@ class AuditConfig(BaseModel):
     )
     stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
     bounds: tuple[float, float] | None = Field(
-        None, description="low and high of every feature of the poison, as the model sees it (standardised or scaled)"
+        None, description="low and high of every feature of the poison, as the model sees it; for data of the catalogue"
     )
     strengths: str = Field(
         pattern=r"^(one|layers|[0-9]{1,4}(,[0-9]{1,4})*)$",

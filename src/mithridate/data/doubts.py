@@ -18,6 +18,8 @@ LARGEST = 1e30
 """Of a number in a table; beyond are infinity, and what float32 cannot hold."""
 FEWEST = 20
 """Rows from which on a pattern in a column is no accident."""
+ALIKE = 0.01
+"""The share of rows with a twin that goes without saying."""
 WRITTEN = {
     r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?": "numbers with a comma between thousands, or a decimal comma",
     r"[+-]?(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d+": "numbers with a decimal comma",
@@ -65,13 +67,19 @@ def check_spelling(labels: Sequence[str], what: str) -> None:
 
 
 def warn_of(columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, source: Source) -> None:
-    """Warn of columns that number the rows, and of those that alone tell the label of every row.
+    """Warn of columns that number the rows, of those that alone tell the label of every row, and of rows alike.
 
     Arguments: raw numbers (n, columns), NaN where a cell is empty, and the target's (n,).
     """
     known = ~np.isnan(labels)
     if known.sum() < FEWEST:
         return
+    alike = pd.DataFrame(raw).duplicated(keep=False).mean()
+    if alike > ALIKE:
+        _warn(
+            f"{source.name}: {alike:.0%} of the rows have the same features as another, so that some are trained on and "
+            "tested on; errors on new rows may be higher: leave out what occurs twice, if it is the same case"
+        )
     for place, column in enumerate(columns):
         cells = raw[:, place]
         if column.kind == "integer" and (np.diff(cells) == 1).all():

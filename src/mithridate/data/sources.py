@@ -50,7 +50,7 @@ def prepared(
             raise InputError(f"give a config or options, not both: {', '.join(options)}")
         if name not in (config.dataset, Path(config.dataset).stem):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
-        return dataset if isinstance(dataset, Dataset) else loaded(name, config), config
+        return _agreed(dataset if isinstance(dataset, Dataset) else loaded(name, config), config)
     options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
     # Wrong options are refused before a large file is read. How many rows it has is not known yet, nor how many points
     # follow from them: no number of validation rows is too small for these.
@@ -60,7 +60,16 @@ def prepared(
         first["valid"] = max(PLENTY, first["valid"])
     asked = AuditConfig.of(**first)
     data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
-    return data, AuditConfig.of(**_sizes(data, options) | options)
+    return _agreed(data, AuditConfig.of(**_sizes(data, options) | options))
+
+
+def _agreed(data: Dataset, config: AuditConfig) -> tuple[Dataset, AuditConfig]:
+    if data.schema and config.bounds:
+        raise InputError(
+            f"bounds = {list(config.bounds)}: what the columns of {data.name} may hold is said in their own units, by "
+            "feasible = COLUMN=LOW:HIGH; rows within such bounds might be none that the table can hold"
+        )
+    return data, config
 
 
 def loaded(name: str, config: AuditConfig) -> Dataset:
