@@ -77,8 +77,8 @@ def warn_of(columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, sour
     alike = pd.DataFrame(raw).duplicated(keep=False).mean()
     if alike > ALIKE:
         _warn(
-            f"{source.name}: {alike:.0%} of the rows have the same features as another, so that some are trained on and "
-            "tested on; errors on new rows may be higher: leave out what occurs twice, if it is the same case"
+            f"{source.name}: {alike:.0%} of the rows have the same features as another, so that some are trained and "
+            "tested on: errors on new rows may be higher; leave out what occurs twice, if it is the same case"
         )
     for place, column in enumerate(columns):
         cells = raw[:, place]
