@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import mithridate as mi
+from mithridate.results.intervals import Shared, half_width
 from mithridate.results.records import FAULTS
 from mithridate.results.verdict import Verdict, curves, gate_failures, parse_gate, verdict
 
@@ -102,6 +104,56 @@ def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
     assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}: it tells nothing; ")
     assert gate_failures(rare, 0.1, 0.05, allow_constant=True) == []
     assert gate_failures(rare.assign(objective="target-class yes"), 0.1, 0.05) == []
+
+
+def test_an_interval_holds_the_truth_where_splits_share_rows(rng):
+    """Of 200 tables of 200 rows, ten splits each: Student's interval misses the mean error on new rows far too often."""
+
+    def table(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = rng.integers(0, 2, n)
+        return np.column_stack([rng.normal(size=(n, 6)) + 0.4 * y[:, None], np.ones(n)]), y
+
+    new, truth = table(4000)
+    truths, halves, means = [], {"plain": [], "shared": []}, []
+    for _ in range(200):
+        x, y = table(200)
+        errors, on_new = [], []
+        for _ in range(10):
+            order = rng.permutation(200)
+            train, test = order[:100], order[150:]
+            weights = np.linalg.lstsq(x[train], 2 * y[train] - 1, rcond=None)[0]
+            errors.append(np.mean((x[test] @ weights > 0) != y[test]))
+            on_new.append(np.mean((new @ weights > 0) != truth))
+        means.append(np.mean(errors))
+        truths.append(np.mean(on_new))
+        std, sampled = np.std(errors, ddof=1), means[-1] * (1 - means[-1]) / 50
+        halves["plain"].append(half_width(std, 10, Shared()))
+        halves["shared"].append(half_width(std, 10, Shared(0.5, 0.25, 50), sampled))
+    missed = np.abs(np.array(means) - np.mean(truths))
+    covered = {name: np.mean(missed <= half) for name, half in halves.items()}
+    assert covered["plain"] < 0.85
+    assert 0.93 <= covered["shared"] < 1
+    assert np.mean(halves["shared"]) < 3 * np.mean(halves["plain"])
+
+
+def test_without_anything_shared_it_is_students_interval(rng):
+    frame = frame_of({"learned": [[0.1 * e] for e in rng.random(7)]})
+    low, high = stats.t.interval(0.95, 6, frame["attack_success"].mean(), stats.sem(frame["attack_success"]))
+    found = curves(frame, ("attack_success",))["learned"]["attack_success"]
+    assert (found["low"][0], found["high"][0]) == pytest.approx((low, high))
+    wider = curves(frame.assign(shared_train=0.3, shared_test=0.0, n_test=100), ("attack_success",))["learned"]
+    assert wider["attack_success"]["low"][0] < low
+
+
+def test_a_share_s_interval_ends_at_0_and_1_and_a_wide_one_is_told_of():
+    frame = frame_of({"learned": [[0.0, 0.1], [0.02, 0.5]]})
+    found = curves(frame, ("attack_success",))["learned"]["attack_success"]
+    assert (found["low"], found["high"][1]) == ([0.0, 0.0], 1.0)
+    (said,) = judged(frame).warnings
+    assert said.startswith("learned: 30.0% at the most poison is known to ± 254 points only; about ")
+    assert said.endswith(" splits narrow it to ± 10")
+    alike = judged(frame.assign(shared_train=0.9, shared_test=0.0, n_test=100)).warnings
+    assert alike[0].endswith("splits alone do not narrow it; more rows do")
 
 
 def test_the_gate():

@@ -12,13 +12,16 @@ from mithridate.auditing.assembly import attack_of, defenders_of, model_of, obje
 from mithridate.configuration.config import AuditConfig
 from mithridate.data.datasets import Dataset, Split
 from mithridate.defences.base import Defender
+from mithridate.results.intervals import Shared
 from mithridate.victims.models import Model
 from mithridate.victims.rows import Rows
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Split `index` of an audit: who attacks whom, on which rows; all that is drawn there comes from `seed`."""
+    """Split `index` of an audit: who attacks whom, on which rows; all that is drawn there comes from `seed`.
+
+    `shared`: what two splits have in common."""
 
     config: AuditConfig
     index: int
@@ -28,6 +31,7 @@ class Scenario:
     objective: Objective
     defenders: tuple[Defender, ...]
     shares: np.ndarray | None
+    shared: Shared
 
     @classmethod
     def of(cls, data: Dataset, config: AuditConfig, index: int = 0, other: "Scenario | None" = None) -> "Scenario":
@@ -39,7 +43,9 @@ class Scenario:
         model = other.model if other else model_of(config, split)
         defenders = other.defenders if other else tuple(defenders_of(config))
         shares = _to_come(data, split) if config.objective == "indiscriminate" else None
-        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders, shares)
+        n, n_test = len(data.y), len(split.y_test)
+        shared = Shared(len(split.y_train) / n, 0.0 if data.test else n_test / n, n_test)
+        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders, shares, shared)
 
     def attack(self, defender: Defender) -> Attacker:
         """Return the attack on one defender."""

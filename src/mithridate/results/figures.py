@@ -62,8 +62,6 @@ class CurveDisplay:
                 (line,) = axis.plot(x, y, color=colour, label=_as_is(policy))
                 line.set(linestyle=DASHES[i % 7], linewidth=width, marker=MARKERS[i % 7], markersize=3 + 1.5 * width)
                 low, high = (factor * np.array(curve[metric][side], dtype=float) for side in ("low", "high"))
-                if self.percent:
-                    low, high = low.clip(0, 100), high.clip(0, 100)
                 axis.fill_between(x, low, high, alpha=0.15, lw=0, color=colour)
                 if other := flipped.get(policy):
                     x, y = 100 * np.array(other["ratio"]), factor * np.array(other[metric]["mean"], dtype=float)
@@ -92,7 +90,7 @@ class ClassDisplay:
 
     def plot(self, axes: Any = None) -> Figure:
         """Draw the panels onto `axes` (one per policy), or into a new figure, and return the figure."""
-        columns = [f"missed {k}" for k in range(len(self.classes))]
+        columns = [f"fnr {k}" for k in range(len(self.classes))]
         frame = self.frame.assign(**dict(zip(columns, np.stack(self.frame["fnrs"].to_list()).T, strict=True)))
         found = curves(frame, tuple(columns))
         figure, panels = _axes(len(found), axes)
@@ -102,7 +100,7 @@ class ClassDisplay:
                     100 * np.array([curve[column][part][at] for column in columns], float)
                     for part in ("mean", "low", "high")
                 )
-                ends = np.nan_to_num([mean - low.clip(min=0), high.clip(max=100) - mean])
+                ends = np.nan_to_num([mean - low, high - mean])
                 place = np.arange(len(columns)) + 0.4 * i - 0.2
                 axis.bar(place, mean, 0.4, label=name, color=COLOURS[i], hatch=("", "//")[i], edgecolor="white")
                 axis.errorbar(place, mean, ends, fmt="none", ecolor="0.25", lw=1, capsize=2)

@@ -18,9 +18,11 @@ class Record:
     `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
     `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
-    what he wants. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims at
-    that goes his way, for an indiscriminate one the test error; `constant_error`: the test error
-    of always giving the most frequent answer; `attack_loss`: A of the retrained victim;
+    what he wants. `n_train`, `n_test`: rows trained and tested on; `shared_train`, `shared_test`: the shares of them
+    that two splits have in common, 0 of test rows that are always the same. `ratio`: poison's share of the training
+    set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the test
+    error; `constant_error`: the test error of always giving the most frequent answer; `attack_loss`: A of the retrained
+    victim;
     `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked. `fprs`, `fnrs`: of
     each class against the rest; `fpr`, `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the
     retrained victim on the validation rows. `log_strengths`: the defender's λ for each group of layers, `log_strength`
@@ -51,6 +53,9 @@ class Record:
     budget: str
     edits: str
     n_train: int
+    n_test: int
+    shared_train: float
+    shared_test: float
     n_poison: int
     ratio: float
     test_error: float

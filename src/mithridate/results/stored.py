@@ -120,7 +120,10 @@ def read_summary(folder: Path, version: int) -> dict[str, Any]:
 
 _TYPES = {"str": (pa.string(), pa.large_string()), "int": (pa.int64(),), "float": (pa.float64(),)}
 _KINDS = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(Record)}
-_SHARES = ("ratio", "test_error", "constant_error", "attack_success", "target_success", "fpr", "fnr")
+_SHARES = (
+    *("ratio", "shared_train", "shared_test", "constant_error"),
+    *("test_error", "attack_success", "target_success", "fpr", "fnr"),
+)
 
 
 def read_records(folder: Path, summary: dict[str, Any], name: str = "records") -> pd.DataFrame:

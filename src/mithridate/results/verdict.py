@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mithridate.errors import InputError
+from mithridate.results.intervals import ERRORS, Shared, half_width
 from mithridate.results.records import FAULTS, NOISE
 
 METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
@@ -18,6 +18,9 @@ TOLERATED = 0.05
 """Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
 
 CONSTANT = "always giving the most frequent answer"
+
+WIDE, MANY = 0.1, 100
+"""Half an interval that is too wide to rely on, and the most splits that are thought of to narrow it."""
 
 RESOLUTION = 1 / 1024
 """How finely λ is tuned, as a share of its interval: a λ that is nearer to an end is at its bound."""
@@ -48,29 +51,26 @@ class Verdict:
 def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str, dict[str, Any]]:
     """Return for each policy `points`, `ratio` and per metric the lists `mean`, `std`, `low`, `high`.
 
-    `std` is the sample deviation over splits; `low` and `high` bound the mean's 95 % interval (Student's t).
-    With one split they are None: one split has no spread.
+    `std` is the sample deviation over splits; `low` and `high` bound the mean's 95 % interval (see `half_width`), a
+    share's within 0 and 1. With one split they are None: one split has no spread.
     """
-    found = {}
+    found, shared = {}, Shared.of(frame)
     for policy, rows in frame.groupby("policy", sort=False):
         groups = rows.groupby("n_poison", sort=True)
         counts = groups.size().to_numpy()
         found[str(policy)] = {
             "points": groups.size().index.tolist(),
             "ratio": groups["ratio"].first().tolist(),
-        } | {metric: _spread(groups[metric].mean(skipna=False), groups[metric].std(), counts) for metric in metrics}
+        } | {metric: _spread(groups[metric], counts, shared, metric) for metric in metrics}
     return found
 
 
-def _spread(mean: pd.Series, std: pd.Series, counts: np.ndarray) -> dict[str, list[float | None]]:
-    half = _half_width(std, counts)
-    lists = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
+def _spread(groups: Any, counts: np.ndarray, shared: Shared, metric: str) -> dict[str, list[float | None]]:
+    mean, std, share = groups.mean(skipna=False), groups.std(), metric.startswith(ERRORS)
+    half = half_width(std, counts, shared, mean * (1 - mean) / shared.n_test if share else 0.0)
+    least, most = (0, 1) if share else (-math.inf, math.inf)
+    lists = {"mean": mean, "std": std, "low": (mean - half).clip(least, most), "high": (mean + half).clip(least, most)}
     return {name: [float(v) if math.isfinite(v) else None for v in values] for name, values in lists.items()}
-
-
-def _half_width(std: pd.Series, counts: np.ndarray) -> Any:
-    """Return half the mean's 95 % interval for samples of these sizes (Student's t)."""
-    return stats.t.ppf(0.975, np.maximum(counts - 1, 1)) * std / np.sqrt(counts)
 
 
 def worst_of(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +156,10 @@ def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str])
         return None, []
     saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
     best = str(saved.mean().idxmin())
-    half = _half_width(saved.std(), np.full(len(fixed), len(saved)))
+    shared, mean = Shared.of(frame), errors.mean()
+    sampled = 100**2 * (mean * (1 - mean) / shared.n_test)
+    counts = np.full(len(fixed), len(saved))
+    half = dict(zip(fixed, half_width(saved.std(), counts, shared, sampled[fixed] + sampled["learned"]), strict=True))
     named = "error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
     said = [
         f"{saved[p].mean():+.1f}" + (f" ± {half[p]:.1f}" if len(saved) > 1 else "") + f" against {p}" for p in fixed
@@ -192,6 +195,31 @@ def _at_bounds(frame: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -
     return found
 
 
+def _wide(frame: pd.DataFrame) -> list[str]:
+    """Say whose interval at the most poison is too wide to rely on, and how many splits would narrow it."""
+    shared, last, splits = (
+        Shared.of(frame),
+        frame[frame["n_poison"] == frame["n_poison"].max()],
+        frame["split"].nunique(),
+    )
+    found = []
+    for policy, rows in last.groupby("policy", sort=False):
+        mean, std = rows["attack_success"].mean(skipna=False), rows["attack_success"].std()
+        widths = [half_width(std, n, shared, mean * (1 - mean) / shared.n_test) for n in range(splits, MANY + 1)]
+        if not widths or not widths[0] > WIDE:
+            continue
+        enough = next((splits + more for more, width in enumerate(widths) if width <= WIDE), None)
+        by = (
+            f"about {enough} splits narrow it to ± {100 * WIDE:g}"
+            if enough
+            else "splits alone do not narrow it; more rows do"
+        )
+        found.append(
+            f"{policy}: {_percent(mean)} at the most poison is known to ± {100 * widths[0]:.0f} points only; {by}"
+        )
+    return found
+
+
 def _warnings(frame: pd.DataFrame) -> list[str]:
     found = []
     for fault, remedy in FAULTS.items():
@@ -199,7 +227,9 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
         if len(cells):
             where = ", ".join(f"{policy} ({len(rows)})" for policy, rows in cells.groupby("policy", sort=False))
             found.append(f"{len(cells)} of {len(frame)} cells are marked {fault}, by policy: {where}; {remedy}")
-    if frame["split"].nunique() == 1:
+    if frame["split"].nunique() > 1:
+        found += _wide(frame)
+    else:
         found.append("one split only: no spread can be given; use more splits before you rely on a figure")
     return found
 

@@ -51,7 +51,7 @@ GLOSSARY = {
     f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that always "
     "gives the most frequent answer",
     "split": "one random draw of training and validation rows; figures are means over splits",
-    "±": "half the 95 % interval of the mean over splits; with few splits it is wide",
+    "±": "half the 95 % interval of the mean over splits, which have rows in common; with few splits it is wide",
     "cell": "one model trained and measured: one split, one defender, one share of poison",
     "hypergradient": "the derivative through the whole training that tells the attacker where to move its points",
 }
@@ -74,11 +74,11 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def cell(curve: Mapping[str, Any], at: int, share: bool, digits: int = 2) -> str:
     """Return a curve's mean and half interval at one ratio: `14.9% ± 1.5`, as the command line prints it."""
-    mean, low = curve["mean"][at], curve["low"][at]
+    mean, low, high = (curve[part][at] for part in ("mean", "low", "high"))
     text = percent(mean) if share else number(mean, digits)
     if not known(mean) or not known(low):
         return text
-    half = mean - low
+    half = max(mean - low, high - mean)  # a share's interval ends at 0 and 1
     return f"{text} ± {100 * half:.1f}" if share else f"{text} ± {half:.{digits}f}"
 
 
