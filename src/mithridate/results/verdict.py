@@ -197,26 +197,17 @@ def _at_bounds(frame: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -
 
 def _wide(frame: pd.DataFrame) -> list[str]:
     """Say whose interval at the most poison is too wide to rely on, and how many splits would narrow it."""
-    shared, last, splits = (
-        Shared.of(frame),
-        frame[frame["n_poison"] == frame["n_poison"].max()],
-        frame["split"].nunique(),
-    )
-    found = []
+    shared, splits, found = Shared.of(frame), frame["split"].nunique(), []
+    last = frame[frame["n_poison"] == frame["n_poison"].max()]
     for policy, rows in last.groupby("policy", sort=False):
         mean, std = rows["attack_success"].mean(skipna=False), rows["attack_success"].std()
         widths = [half_width(std, n, shared, mean * (1 - mean) / shared.n_test) for n in range(splits, MANY + 1)]
         if not widths or not widths[0] > WIDE:
             continue
         enough = next((splits + more for more, width in enumerate(widths) if width <= WIDE), None)
-        by = (
-            f"about {enough} splits narrow it to ± {100 * WIDE:g}"
-            if enough
-            else "splits alone do not narrow it; more rows do"
-        )
-        found.append(
-            f"{policy}: {_percent(mean)} at the most poison is known to ± {100 * widths[0]:.0f} points only; {by}"
-        )
+        remedy = f"about {enough} splits narrow it to ± {100 * WIDE:g}" if enough else "only more rows narrow it"
+        wide = f"known to ± {100 * widths[0]:.0f} points only"
+        found.append(f"{policy}: {_percent(mean)} at the most poison is {wide}; {remedy}")
     return found
 
 
