@@ -7,7 +7,7 @@ and scaled, by the cost that its jaxpr has.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,6 +20,7 @@ from jaxtyping import Array
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.objectives import Labelled
+from mithridate.attacks.portfolio import HALVING
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.configuration.config import AuditConfig
@@ -162,10 +163,11 @@ def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed
     return found.times(factor / (len(tried) * max(1, effort.folds))), slope.times(factor), best
 
 
-def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed]:
-    """Return the time of the clean ratio and that of one round of a batch, the defender's answers left out.
+def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed, Timed]:
+    """Return the times of the clean ratio, of one round of a batch, and of what else a batch takes.
 
-    `seconds`, what one hyperiteration should take; a round that would take long is shortened and scaled.
+    The defender's answers are left out. `seconds`, what one hyperiteration should take; a round that would take long is
+    shortened and scaled. Besides its rounds a portfolio measures all its candidates as they are.
     """
     crafting = attack.crafting()
     length = math.ceil(crafting.steps / max(1, crafting.rounds))
@@ -175,9 +177,22 @@ def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: flo
     trial = replace(attack, learner=learner, policy=still)
     if isinstance(trial, Attack):
         trial = replace(trial, steps=short, rounds=1)
+    clean, batch = _first_batch(trial, split, rows)
+    if attack.nested:
+        return clean.times(factor), batch.times(factor * length / short), NOTHING
+    lap, crafted = NOTHING, 0
+    if isinstance(trial, Attack) and crafting.steps:
+        alone = Attack(**{field.name: getattr(trial, field.name) for field in fields(Attack) if field.init})
+        (_, lap), crafted = _first_batch(alone, split, rows), HALVING[0][0]
+    rest = Timed(max(0.0, batch.run - crafted * lap.run), max(0.0, batch.compiling - lap.compiling))
+    return clean.times(factor), lap.times(factor * length / short), rest.times(factor)
+
+
+def _first_batch(attack: Attacker, split: Split, rows: Rows) -> tuple[Timed, Timed]:
+    """Return the times of an attack's clean ratio and of its first batch."""
     laps: list[tuple[float, float]] = []
     for _ in range(2):
-        found = trial.run(split.x_train, split.y_train, rows)
+        found = attack.run(split.x_train, split.y_train, rows)
         seen = [time.perf_counter()]
         for _ in range(2):
             next(found)
@@ -185,10 +200,7 @@ def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: flo
         laps.append((seen[1] - seen[0], seen[2] - seen[1]))
     (clean_first, first), (clean, lap) = laps
     own = max(lap - clean, 0.0)
-    return (
-        Timed(clean, max(0.0, clean_first - clean)).times(factor),
-        Timed(own, max(0.0, first - lap)).times(factor * length / short),
-    )
+    return Timed(clean, max(0.0, clean_first - clean)), Timed(own, max(0.0, first - lap))
 
 
 def retraining(

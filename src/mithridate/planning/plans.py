@@ -227,20 +227,24 @@ def _calibrated(work: Work) -> tuple[list[float], float]:
         expected = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
         training, slope, strength = calibration.response(attack, rows, expected.get("grid", 0.0))
         draws = attack.crafting().derivatives
-        clean, lap = calibration.steps(attack, work.split, rows, strength, draws * expected.get("hypergradient", 0.0))
+        hyperiteration = draws * expected.get("hypergradient", 0.0)
+        clean, lap, rest = calibration.steps(attack, work.split, rows, strength, hyperiteration)
         victim = calibration.retraining(
             attack, work.split, rows, work.config, work.aim.goal, strength, expected["retraining"]
         )
-        known[kind] = clean, lap, training, slope, victim
+        known[kind] = clean, lap, rest, training, slope, victim
         compiling += sum(part.compiling for part in known[kind]) + (training.compiling if chain.checks else 0.0)
     return [_of_chain(chain, *known[kind]) for kind, chain in zip(work.kinds, work.chains, strict=True)], compiling
 
 
-def _of_chain(chain: ChainPlan, clean: Timed, lap: Timed, training: Timed, slope: Timed, victim: Timed) -> float:
+def _of_chain(
+    chain: ChainPlan, clean: Timed, lap: Timed, rest: Timed, training: Timed, slope: Timed, victim: Timed
+) -> float:
     laps = chain.batches * chain.steps / math.ceil(chain.steps / chain.rounds) if chain.steps else 0
     return (
         (1 + chain.batches) * clean.run
         + laps * lap.run
+        + chain.batches * rest.run
         + (chain.trainings + chain.checks) * training.run
         + chain.slopes * slope.run
         + chain.evaluations * victim.run

@@ -67,7 +67,7 @@ class CurveDisplay:
                     x, y = 100 * np.array(other["ratio"]), factor * np.array(other[metric]["mean"], dtype=float)
                     axis.plot(x, y, ls=":", lw=1, color=colour)
             if flipped:
-                axis.plot([], [], ls=":", lw=1, color="0.3", label="labels flipped only, same colour")
+                axis.plot([], [], ls=":", lw=1, color="0.3", label="labels alone, same colour")
             axis.set(xlabel="poison in the training set [%]", ylabel=_as_is(label))
             axis.grid(alpha=0.25)
             axis.margins(x=0.02)

@@ -107,8 +107,9 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
-    "constant": "the model errs no less than one that always gives the most frequent answer: its error does not tell "
-    "what is tolerated; look at the rates of errors, or audit --objective 'target-class A'",
+    "constant": "the model errs no less than one that always gives the most frequent answer. If it "
+    "does so clean, its error does not tell what is tolerated: look at the rates of errors, or audit --objective "
+    "'target-class A'. If only poisoned, the poison has ruined it",
     "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
     "rows counts; raise its steps if it takes any",
 }

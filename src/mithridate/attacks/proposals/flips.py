@@ -18,9 +18,15 @@ MIXES = (0.25, 0.5, 0.75)
 
 
 def random_flips(ground: Ground) -> Iterator[Proposal]:
-    """Yield rows of all classes with another label, drawn at random."""
-    points = clones(ground.attack, ground.at.x, ground.at.y, ground.at.end)
-    yield Proposal("random flips", "random rows of all classes", points)
+    """Yield rows of all classes with another label, drawn at random; for a targeted attack those it begins from."""
+    attack, at = ground.attack, ground.at
+    if attack.budget == "chosen" and attack.start is None and not attack.specific:
+        rows = ground.draw("random").permutation(ground.pool)[: at.end]
+        labels = attack.task.flipped(at.y[rows].astype(float), attack.flip, ground.draw("random labels"), at.x, at.y)
+        points = ground.laid(rows, labels)
+    else:
+        points = clones(attack, at.x, at.y, at.end)
+    yield Proposal("random flips", "random rows", points)
 
 
 def class_flips(ground: Ground) -> Iterator[Proposal]:

@@ -69,7 +69,7 @@ class Chart:
 
     @property
     def has_baseline(self) -> bool:
-        """Say whether there are lines of labels flipped alone."""
+        """Say whether there are lines of labels alone."""
         return any(line.role == "baseline" for line in self.lines)
 
     @property
@@ -151,7 +151,7 @@ def against_poison(name: str, runs: Sequence[Drawn], policies: Sequence[str]) ->
                 lines.append(_line(column, curve[column.name], curve["ratio"], name=policy, **owned))
                 if column.flips and policy in flipped:
                     other = flipped[policy]
-                    told = {"name": f"{policy}, labels flipped alone", "role": "baseline", **owned}
+                    told = {"name": f"{policy}, labels alone", "role": "baseline", **owned}
                     lines.append(_line(column, other[column.name], other["ratio"], **told))
     return Chart(name, "poison in the training set", " %", list(choices.values()), lines)
 
