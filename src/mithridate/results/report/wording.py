@@ -45,8 +45,8 @@ GLOSSARY = {
     "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
     "few rows can sway the model much",
     "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
-    "labels alone": "what the worst of many choices of rows does, worst on the validation rows, if nothing but labels is "
-    "flipped",
+    "labels alone": "what the attacker does who flips labels and nothing else, in the rows that are worst on the "
+    "validation set",
     "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
     f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that always "
     "gives the most frequent answer",
