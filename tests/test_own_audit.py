@@ -95,6 +95,7 @@ def test_ranges_can_be_set_in_the_file_s_own_units(file):
     assert "nodes=0:2" in found.threat_model["may_change"]
 
 
+@pytest.mark.filterwarnings("ignore:.*same features as another")
 def test_options_are_judged_by_the_rows_that_there_are(tmp_path):
     large = written(tmp_path, "large.csv", pd.concat([patients(200)] * 3))
     _, config = prepared(large, None, {"target": "diagnosis", "points": 140})

@@ -84,7 +84,8 @@ class Midway(NamedTuple):
 class Poisoning:
     """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
 
-    `x_poison` (k, m), `y_poison` (k,) and `x_start` (k, m), where they started; `replaced` (k,), the rows of the
+    `x_poison` (k, m), `y_poison` (k,) and `x_start` (k, m), where they started, of a portfolio the training rows in
+    whose places they stand; `replaced` (k,), the rows of the
     training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
     poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
     descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so

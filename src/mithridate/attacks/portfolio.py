@@ -63,7 +63,12 @@ def worth(success: float, value: float) -> tuple[float, float]:
 def as_it_is(attack: Attacker, at: Stage, one: Candidate) -> Batch:
     """Return a candidate's batch, the defender answering it, with nothing moved."""
     start = attack.answered(one.problem, at.policy, one.x_start, at.log_strength, attack.key(at.end))
-    return attack.made(one.proposal.points, Crafted(start, start.value), *one.proposal[:2])
+    return attack.made(stood(attack, at, one.proposal.points), Crafted(start, start.value), *one.proposal[:2])
+
+
+def stood(attack: Attacker, at: Stage, points: Points) -> Points:
+    """Return the points as they were before: the training rows in their places, added ones as they began."""
+    return points if attack.budget == "added" else points._replace(x=at.x[points.places])
 
 
 def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: list[Candidate]) -> tuple[Batch, ...]:
@@ -165,7 +170,7 @@ class Portfolio(Attack):
             one, aim = finalists[number]
             crafted = Crafted(stand.best, stand.start.value, stand.history, stand.statuses)
             begun = f"{one.proposal.begun}, for {aim.__name__.replace('_', ' ') if aim else 'the loss'}"
-            found.append(self.made(one.proposal.points, crafted, Attack.name, begun))
+            found.append(self.made(stood(self, at, one.proposal.points), crafted, Attack.name, begun))
         return best_of_each(self, at, found, candidates)
 
     def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Any]]:
