@@ -8,6 +8,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ import typer
 
 import mithridate as mi
 from mithridate import cli
+from mithridate.results.exports import junit, markdown
 from mithridate.results.records import Record, to_frame
 from mithridate.results.report import command, render, write_report
 from mithridate.results.report.command import REPEATED, SIZES
 from mithridate.results.report.wording import headline
-from mithridate.results.verdict import verdict
+from mithridate.results.verdict import gate_failures, verdict
 
 NASTY = "<script>alert(1)</script>"
 CLASSES = ("<b>x</b>", '"&amp;', "</script><i>")
@@ -273,6 +275,26 @@ def test_what_each_capability_needs():
     assert needed(success) == expected
     assert [row[1:] for row in needed(success / 100)] == [["more than 15.0%"] * 2] * 2
     assert [row[1:] for row in needed(math.nan)] == [["unknown"] * 2] * 2
+
+
+def test_a_build_sees_each_defender_as_a_test():
+    result = made_up(name="plain")
+    root = ElementTree.fromstring(junit([result], [NASTY], (0.1, 0.15, False)))
+    suite = root[0]
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) == (NASTY, "2", "2", "0")
+    assert [case.get("name") for case in suite] == list(POLICIES)
+    assert [case[0].get("message") for case in suite] == gate_failures(result.candidates, 0.1, 0.15)
+    failed = replace(result, frame=result.frame.assign(status="failed"))
+    suites = ElementTree.fromstring(junit([result, failed], ["a", "b"]))
+    assert [(suite.get("failures"), suite.get("errors")) for suite in suites] == [("0", "0"), ("0", "2")]
+    assert "stays within 5 points" in str(suites[0][0].findtext("system-out"))
+
+
+def test_markdown_holds_the_table_and_nothing_of_the_names_is_markup():
+    text = markdown(made_up(), NASTY)
+    assert text.splitlines()[4] == "| defender | 0.0% | 7.5% | 15.0% | tolerates |"
+    assert [line.split(" | ")[0] for line in text.splitlines()[6:8]] == [f"| {policy}" for policy in POLICIES]
+    assert "<" not in text.replace("\\<", "")
 
 
 def test_rows_of_a_table_show_in_its_own_names_and_units():

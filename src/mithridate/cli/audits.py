@@ -12,7 +12,7 @@ import typer
 from mithridate.cli.options import AllowConstant, AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
 from mithridate.configuration.config import AuditConfig
-from mithridate.errors import Unplanned
+from mithridate.errors import InputError, Unplanned
 
 if TYPE_CHECKING:
     from mithridate.data.datasets import Dataset
@@ -151,16 +151,39 @@ def report(
         Path | None,
         typer.Option(help="the file to write [default: report.html in the one directory, or here]", show_default=False),
     ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="html, json, markdown, or junit: a test for each defender, for a build")
+    ] = "html",
+    fail_above: Gate = None,
+    allow_constant: AllowConstant = False,
 ) -> None:
-    """Write the report of a run again, or of several side by side, as one HTML file."""
+    """Write the report of a run again, or of several side by side, as one file.
+
+    With --fail-above a defender who exceeds the gate is a failed test of JUnit; the exit code is 0 all the same.
+    """
+    from mithridate.results.exports import SUFFIXES, write_export
     from mithridate.results.report import write_report
     from mithridate.results.results import load_result
+    from mithridate.results.verdict import parse_gate
+
+    if form not in SUFFIXES:
+        raise InputError(f"format = {form!r}: use {', '.join(SUFFIXES)}")
+    if fail_above and form != "junit":
+        raise InputError(
+            f"fail-above = {fail_above!r}: only with --format junit; `mithridate resume` has the gate itself"
+        )
 
     results = [load_result(directory) for directory in directories]
     names = [directory.resolve().name for directory in directories]
     titles = names if len(set(names)) == len(names) else [str(directory) for directory in directories]
-    target = out or (directories[0] if len(directories) == 1 else Path()) / "report.html"
-    console.print(f"Report: {write_report(target, results, titles)}", soft_wrap=True, highlight=False)
+    target = out or (directories[0] if len(directories) == 1 else Path()) / f"report{SUFFIXES[form]}"
+    if form == "html":
+        written = write_report(target, results, titles)
+    else:
+        most = min(result.frame["ratio"].max() for result in results)
+        gate = (*parse_gate(fail_above, most), allow_constant) if fail_above else None
+        written = write_export(target, form, results, titles, gate)  # pyright: ignore[reportArgumentType]
+    console.print(f"Report: {written}", soft_wrap=True, highlight=False)
 
 
 CHECKED = (

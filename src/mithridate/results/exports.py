@@ -1,0 +1,88 @@
+"""A run in other forms than a page: JSON, Markdown to be pasted into a review, and JUnit's XML.
+
+By the last a build shows each defender as a test.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from mithridate.errors import StorageError
+from mithridate.results.report.wording import cell, headline, outcome
+from mithridate.results.results import AuditResult
+from mithridate.results.verdict import curves, gate_failures
+
+Format = Literal["html", "json", "markdown", "junit"]
+SUFFIXES = {"html": ".html", "json": ".json", "markdown": ".md", "junit": ".xml"}
+Gate = tuple[float, float, bool]
+
+
+def write_export(
+    path: Path, kind: Format, results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | None = None
+) -> Path:
+    """Write these results, called by their titles, in a form that is not HTML; return the path.
+
+    `gate`, error, share and whether a constant model passes, decides which of JUnit's tests fail. Raises `StorageError`
+    where it cannot be written.
+    """
+    if kind == "json":
+        told: Any = [result.summary() for result in results]
+        text = json.dumps(told[0] if len(told) == 1 else told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    elif kind == "markdown":
+        text = "\n".join(markdown(result, title) for result, title in zip(results, titles, strict=True))
+    else:
+        text = junit(results, titles, gate)
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; give another file") from error
+    return path
+
+
+def markdown(result: AuditResult, title: str) -> str:
+    """Return the verdict, a table of the defenders, the warnings and the threat model."""
+    lines = [f"## {_escaped(title)}", "", headline(result).sentence, ""]
+    found = curves(result.frame, ("attack_success",))
+    shares = next(iter(found.values()))["ratio"]
+    lines += [f"| defender | {' | '.join(f'{share:.1%}' for share in shares)} | tolerates |"]
+    lines += ["|---" * (len(shares) + 2) + "|"]
+    for policy, curve in found.items():
+        errors = [cell(curve["attack_success"], place, share=True) for place in range(len(shares))]
+        lines.append(f"| {_escaped(policy)} | {' | '.join(errors)} | {outcome(result, policy).tolerance} |")
+    lines += ["", *(f"- {_escaped(sentence)}" for sentence in result.verdict.summary)]
+    lines += [f"- **{_escaped(warning)}**" for warning in result.verdict.warnings]
+    lines += ["", *(f"- *{name.replace('_', ' ')}*: {_escaped(text)}" for name, text in result.threat_model.items())]
+    return "\n".join(lines) + "\n"
+
+
+def junit(results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | None = None) -> str:
+    """Return JUnit's XML: a suite for each result, in it a test for each defender, failed where the gate says so.
+
+    A test is in error where cells of it could not be computed.
+    """
+    root = ElementTree.Element("testsuites", name="mithridate")
+    for result, title in zip(results, titles, strict=True):
+        suite = ElementTree.SubElement(root, "testsuite", name=title)
+        for name, rows in result.candidates.groupby("policy", sort=False):
+            own = result.frame[result.frame["policy"] == name]
+            seconds = f"{own['seconds'].sum():.1f}"
+            case = ElementTree.SubElement(suite, "testcase", classname=title, name=str(name), time=seconds)
+            failures = gate_failures(rows, *gate) if gate else []
+            if own["status"].str.contains("failed").any():
+                ElementTree.SubElement(case, "error", message="some cells could not be computed")
+            elif failures:
+                ElementTree.SubElement(case, "failure", message=failures[0])
+            said = [sentence for sentence in result.verdict.summary if sentence.startswith(f"{name}: ")]
+            ElementTree.SubElement(case, "system-out").text = "\n".join(said)
+        suite.set("tests", str(len(suite)))
+        suite.set("failures", str(len(suite.findall("testcase/failure"))))
+        suite.set("errors", str(len(suite.findall("testcase/error"))))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return text in which nothing is Markdown."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else " " if letter in "\n\r" else letter for letter in text)
