@@ -158,6 +158,19 @@ def test_a_share_s_interval_ends_at_0_and_1_and_a_wide_one_is_told_of():
     assert alike[0].endswith("only more rows narrow it")
 
 
+def test_an_attack_that_did_more_on_the_test_rows_is_told_and_fails_the_gate():
+    frame = frame_of({"learned": [[0.01, 0.08], [0.01, 0.10]]})
+    other = frame[frame["n_poison"] == 10].assign(attack="ALFA", attack_success=0.2, target_success=0.0)
+    both = pd.concat([frame, other])
+    said = judged(frame, both).warnings[-1]
+    assert said.startswith("learned: at 5.0% poison ALFA leave 20.0% on the test rows, 11.0 points more than")
+    (failure,) = gate_failures(both, 0.15, 0.05)
+    assert failure.endswith(
+        "20.0% at 5.0% poison, above 15.0%, by an attack that was not the worst on the validation rows"
+    )
+    assert gate_failures(both, 0.2, 0.05) == []
+
+
 def test_the_gate():
     frame = frame_of({"learned": [[0.01, 0.08, 0.20]], "cv-clean": [[0.01, 0.02, 0.05]]})
     assert parse_gate("10%@5%", 0.1) == pytest.approx((0.1, 0.05))
@@ -172,5 +185,5 @@ def test_the_gate():
     for text in ("10%", "1_0%@5%", "١٠%@5%", "1e-1@5%", "2@0.05", "a@b", "0.1@0.05@0.2", "0.1@-1", ""):
         with pytest.raises(mi.InputError, match="ERROR@SHARE"):
             parse_gate(text, 0.1)
-    with pytest.raises(mi.InputError, match=r"only up to 10\.0% poison is audited"):
+    with pytest.raises(mi.InputError, match=r"only 10\.0% poison is audited"):
         parse_gate("10%@20%", 0.1)

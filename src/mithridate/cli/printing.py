@@ -23,7 +23,10 @@ def print_audit(console: Console, result: AuditResult) -> None:
     found, flipped = curves(result.frame), curves(flips_of(result.frame, result.candidates), ("attack_success",))
     ratios = next(iter(found.values()))["ratio"]
     nearest = {min(range(len(ratios)), key=lambda i: abs(ratios[i] - share)) for share in SHOWN_SHARES}
-    shown = sorted(nearest | {len(ratios) - 1})
+    worst = [
+        max(range(len(ratios)), key=lambda i, own=own: own["attack_success"]["mean"][i] or 0) for own in found.values()
+    ]
+    shown = sorted(nearest | {len(ratios) - 1, *worst})
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
     model = "logistic regression" if config["model"] == "logistic" else config["model"]
     console.print(
@@ -39,13 +42,16 @@ def print_audit(console: Console, result: AuditResult) -> None:
         config["budget"], "stands in training rows that the attacker has chosen"
     )
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {CONSTANT}: {single:.1%}"
+    if len(shown) < len(ratios):
+        error.caption += f"; {len(ratios) - len(shown)} more shares are in the report"
     end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
         tuned = strengths(result.frame[result.frame["policy"] == policy])
-        flips = cell(flipped[policy]["attack_success"], -1, share=True)
+        labels = flipped[policy]["points"][-1] > 0  # none where features alone may change
+        flips = cell(flipped[policy]["attack_success"], -1, share=True) if labels else "—"
         end.add_row(policy, outcome(result, policy).tolerance, flips, tuned, norm)
     for table in (error, end):
         table.columns[0].no_wrap = True

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mithridate.data.doubts import LARGEST, check_spelling, check_written
 from mithridate.data.encoding import Column
-from mithridate.data.readers import Source, check_text
+from mithridate.data.readers import Source, check_text, leave_out
 from mithridate.errors import DataError, InputError
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>")
@@ -35,7 +35,7 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
     """Return what a column holds, and its raw numbers (n,)."""
     name, kind = str(cells.name), pd.api.types.infer_dtype(cells, skipna=True)
     what = f"{source.name}: column {name!r}"
-    remedy = "turn it into numbers or text" + ("" if is_target else f", or use drop = {name}")
+    remedy = "turn it into numbers or text" + ("" if is_target else f", or {leave_out(name)}")
     if kind == "string":
         return _text(cells, source, is_target)
     if kind == "categorical":
@@ -55,7 +55,7 @@ def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tu
     if kind == "mixed" and any(isinstance(cell, list | np.ndarray) for cell in cells.head(100)):
         raise DataError(f"{what} holds lists; {remedy}")
     if kind == "empty":
-        raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
+        raise DataError(f"{what} is empty in every row; remove it, or {leave_out(name)}")
     if kind in _DATES:
         raise DataError(f"{what} holds dates or times; turn them into numbers, such as days since a day")
     raise DataError(f"{what} holds {kind} values ({cells.dtype}); {remedy}")
@@ -70,7 +70,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     present = found[~empty]
     raw = np.full(len(cells), np.nan)
     if present.empty:
-        raise DataError(f"{what} is empty in every row; remove it, or use drop = {name}")
+        raise DataError(f"{what} is empty in every row; remove it, or {leave_out(name)}")
     numeric = present.str.fullmatch(_NUMBER)
     if numeric.all() and not typed:
         raw[~empty] = present.astype(float)
@@ -115,7 +115,7 @@ def _numbers(name: str, dtype: Any, values: np.ndarray, source: Source) -> tuple
     if not exact and pd.api.types.is_integer_dtype(dtype):
         raise DataError(
             f"{source.name}: column {name!r} holds whole numbers above 2^53, which are not told apart; if they name "
-            f"the rows, use drop = {name}"
+            f"the rows, {leave_out(name)}"
         )
     if exact and whole(values):
         return Column(name, "integer", dtype), values
@@ -154,7 +154,7 @@ def _check_categories(column: Column, rows: int, what: str, is_target: bool) -> 
         check_text(label, f"{what}: the text {label[:40]!r}")
     if _crowded(len(column.categories), rows):
         shown = ", ".join(map(repr, column.labels[:3]))
-        remedy = "join classes" if is_target else f"if they name the rows, use drop = {column.name}, else join some"
+        remedy = "join classes" if is_target else f"if they name the rows, {leave_out(column.name)}, else join some"
         raise DataError(
             f"{what} holds {len(column.categories)} different texts in {rows} rows ({shown}, …), too many for "
             f"categories (at most {MOST_CATEGORIES}, and half of the rows); {remedy}"
@@ -198,11 +198,16 @@ def read_columns(frame: pd.DataFrame, source: Source) -> tuple[list[Column], np.
     found, faults = [], {}
     for name in frame.columns:
         try:
+            if re.fullmatch(r"Unnamed: \d+", str(name)):
+                raise DataError(
+                    f"{source.name}: column {name!r} has no name (pandas writes row numbers so, unless told "
+                    f"index=False); name it, or {leave_out(str(name))}"
+                )
             column, raw = read_column(frame[name], source)
             seen = np.unique(raw[~np.isnan(raw)])
             if len(seen) < 2:
                 fault = "holds a single value" if len(seen) else "is empty in every row"
-                raise DataError(f"{source.name}: column {name!r} {fault}; remove it, or use drop = {name}")
+                raise DataError(f"{source.name}: column {name!r} {fault}; remove it, or {leave_out(name)}")
             found.append((column, raw))
         except DataError as error:
             faults[str(name)] = error

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mithridate.data.encoding import Column
-from mithridate.data.readers import Source
+from mithridate.data.readers import Source, leave_out
 from mithridate.errors import DataError
 
 LARGEST = 1e30
@@ -38,7 +38,8 @@ def check_written(present: pd.Series, what: str) -> None:
         if found.any() and (found | present.str.fullmatch(PLAIN)).mean() >= 0.9:
             raise DataError(
                 f"{what} holds {meaning} ({present[found].iloc[0]!r}), and they would be taken for words; write plain "
-                "numbers with a decimal point, such as 1234.5"
+                "numbers with a decimal point, such as 1234.5; pandas reads such files, and a "
+                "frame can be audited too"
             )
 
 
@@ -59,11 +60,12 @@ def check_header(frame: pd.DataFrame, target: str, source: Source) -> None:
 
 def check_spelling(labels: Sequence[str], what: str) -> None:
     """Raise `DataError` where two labels differ by nothing but capitals."""
-    seen: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
     for label in labels:
-        other = seen.setdefault(label.casefold(), label)
-        if other != label:
-            raise DataError(f"{what} holds the labels {other!r} and {label!r}, alike but for capitals; join them")
+        alike.setdefault(label.casefold(), []).append(label)
+    several = [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]
+    if several:
+        raise DataError(f"{what} holds the labels {'; '.join(several)}, alike but for capitals; join them")
 
 
 def warn_of(columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, source: Source) -> None:
@@ -83,14 +85,14 @@ def warn_of(columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, sour
     for place, column in enumerate(columns):
         cells = raw[:, place]
         if column.kind == "integer" and (np.diff(cells) == 1).all():
-            _warn(f"{source.name}: column {column.name!r} numbers the rows; use drop = {column.name}")
+            _warn(f"{source.name}: column {column.name!r} numbers the rows; {leave_out(column.name)}")
             continue
         own, y = np.nan_to_num(cells[known], nan=-LARGEST)[:, None], labels[known]
         # Four values at most decide: more would learn the rows by heart.
         if DecisionTreeClassifier(max_leaf_nodes=4, random_state=0).fit(own, y).score(own, y) == 1:
             _warn(
                 f"{source.name}: column {column.name!r} alone tells the label of every row; if it is known only "
-                f"afterwards, use drop = {column.name}"
+                f"afterwards, {leave_out(column.name)}"
             )
 
 

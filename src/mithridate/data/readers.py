@@ -6,9 +6,11 @@ Nothing in a file is executed: NPZ arrays of pickled objects are refused.
 
 import csv
 import itertools
+import json
 import math
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,18 +101,19 @@ def check_dense(shape: tuple[int, int], name: str) -> None:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Raise `DataError` for a column without a name or with one that cannot be shown, or two of the same."""
+    """Raise `DataError` for a column with a name that cannot be shown, or two of the same."""
     for name in names:
         check_text(name, f"{source}: the name of column {name[:40]!r}")
-    nameless = [name for name in names if re.fullmatch(r"Unnamed: \d+", name)]
-    if nameless:
-        raise DataError(
-            f"{source}: {len(nameless)} of {len(names)} columns have no name (pandas writes row numbers so, unless "
-            f"told index=False); name them, or use drop = {', '.join(nameless)}"
-        )
     twice, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
         raise DataError(f"{source}: {times} columns are called {twice!r}; rename all but one")
+
+
+def leave_out(name: str) -> str:
+    """Return how a column is left out, to be pasted: as an option, and where the name has blanks as a flag too."""
+    if re.fullmatch(r"[\w.-]+", name):
+        return f"use drop = {name}"
+    return f"use drop = {json.dumps(name, ensure_ascii=False)}, or --drop {shlex.quote(name)}"
 
 
 def check_text(text: str, what: str) -> None:

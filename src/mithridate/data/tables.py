@@ -190,12 +190,12 @@ def _of_frame(
     names = list(frame.columns)
     if target is None:
         raise InputError(f"{source.name}: say which column holds the labels (target); there are {some(names)}")
+    check_header(frame, target, source)
     for wanted in (target, *drop):
         if wanted not in names:
             raise InputError(f"{source.name}: no column {wanted!r}; {nearest(wanted, names)}")
     if target in drop:
         raise InputError(f"drop = {target!r}: this is the target")
-    check_header(frame, target, source)
     frame = frame.drop(columns=list(drop))
     check_names(list(frame.columns), source.name)
     features = [column for column in frame.columns if column != target]

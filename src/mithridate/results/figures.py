@@ -63,7 +63,7 @@ class CurveDisplay:
                 line.set(linestyle=DASHES[i % 7], linewidth=width, marker=MARKERS[i % 7], markersize=3 + 1.5 * width)
                 low, high = (factor * np.array(curve[metric][side], dtype=float) for side in ("low", "high"))
                 axis.fill_between(x, low, high, alpha=0.15, lw=0, color=colour)
-                if other := flipped.get(policy):
+                if (other := flipped.get(policy)) and other["points"][-1]:
                     x, y = 100 * np.array(other["ratio"]), factor * np.array(other[metric]["mean"], dtype=float)
                     axis.plot(x, y, ls=":", lw=1, color=colour)
             if flipped:

@@ -109,7 +109,7 @@ FAULTS = {
     "may matter so little that it is not found as closely",
     "constant": "the model errs no less than one that always gives the most frequent answer. If it "
     "does so clean, its error does not tell what is tolerated: look at the rates of errors, or audit --objective "
-    "'target-class A'. If only poisoned, the poison has ruined it",
+    "'target-class CLASS'. If only poisoned, the poison has ruined it",
     "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
     "rows counts; raise its steps if it takes any",
 }

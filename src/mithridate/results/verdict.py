@@ -22,6 +22,9 @@ CONSTANT = "always giving the most frequent answer"
 WIDE, MANY = 0.1, 100
 """Half an interval that is too wide to rely on, and the most splits that are thought of to narrow it."""
 
+OUTDONE = 0.01
+"""By how much another attack may do more on the test rows without a word: validation rows choose, and rows differ."""
+
 RESOLUTION = 1 / 1024
 """How finely λ is tuned, as a share of its interval: a λ that is nearer to an end is at its bound."""
 
@@ -90,6 +93,12 @@ def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
+def kinds_by_ratio(candidates: pd.DataFrame) -> pd.Series:
+    """Return per ratio what the kind of attack that does most on the test rows does, the mean over splits."""
+    means = candidates.groupby(["ratio", "attack"])["attack_success"].mean()
+    return means.groupby("ratio").max()
+
+
 def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     """Return per ratio whether the worst attack leaves a model that errs no less than one that gives a single answer.
 
@@ -144,7 +153,22 @@ def verdict(
         )
     saved, sentences = _saved(frame, candidates, fixed)
     ends = _at_bounds(frame, bounds or {})
-    return Verdict(tuple(summary + sentences + ends), tolerance, saved, tuple(_warnings(frame)))
+    warned = tuple(_warnings(frame) + _outdone(candidates))
+    return Verdict(tuple(summary + sentences + ends), tolerance, saved, warned)
+
+
+def _outdone(candidates: pd.DataFrame) -> list[str]:
+    """Say where a kind of attack did more on the test rows than the one that was worst on the validation rows."""
+    found = []
+    for policy, rows in candidates.groupby("policy", sort=False):
+        more = kinds_by_ratio(rows) - worst_by_ratio(rows)
+        if more.max() > OUTDONE:
+            own = rows[rows["ratio"] == more.idxmax()].groupby("attack")["attack_success"].mean()
+            found.append(
+                f"{policy}: at {more.idxmax():.1%} poison {own.idxmax()} leave {_percent(own.max())} on the test rows, "
+                f"{100 * more.max():.1f} points more than the attack that is reported, the worst on the validation rows"
+            )
+    return found
 
 
 def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str]) -> tuple[float | None, list[str]]:
@@ -237,7 +261,9 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
     if not (0 <= error <= 1 and 0 <= share <= 1):
         raise InputError(f"fail-above = {text!r}: must be ERROR@SHARE, both from 0 to 1 or in %, such as 10%@5%")
     if share > most + 1e-9:
-        raise InputError(f"fail-above = {text!r}: only up to {most:.1%} poison is audited; raise points or poison")
+        raise InputError(
+            f"fail-above = {text!r}: only {most:.1%} poison is audited; for more, audit with more points or poison"
+        )
     return error, share
 
 
@@ -250,17 +276,23 @@ def _share(text: str) -> tuple[str, str]:
 def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_constant: bool = False) -> list[str]:
     """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
 
-    The worst of the attacks counts, and the first audited share at or above `share` is included, so that a
-    share between two audited ones is judged by the higher. An error that is unknown fails, and one that is not below
-    that of always giving the most frequent answer, unless `allow_constant`.
+    The worst of the attacks counts, by the validation rows and by the test rows, and the first audited share at or
+    above `share` is included, so that a share between two audited ones is judged by the higher. An error that is
+    unknown fails, and one that is not below that of always giving the most frequent answer, unless `allow_constant`.
     """
     found, named = [], measure(candidates["objective"].iloc[0])
     for policy, rows in candidates.groupby("policy", sort=False):
         worst = worst_by_ratio(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
+        any_kind = kinds_by_ratio(rows)[up_to.index]
         if up_to.isna().any():
             where = up_to.index[up_to.isna()][0]
             found.append(f"{policy}: {named} unknown at {where:.1%} poison: training diverged, or a cell failed")
+        elif any_kind.max() > max(up_to.max(), error) + NOISE:
+            found.append(
+                f"{policy}: {named} {any_kind.max():.1%} at {any_kind.idxmax():.1%} poison, above {error:.1%}, by an "
+                "attack that was not the worst on the validation rows"
+            )
         elif up_to.max() > error + NOISE:
             found.append(f"{policy}: {named} {up_to.max():.1%} at {up_to.idxmax():.1%} poison, above {error:.1%}")
         elif not allow_constant and (single := constant_by_ratio(rows)[up_to.index]).any():
@@ -268,6 +300,6 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_co
             found.append(
                 f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no less than {CONSTANT} "
                 f"({_percent(rows['constant_error'].mean())}): it tells nothing; look at fpr and fnr, use --objective "
-                "'target-class A', or let it pass by --allow-constant"
+                "'target-class CLASS', or let it pass by --allow-constant"
             )
     return found

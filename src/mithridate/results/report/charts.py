@@ -149,7 +149,7 @@ def against_poison(name: str, runs: Sequence[Drawn], policies: Sequence[str]) ->
             owned = {"run": run, "policy": policies.index(owner), "group": int(group) if group else None}
             for column in columns:
                 lines.append(_line(column, curve[column.name], curve["ratio"], name=policy, **owned))
-                if column.flips and policy in flipped:
+                if column.flips and policy in flipped and flipped[policy]["points"][-1]:
                     other = flipped[policy]
                     told = {"name": f"{policy}, labels alone", "role": "baseline", **owned}
                     lines.append(_line(column, other[column.name], other["ratio"], **told))

@@ -178,8 +178,8 @@ def _defenders(result: Audited) -> list[dict[str, str]]:
                 "clean": wording.cell(curve["attack_success"], 0, share=True),
                 "attacked": wording.cell(curve["attack_success"], -1, share=True),
                 "flipped": wording.cell(flips[policy]["attack_success"], -1, share=True)
-                if policy in flips
-                else wording.UNKNOWN,
+                if policy in flips and flips[policy]["points"][-1]
+                else "—",
                 "tolerated": tolerated,
                 "strengths": wording.strengths(own),
             }
