@@ -275,6 +275,8 @@ def test_what_each_capability_needs():
     assert needed(success) == expected
     assert [row[1:] for row in needed(success / 100)] == [["more than 15.0%"] * 2] * 2
     assert [row[1:] for row in needed(math.nan)] == [["unknown"] * 2] * 2
+    cells = cells.assign(constant_error=0.0)
+    assert [row[1:] for row in needed(success)] == [["unknown"] * 2] * 2, "of a model with one single answer"
 
 
 def test_a_build_sees_each_defender_as_a_test():
