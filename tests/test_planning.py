@@ -227,9 +227,9 @@ def test_workers_share_the_chains_and_need_memory_each():
 def test_a_chain_takes_its_parts_as_often_as_they_are_run():
     (chain,) = work(**TINY, policies=("learned",)).chains
     assert (chain.batches, chain.steps, chain.rounds) == (3, 6, 3)
-    parts = [calibration.Timed(run, 1e9) for run in (1.0, 1e2, 1e4, 1e8, 1e10)]
+    parts = [calibration.Timed(run, 1e9) for run in (1.0, 1e2, 1e3, 1e5, 1e8, 1e10)]
     trainings = chain.trainings + chain.checks
-    assert plans._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + trainings * 1e4 + 0 + 10 * 1e10
+    assert plans._of_chain(chain, *parts) == 4 * 1 + 9 * 1e2 + 3 * 1e3 + trainings * 1e5 + 0 + 10 * 1e10
 
 
 def told_of(broken: Exception) -> str:

@@ -18,7 +18,7 @@ LARGEST = 1e30
 """Of a number in a table; beyond are infinity, and what float32 cannot hold."""
 FEWEST = 20
 """Rows from which on a pattern in a column is no accident."""
-ALIKE = 0.01
+ALIKE = 0.05
 """The share of rows with a twin that goes without saying."""
 WRITTEN = {
     r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?": "numbers with a comma between thousands, or a decimal comma",
