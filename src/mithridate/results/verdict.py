@@ -93,6 +93,11 @@ def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
+def _constant(candidates: pd.DataFrame) -> str:
+    """Return in words what a model that gives a single answer does, and its error."""
+    return f"{CONSTANT} ({_percent(candidates['constant_error'].mean())})"
+
+
 def kinds_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     """Return per ratio what the kind of attack that does most on the test rows does, the mean over splits."""
     means = candidates.groupby(["ratio", "attack"])["attack_success"].mean()
@@ -141,15 +146,15 @@ def verdict(
             continue
         if constant.iloc[0]:
             summary.append(
-                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no less than {CONSTANT} "
-                f"({_percent(rows['constant_error'].mean())}): nothing can be said of what it tolerates"
+                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no less than "
+                f"{_constant(rows)}: nothing can be said of what it tolerates"
             )
             continue
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
-            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it errs no less than {CONSTANT} "
-            f"({_percent(rows['constant_error'].mean())})" * bool(constant.any())
+            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it errs no less than "
+            f"{_constant(rows)}" * bool(constant.any())
         )
     saved, sentences = _saved(frame, candidates, fixed)
     ends = _at_bounds(frame, bounds or {})
@@ -298,8 +303,8 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_co
         elif not allow_constant and (single := constant_by_ratio(rows)[up_to.index]).any():
             where = single.idxmax()
             found.append(
-                f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no less than {CONSTANT} "
-                f"({_percent(rows['constant_error'].mean())}): it tells nothing; look at fpr and fnr, use --objective "
+                f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no less than "
+                f"{_constant(rows)}: it tells nothing; look at fpr and fnr, use --objective "
                 "'target-class CLASS', or let it pass by --allow-constant"
             )
     return found
