@@ -63,6 +63,7 @@ def made_up(
             attack=attack,
             begun="",
             objective=config.objective,
+            score=config.score,
             budget="replaced",
             edits="both",
             n_train=40,

@@ -25,7 +25,9 @@ def frame_of(errors: dict[str, list[list[float]]], status: str = "ok") -> pd.Dat
         for s, values in enumerate(splits)
         for i, e in enumerate(values)
     ]
-    found = pd.DataFrame(rows).assign(attack="bilevel", objective="indiscriminate", attack_loss=0.0, constant_error=0.6)
+    found = pd.DataFrame(rows).assign(
+        attack="bilevel", objective="indiscriminate", score="error", attack_loss=0.0, constant_error=0.6
+    )
     return found.assign(target_success=found["attack_success"])
 
 
@@ -99,9 +101,9 @@ def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
     rare = frame_of({"learned": [[0.04, 0.04, 0.04]], "fixed=-8": [[0.01, 0.02, 0.05]]}).assign(constant_error=0.04)
     found = judged(rare)
     assert found.tolerance == pytest.approx({"learned": 0.0, "fixed=-8": 0.05})
-    single = "no less than always giving the most frequent answer (4.0%)"
+    single = "no better than always giving the most frequent answer (4.0%)"
     assert found.summary[0] == f"learned: 4.0% test error clean, {single}: nothing can be said of what it tolerates"
-    assert found.summary[1].endswith(f"stays within 5 points of clean up to 5.0%; from 10.0% on it errs {single}")
+    assert found.summary[1].endswith(f"stays within 5 points of clean up to 5.0%; from 10.0% on it is {single}")
     (failure,) = gate_failures(rare, 0.1, 0.05)
     assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}: it tells nothing; ")
     assert gate_failures(rare, 0.1, 0.05, allow_constant=True) == []

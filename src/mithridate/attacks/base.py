@@ -26,6 +26,7 @@ from mithridate.execution.devices import exact, shared
 from mithridate.hypergradients import Bilevel, HypergradientMethod
 from mithridate.seeds import key
 from mithridate.tasks.base import Flip, Task
+from mithridate.tasks.scores import ALIKE, Scoring
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, check_rows
 
@@ -73,7 +74,7 @@ class Attacker(abc.ABC):
         budget: Which rows are the attacker's: new ones (added), rows drawn at random (replaced), or rows that he picks
             (chosen).
         edits: What he changes: labels (label control), features alone (clean-label), or both.
-        shares: (K,), the classes' shares by which rows of D_target count in the attacker's success (default: alike).
+        scoring: How the attacker's success on D_target is scored; where D_val is another set, A counts rows likewise.
         seed: What with nothing else decides all that is drawn.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
@@ -95,7 +96,7 @@ class Attacker(abc.ABC):
     batch: int | None = None
     budget: Budget = "replaced"
     edits: Edits = "both"
-    shares: np.ndarray | None = None
+    scoring: Scoring = ALIKE
     seed: Any = 0
 
     def __post_init__(self):
@@ -283,8 +284,8 @@ class Attacker(abc.ABC):
         judge: Judge | None = None,
     ) -> Stage:
         """Return where the attack stands before the points from the first to the second of `ends`."""
-        target, valid = Rows.of(*self.target), Rows.of(*self.valid) if self.valid else None
-        return Stage(x, y, rows, *ends, points, *defender, target, valid, self.counted(), last, judge)
+        valid = Rows.of(*self.valid) if self.valid else None
+        return Stage(x, y, rows, *ends, points, *defender, self.target_rows(), valid, last, judge)
 
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
         """Return the batch of one ratio, its own stability unknown, and what other algorithms came to there.
@@ -302,15 +303,12 @@ class Attacker(abc.ABC):
         begun = Rows.of(points.x, points.y, self.width)
         rest = at.rows.with_weight(at.rows.weight.at[_padded(points.places, self.width, at.rows)].set(0.0, mode="drop"))
         setting = self.learner, rest, begun.y, at.target, begun.weight, at.valid, self.specific, self.defence
-        return Bilevel(*setting, counted=at.counted), begun.x
+        return Bilevel(*setting, scoring=self.scoring), begun.x
 
-    def counted(self) -> Array | None:
-        """Return by how much each row of D_target counts in the attacker's success: as `shares` says."""
-        if self.shares is None:
-            return None
-        labels = np.asarray(self.target[1]).astype(int)
-        there = np.bincount(labels, minlength=len(self.shares))
-        return jnp.asarray((self.shares / np.maximum(there, 1))[labels] * len(labels), dtype=float)
+    def target_rows(self) -> Rows:
+        """Return D_target."""
+        rows, counted = Rows.of(*self.target), self.scoring.counted
+        return rows if self.valid is None or counted is None else rows.with_weight(counted)
 
     def made(self, points: Points, found: Crafted, attack: str, begun: str) -> Batch:
         """Return what crafting these points came to, its stability unknown."""

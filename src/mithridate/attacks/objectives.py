@@ -15,6 +15,7 @@ import numpy as np
 
 from mithridate.configuration.objective import parse_objective
 from mithridate.errors import InputError
+from mithridate.tasks.scores import ALIKE, Scoring, balanced, check_score
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """Features (n, m) and labels (n,)."""
@@ -24,8 +25,9 @@ Labelled = tuple[np.ndarray, np.ndarray]
 class Objective:
     """The attacker's side of Eq. 2 on one split.
 
-    `target`, `valid`, `specific` and `start` as `Attack` takes them; `goal`, the rows on which success is measured once
-    the victim is retrained: the share that gets these labels where the objective is `specific`, else any others.
+    `target`, `valid`, `specific`, `start` and `scoring` as `Attack` takes them; `goal`, the rows on which success is
+    measured once the victim is retrained: the share that gets these labels where the objective is `specific`, else any
+    others, as `goal_scoring` says.
     """
 
     target: Labelled
@@ -33,6 +35,8 @@ class Objective:
     valid: Labelled | None = None
     specific: bool = False
     start: Labelled | None = None
+    scoring: Scoring = ALIKE
+    goal_scoring: Scoring = ALIKE
 
 
 def objective_of(
@@ -42,15 +46,25 @@ def objective_of(
     test: Labelled,
     read: Callable[[str], Labelled],
     flip: Callable[[np.ndarray], np.ndarray],
+    score: str = "error",
+    to_come: np.ndarray | None = None,
 ) -> Objective:
     """Return the objective that `text` names, for a split's validation and test rows.
 
-    `read` returns the rows of a file as the victim sees them, `flip` other labels for some. Raises `InputError` as
-    `parse_objective`, and where a class has no rows to aim at.
+    `read` returns the rows of a file as the victim sees them, `flip` other labels for some; `score` names how errors of
+    any kind are scored, `to_come` (K,) are the classes' shares of the rows to come (default: as in `valid`). Raises
+    `InputError` as `parse_objective` and `check_score`, and where a class has no rows to aim at.
     """
+    check_score(score, len(classes))
+    # Rows of class 1 that are missed are errors on class 1.
+    text = f"target-class {classes[1]}" if score == "fnr" else text
     kind, what = parse_objective(text, classes)
     if kind == "indiscriminate":
-        return Objective(valid, test)
+        if score != "error":
+            # D_val is given apart: the defender goes on counting its rows alike.
+            scorings = (Scoring(balanced(y, np.ones(len(classes))), score == "one-minus-auc") for _, y in (valid, test))
+            return Objective(valid, test, valid, False, None, *scorings)
+        return Objective(valid, test, scoring=ALIKE if to_come is None else Scoring(balanced(valid[1], to_come)))
     if isinstance(what, str):
         target = read(what)
         return Objective(target, target, valid, True, target)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array
 
 from mithridate.attacks.poison import Batch, Points
 from mithridate.defences.base import Policy, Strength
@@ -18,7 +17,7 @@ class Stage(NamedTuple):
     """Where an attack stands before a batch: on D_tr, x (n, m) and y (n,), and `rows`, it with the poison so far.
 
     The batch's points are those from `first` to `end`, `points` where they start if that is known; `policy` and
-    `log_strength`, the defender as he stands; `target`, `valid` and `counted` as in `Bilevel`; `last`, the batch
+    `log_strength`, the defender as he stands; `target` and `valid` as in `Bilevel`; `last`, the batch
     before; `judge`, by whom batches are compared (default: by the victim as trained inside the attack).
     """
 
@@ -32,6 +31,5 @@ class Stage(NamedTuple):
     log_strength: Strength
     target: Rows
     valid: Rows | None
-    counted: Array | None
     last: Batch | None
     judge: Judge | None

@@ -157,8 +157,8 @@ def _steepest(learner: Learner, split: Split, log_strength: np.ndarray, seed: in
     return max(learner.curvature(Rows.of(split.x_train[rows], split.y_train[rows]), own) for rows in samples)
 
 
-def objective_on(config: AuditConfig, split: Split, seed: str) -> Objective:
-    """Return what the attacker wants on one split; `seed` as in a `Scenario`."""
+def objective_on(config: AuditConfig, split: Split, seed: str, to_come: np.ndarray) -> Objective:
+    """Return what the attacker wants on one split; `seed` as in a `Scenario`, `to_come` as in `objective_of`."""
     task = Classification(len(split.classes))
     return objective_of(
         config.objective,
@@ -167,6 +167,8 @@ def objective_on(config: AuditConfig, split: Split, seed: str) -> Objective:
         (split.x_test, split.y_test),
         lambda path: read_rows(path, split),
         lambda labels: task.flipped(labels, config.flip, generator(seed, "flip"), split.x_train, split.y_train),
+        config.score,
+        to_come,
     )
 
 
@@ -177,9 +179,8 @@ def attack_of(
     seed: str,
     model: Model,
     aim: Objective,
-    shares: np.ndarray | None,
 ) -> Attacker:
-    """Return the attack on one split and defender; it depends on no other. `shares` as in `Attacker`."""
+    """Return the attack on one split and defender; it depends on no other."""
     policy = defender.policy
     setting = {
         "learner": learner_of(config, model, split, policy),
@@ -195,7 +196,7 @@ def attack_of(
         "batch": config.batch,
         "budget": config.budget,
         "edits": config.edits,
-        "shares": shares,
+        "scoring": aim.scoring,
         "seed": seed,
     }
     if config.attack == "flips":

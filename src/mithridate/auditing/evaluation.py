@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from mithridate.execution.devices import shared
+from mithridate.tasks.scores import ALIKE, Scoring
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, sanitised
 
@@ -14,10 +15,10 @@ from mithridate.victims.rows import Rows, sanitised
 class Metrics(NamedTuple):
     """What a retrained victim does; errors and rates are shares of the test rows.
 
-    `attack_success`, `attack_loss`: the share of the attacker's goal rows that go his way, and A on D_target.
-    `target_success`: the share of D_target that goes his way, by which attacks are compared. `fprs`
-    and `fnrs`: each class against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two,
-    their means of more. `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
+    `attack_success`, `attack_loss`: how the attacker scores on his goal rows (the share that goes his way), and A on
+    D_target. `target_success`: how he scores on D_target, by which attacks are compared. `fprs` and `fnrs`: each class
+    against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two, their means of more.
+    `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
     """
 
     test_error: Float[Array, ""]
@@ -58,26 +59,25 @@ def retrain_and_measure(
     log_strength: Float[Array, "*groups"],
     key: Key[Array, ""],
     defence: Any = None,
-    counted: Float[Array, " n_target"] | None = None,
+    scorings: tuple[Scoring, Scoring] = (ALIKE, ALIKE),
 ) -> Retrained:
     """Train `victim` from scratch on `train`, as far as the `defence` lets it pass, and measure it.
 
-    `specific` and `defence` as in `Attacker`, `counted` as in `Bilevel`.
+    `specific` and `defence` as in `Attacker`; `scorings` of D_target and of the goal.
 
     Where training diverged every figure is NaN: its predictions mean nothing.
     """
     params = victim.train(sanitised((train,), defence), log_strength, key)
     weights, logits = victim.model.weights(params), victim.model.logits(params, on.test.x)
     task = victim.task(on.test.x.shape[1])
-    own, on_goal = task.predicted(logits), task.predicted(victim.model.logits(params, on.goal.x))
+    own, (scoring, goal_scoring) = task.predicted(logits), scorings
     loss = victim.mean_loss(params, (on.target,))
-    on_target = task.wrong(task.predicted(victim.model.logits(params, on.target.x)), on.target.y) != specific
     found = Metrics(
         test_error=jnp.mean(task.wrong(own, on.test.y)),
-        attack_success=jnp.mean(task.wrong(on_goal, on.goal.y) != specific),
+        attack_success=goal_scoring.success(task, victim.model.logits(params, on.goal.x), on.goal.y, specific),
         **task.rates(own, on.test.y)._asdict(),
         valid_loss=victim.mean_loss(params, (on.valid,)),
-        target_success=jnp.average(on_target, weights=counted),
+        target_success=scoring.success(task, victim.model.logits(params, on.target.x), on.target.y, specific),
         attack_loss=jnp.where(specific, -loss, loss),
         weight_norm_sq=victim.weight_norm_sq(params),
         weight_norms=jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(weights)]),

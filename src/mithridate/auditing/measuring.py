@@ -27,6 +27,7 @@ from mithridate.configuration.parts import FLIPS, name_of
 from mithridate.defences.base import Checked, Strength
 from mithridate.results.records import NOISE, Record
 from mithridate.seeds import key
+from mithridate.tasks.scores import telling_nothing
 from mithridate.victims.rows import Rows
 
 RESPONSE_TOLERANCE = 0.1
@@ -99,14 +100,14 @@ def _trained(
 ) -> Trained:
     """Return what an attack with k points comes to on these rows, the defender having set λ."""
     split, aim, strength = scenario.split, scenario.objective, jnp.asarray(log_strength, dtype=float)
-    sets = (split.x_valid, split.y_valid), (split.x_test, split.y_test), attack.target, aim.goal
+    valid, test = Rows.of(split.x_valid, split.y_valid), Rows.of(split.x_test, split.y_test)
     victim, on = (
         attack.learner.with_rule(evaluation_rule(scenario.config)),
-        Measured(*(Rows.of(*each) for each in sets)),
+        Measured(valid, test, attack.target_rows(), Rows.of(*aim.goal)),
     )
     train, where = attack.rows(*rows), key(attack.seed, "retrain", k)
     specific = jnp.array(attack.specific)
-    given = victim, train, on, specific, strength, where, attack.defence, attack.counted()
+    given = victim, train, on, specific, strength, where, attack.defence, (aim.scoring, aim.goal_scoring)
     weights, found = jax.device_get(retrain_and_measure(*given))
     diverged = not math.isfinite(found.valid_loss)
     record = Record(
@@ -137,7 +138,8 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
-        "constant": found.test_error >= found.constant_error - NOISE,
+        "constant": (found.test_error if found.score == "error" else found.attack_success)
+        >= found.constant_error - NOISE,
         "weak": any(found.target_success < other.target_success for other in others if other.attack in FLIPS),
     }
     return replace(
@@ -180,6 +182,7 @@ def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict
         "attack": attack.name,
         "begun": "",
         "objective": config.objective,
+        "score": config.score,
         "budget": attack.budget,
         "edits": attack.edits,
         "n_train": rows,
@@ -188,6 +191,6 @@ def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict
         "shared_test": scenario.shared.test,
         "n_poison": points,
         "ratio": points / rows,
-        "constant_error": float(1 - np.bincount(scenario.split.y_test).max() / len(scenario.split.y_test)),
+        "constant_error": float(telling_nothing(config.score, scenario.split.y_test)),
         "inner_steps": getattr(attack.learner.rule, "steps", 0),
     }

@@ -30,7 +30,6 @@ class Scenario:
     model: Model
     objective: Objective
     defenders: tuple[Defender, ...]
-    shares: np.ndarray | None
     shared: Shared
 
     @classmethod
@@ -42,14 +41,14 @@ class Scenario:
         split, seed = data.split(config.train, config.valid, config.seed, index), f"{config.seed}/{data.name}/{index}"
         model = other.model if other else model_of(config, split)
         defenders = other.defenders if other else tuple(defenders_of(config))
-        shares = _to_come(data, split) if config.objective == "indiscriminate" else None
+        objective = objective_on(config, split, seed, _to_come(data, split))
         n, n_test = len(data.y), len(split.y_test)
         shared = Shared(len(split.y_train) / n, 0.0 if data.test else n_test / n, n_test)
-        return cls(config, index, split, seed, model, objective_on(config, split, seed), defenders, shares, shared)
+        return cls(config, index, split, seed, model, objective, defenders, shared)
 
     def attack(self, defender: Defender) -> Attacker:
         """Return the attack on one defender."""
-        return attack_of(self.config, self.split, defender, self.seed, self.model, self.objective, self.shares)
+        return attack_of(self.config, self.split, defender, self.seed, self.model, self.objective)
 
     @cached_property
     def attacks(self) -> list[Attacker]:

@@ -44,6 +44,8 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
     kind, what = parse_objective(config.objective, classes)
     if kind == "indiscriminate":
         goal = "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)"
+        if config.score != "error":
+            goal = f"errors of any kind (indiscriminate), as scored by {config.score}, on the validation rows"
         return goal, "a validation row, drawn at random, with another class's label"
     if isinstance(what, str):
         goal = (

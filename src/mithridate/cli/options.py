@@ -20,7 +20,7 @@ MLflow = Annotated[
 ]
 Gate = Annotated[str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")]
 AllowConstant = Annotated[
-    bool, typer.Option("--allow-constant", help="let a model that errs no less than one single answer pass the gate")
+    bool, typer.Option("--allow-constant", help="let a model that tells nothing (see constant) pass the gate")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")]
 

@@ -13,7 +13,7 @@ from mithridate.planning import Plan, duration, gib
 from mithridate.results.records import flips_of
 from mithridate.results.report.wording import cell, outcome, strengths
 from mithridate.results.results import AuditResult
-from mithridate.results.verdict import CONSTANT, curves, measure
+from mithridate.results.verdict import baseline, curves, measure
 
 SHOWN_SHARES = (0.0, 0.05, 0.10, 0.166)
 
@@ -34,14 +34,13 @@ def print_audit(console: Console, result: AuditResult) -> None:
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
-    single = result.frame["constant_error"].mean()
     error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
-    named = measure(config["objective"])
+    named = measure(config["objective"], config["score"])
     error.title = f"{named[0].upper()}{named[1:]} by share of poison"
     did = {"added": "is added to the training rows", "replaced": "replaces training rows at random"}.get(
         config["budget"], "stands in training rows that the attacker has chosen"
     )
-    error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {CONSTANT}: {single:.1%}"
+    error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {baseline(result.frame)}"
     if len(shown) < len(ratios):
         error.caption += f"; {len(ratios) - len(shown)} more shares are in the report"
     end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)

@@ -78,6 +78,15 @@ def _closing(config: Any) -> str:
     return "tune_by = error: with closing = False λ stays where its descent by the loss has ended; use closing = True"
 
 
+def _score(config: Any) -> str:
+    if config.score == "error" or config.objective == "indiscriminate":
+        return ""
+    return (
+        f"score = {config.score}, objective = {config.objective}: a targeted attacker is scored by his own aim; use "
+        "score = error, or objective = indiscriminate"
+    )
+
+
 def _order(config: Any) -> str:
     for name in ("bounds", "strength_bounds"):
         pair = getattr(config, name)
@@ -87,5 +96,5 @@ def _order(config: Any) -> str:
 
 
 CHECKS: tuple[Callable[[Any], str], ...] = (
-    *(_points, _edits, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _order),
+    *(_points, _edits, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _score, _order),
 )

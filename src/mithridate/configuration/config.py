@@ -103,6 +103,12 @@ class AuditConfig(BaseModel):
         description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class A), "
         "misclassify A-as-B, or rows FILE (these rows given the labels that they have in the file)",
     )
+    score: Literal["error", "balanced-error", "fnr", "one-minus-auc"] = Field(
+        "error",
+        description="how an indiscriminate attacker's harm is measured, in curves, verdict and gate, and by what "
+        "attacks are ranked: error; balanced-error (the mean over classes of their misses); fnr (misses of class 1 of "
+        "two, see positive); one-minus-auc (two classes)",
+    )
     flip: Flip = Field(
         "random",
         description="the label that a clone gets where there are more than two classes: another one at random, or that "
@@ -239,6 +245,12 @@ class AuditConfig(BaseModel):
     @field_serializer(*SEVERAL, when_used="json")
     def _names(self, values: tuple[Any, ...]) -> list[str]:
         return [name_of(value) for value in values]
+
+    @field_validator("poison", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*%\s*", value) if isinstance(value, str) else None
+        return float(found[1]) / 100 if found else value
 
     @field_validator("execution")
     @classmethod

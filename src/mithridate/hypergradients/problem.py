@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mithridate.errors import InputError
+from mithridate.tasks.scores import ALIKE, Scoring
 from mithridate.victims.learner import Learner
 from mithridate.victims.rows import Rows, join, sanitised
 from mithridate.victims.spaces.run import Loop, scan
@@ -60,9 +61,9 @@ class Bilevel(eqx.Module):
     default ones: a point of weight 0 is not there, without changing any shape; `valid`, D_val, on which the defender
     measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
     others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`); `aim`, a loss whose
-    mean on D_target the attacker pursues in L's place (see `attacks.aims`); `counted` (n_target,), by how much each row
-    of D_target counts in his success, and in an `aim` (default: alike). With D_val = D_target and A = L the outer
-    problem is the minimax of Eq. 3.
+    mean on D_target the attacker pursues in L's place (see `attacks.aims`); `scoring`, by how much each row of D_target
+    counts in his success, and in an `aim` (default: alike). With D_val = D_target and A = L the outer problem is the
+    minimax of Eq. 3.
     """
 
     learner: Learner
@@ -74,7 +75,7 @@ class Bilevel(eqx.Module):
     specific: bool = eqx.field(default=False, static=True)
     defence: Any = None
     aim: Any = None
-    counted: Float[Array, " n_target"] | None = None
+    scoring: Scoring = ALIKE
 
     @property
     def minimax(self) -> bool:
@@ -84,7 +85,7 @@ class Bilevel(eqx.Module):
     def defended(self) -> "Bilevel":
         """Return the problem in which the defender's loss stands in A's place, for its derivative in λ."""
         target = self.target if self.valid is None else self.valid
-        return replace(self, target=target, valid=None, specific=False, aim=None, counted=None)
+        return replace(self, target=target, valid=None, specific=False, aim=None, scoring=ALIKE)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
         """Return D'_tr = rest ∪ D_p, as far as the defence lets it pass."""
@@ -117,17 +118,15 @@ class Bilevel(eqx.Module):
         if self.aim is None:
             loss = jnp.vdot(self.target.weight, self.learner.loss(logits, self.target.y)) / self.target.size
         else:
-            loss = self._counted(self.aim(logits, self.target.y))
+            loss = self.scoring.mean(self.aim(logits, self.target.y))
         return -loss if self.specific else loss
 
     def success(self, params: Any) -> Float[Array, ""]:
-        """Return the share of D_target's rows that go the attacker's way."""
+        """Return the share of D_target's rows that go the attacker's way, or how he scores on them."""
         task = self.learner.task(self.target.x.shape[1])
-        wrong = task.wrong(task.predicted(self.learner.model.logits(params, self.target.x)), self.target.y)
-        return self._counted((wrong != self.specific).astype(self.target.y.dtype))
-
-    def _counted(self, each: Float[Array, " n_target"]) -> Float[Array, ""]:
-        return jnp.mean(each) if self.counted is None else jnp.vdot(self.counted, each) / jnp.sum(self.counted)
+        return self.scoring.success(
+            task, self.learner.model.logits(params, self.target.x), self.target.y, self.specific
+        )
 
     def value(
         self,

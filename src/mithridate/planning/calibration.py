@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from mithridate.attacks.base import Attacker
 from mithridate.attacks.bilevel import Attack
-from mithridate.attacks.objectives import Labelled
+from mithridate.attacks.objectives import Objective
 from mithridate.attacks.portfolio import HALVING
 from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
@@ -204,17 +204,18 @@ def _first_batch(attack: Attacker, split: Split, rows: Rows) -> tuple[Timed, Tim
 
 
 def retraining(
-    attack: Attacker, split: Split, rows: Rows, config: AuditConfig, goal: Labelled, at: Strength, seconds: float
+    attack: Attacker, split: Split, rows: Rows, config: AuditConfig, aim: Objective, at: Strength, seconds: float
 ) -> Timed:
     """Return the time of one victim's retraining and measuring, which should be `seconds`; a long one is shortened."""
     learner = attack.learner.with_rule(evaluation_rule(config))
     victim, factor = shortened(learner, learner.chosen_space((rows,)), seconds)
-    sets = ((split.x_valid, split.y_valid), (split.x_test, split.y_test), attack.target, goal)
-    on = Measured(*(Rows.of(*each) for each in sets))
+    valid, test = Rows.of(split.x_valid, split.y_valid), Rows.of(split.x_test, split.y_test)
+    on = Measured(valid, test, attack.target_rows(), Rows.of(*aim.goal))
     strength, where = jnp.asarray(at, dtype=float), key(attack.seed, "plan")
 
     def once() -> Any:
         train = attack.rows(split.x_train, split.y_train)
-        return retrain_and_measure(victim, train, on, jnp.array(attack.specific), strength, where, attack.defence)
+        given = victim, train, on, jnp.array(attack.specific), strength, where, attack.defence
+        return retrain_and_measure(*given, (aim.scoring, aim.goal_scoring))
 
     return timed(once)[0].times(factor)

@@ -230,7 +230,7 @@ def _calibrated(work: Work) -> tuple[list[float], float]:
         hyperiteration = draws * expected.get("hypergradient", 0.0)
         clean, lap, rest = calibration.steps(attack, work.split, rows, strength, hyperiteration)
         victim = calibration.retraining(
-            attack, work.split, rows, work.config, work.aim.goal, strength, expected["retraining"]
+            attack, work.split, rows, work.config, work.aim, strength, expected["retraining"]
         )
         known[kind] = clean, lap, rest, training, slope, victim
         compiling += sum(part.compiling for part in known[kind]) + (training.compiling if chain.checks else 0.0)

@@ -197,7 +197,8 @@ def _costs(config: AuditConfig, attack: Attacker, problem: Bilevel, split: Split
     on, victim = Measured(*(_rows(n, m) for n in sizes)), learner.with_rule(evaluation_rule(config))
     specific = jax.ShapeDtypeStruct((), bool)
     sizes = victim, problem.rest, on, specific, strength, where
-    return costs | {"retraining": cost_of(retrain_and_measure, *sizes, attack.defence)}
+    scorings = aim.scoring, aim.goal_scoring
+    return costs | {"retraining": cost_of(retrain_and_measure, *sizes, attack.defence, scorings)}
 
 
 def _chain(attack: Attacker, problem: Bilevel) -> ChainPlan:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mithridate.results.records import file_name, flips_of
-from mithridate.results.verdict import curves, measure
+from mithridate.results.verdict import PLAIN, baseline, curves, measure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -182,10 +182,12 @@ def draw_all(
     dataset: Mapping[str, Any],
 ) -> dict[str, Figure]:
     """Return every figure of a result by its file name."""
-    classes, objective = dataset["classes"], str(frame["objective"].iloc[0])
-    error = {"test_error": f"test error [%]; one answer for all: {frame['constant_error'].mean():.1%}"}
-    if objective != "indiscriminate":
-        error = {"attack_success": f"{measure(objective)} [%]"} | error
+    classes, aim = dataset["classes"], tuple(frame[["objective", "score"]].iloc[0])
+    nothing = f"[%]; {baseline(frame)}"
+    error = {"test_error": f"test error {nothing}"}
+    if aim != PLAIN:
+        scored = nothing if aim[0] == PLAIN[0] else "[%]"
+        error = {"attack_success": f"{measure(*aim)} {scored}", "test_error": "test error [%]"}
     if len(classes) == 2:
         rates = {
             "fpr": f"false positive rate, “{classes[0]}” taken for “{classes[1]}” [%]",

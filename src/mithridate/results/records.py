@@ -18,19 +18,18 @@ class Record:
     `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
     `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
-    what he wants. `n_train`, `n_test`: rows trained and tested on; `shared_train`, `shared_test`: the shares of them
-    that two splits have in common, 0 of test rows that are always the same. `ratio`: poison's share of the training
-    set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the test
-    error; `constant_error`: the test error of always giving the most frequent answer; `attack_loss`: A of the retrained
-    victim;
+    what he wants; `score`: how errors of any kind are scored (see `SCORES`). `n_train`, `n_test`: rows trained and
+    tested on; `shared_train`, `shared_test`: the shares of them that two splits have in common, 0 of test rows that are
+    always the same. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims
+    at that goes his way, for an indiscriminate one the score; `constant_error`: the score of a model that tells
+    nothing, such as the error of always giving the most frequent answer; `attack_loss`: A of the retrained victim;
     `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked. `fprs`, `fnrs`: of
     each class against the rest; `fpr`, `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the
     retrained victim on the validation rows. `log_strengths`: the defender's λ for each group of layers, `log_strength`
     their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its number of weights. `inner_steps`: T of
-    the inner training as run, 0 where it is solved to optimality;
-    `space`: the
-    coordinates it ran in. `status`: "ok", or the faults joined by "+" (see `FAULTS`); `reason`: why a cell has failed,
-    else "". `seconds`: what it took; the one column that differs between equal runs.
+    the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in. `status`: "ok",
+    or the faults joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what it took; the
+    one column that differs between equal runs.
 
     Of the attack that an audit is about, and unknown (NaN or "") of the others: `valid_loss_before` and
     `valid_loss_after`, the attack's own objective at the batch's starting points and at its end, by the inner training;
@@ -50,6 +49,7 @@ class Record:
     attack: str
     begun: str
     objective: str
+    score: str
     budget: str
     edits: str
     n_train: int
@@ -107,9 +107,10 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
-    "constant": "the model errs no less than one that always gives the most frequent answer. If it "
-    "does so clean, its error does not tell what is tolerated: look at the rates of errors, or audit --objective "
-    "'target-class CLASS'. If only poisoned, the poison has ruined it",
+    "constant": "the model is no better than one that tells nothing, such as by always giving the most frequent "
+    "answer. If it is so clean, nothing can be said of what it tolerates: look at the rates of errors, count classes "
+    "alike by --score balanced-error, or audit --objective 'target-class CLASS'. "
+    "If only poisoned, the poison has ruined it",
     "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
     "rows counts; raise its steps if it takes any",
 }

@@ -12,12 +12,17 @@ import pandas as pd
 from mithridate.errors import InputError
 from mithridate.results.intervals import ERRORS, Shared, half_width
 from mithridate.results.records import FAULTS, NOISE
+from mithridate.tasks.scores import SCORES
 
 METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
 TOLERATED = 0.05
 """Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
 
-CONSTANT = "always giving the most frequent answer"
+PLAIN = ("indiscriminate", "error")
+"""The objective and score of which the attacker's success is the test error."""
+
+RARE = 0.2
+"""The error of always giving the most frequent answer below which errors say little of the other rows."""
 
 WIDE, MANY = 0.1, 100
 """Half an interval that is too wide to rely on, and the most splits that are thought of to narrow it."""
@@ -93,9 +98,10 @@ def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
-def _constant(candidates: pd.DataFrame) -> str:
-    """Return in words what a model that gives a single answer does, and its error."""
-    return f"{CONSTANT} ({_percent(candidates['constant_error'].mean())})"
+def baseline(candidates: pd.DataFrame) -> str:
+    """Return in words what a model that tells nothing does, and its score."""
+    nothing = SCORES[candidates["score"].iloc[0]].telling_nothing
+    return f"{nothing} ({_percent(candidates['constant_error'].mean())})"
 
 
 def kinds_by_ratio(candidates: pd.DataFrame) -> pd.Series:
@@ -105,7 +111,7 @@ def kinds_by_ratio(candidates: pd.DataFrame) -> pd.Series:
 
 
 def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
-    """Return per ratio whether the worst attack leaves a model that errs no less than one that gives a single answer.
+    """Return per ratio whether the worst attack leaves a model that is no better than one that tells nothing.
 
     Never of a targeted attacker, whose success is no error.
     """
@@ -115,9 +121,9 @@ def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_by_ratio(candidates) >= single - NOISE
 
 
-def measure(objective: str) -> str:
+def measure(objective: str, score: str = "error") -> str:
     """Return what an attacker's success is called."""
-    return "test error" if objective == "indiscriminate" else f"success of “{objective}”"
+    return SCORES[score].words if objective == "indiscriminate" else f"success of “{objective}”"
 
 
 def _percent(share: float) -> str:
@@ -134,7 +140,7 @@ def verdict(
 
     `bounds`: the ends of Φ(λ) of each defender who tunes λ; without them nothing is said of a λ that ends there.
     """
-    summary, tolerance, name_of_it = [], {}, measure(frame["objective"].iloc[0])
+    summary, tolerance, name_of_it = [], {}, measure(*frame[["objective", "score"]].iloc[0])
     for name, rows in candidates.groupby("policy", sort=False):
         worst, policy = worst_by_ratio(rows), str(name)
         constant = constant_by_ratio(rows)
@@ -146,15 +152,15 @@ def verdict(
             continue
         if constant.iloc[0]:
             summary.append(
-                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no less than "
-                f"{_constant(rows)}: nothing can be said of what it tolerates"
+                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no better than "
+                f"{baseline(rows)}: nothing can be said of what it tolerates"
             )
             continue
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
-            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it errs no less than "
-            f"{_constant(rows)}" * bool(constant.any())
+            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it is no better than "
+            f"{baseline(rows)}" * bool(constant.any())
         )
     saved, sentences = _saved(frame, candidates, fixed)
     ends = _at_bounds(frame, bounds or {})
@@ -247,6 +253,12 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
         if len(cells):
             where = ", ".join(f"{policy} ({len(rows)})" for policy, rows in cells.groupby("policy", sort=False))
             found.append(f"{len(cells)} of {len(frame)} cells are marked {fault}, by policy: {where}; {remedy}")
+    single = frame["constant_error"].mean()
+    if tuple(frame[["objective", "score"]].iloc[0]) == PLAIN and single < RARE:
+        found.append(
+            f"{SCORES['error'].telling_nothing} errs on {_percent(single)} of the rows only, so that the error says "
+            "little of the others: --score balanced-error counts each class alike, --score fnr those missed of one"
+        )
     if frame["split"].nunique() > 1:
         found += _wide(frame)
     else:
@@ -283,9 +295,9 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_co
 
     The worst of the attacks counts, by the validation rows and by the test rows, and the first audited share at or
     above `share` is included, so that a share between two audited ones is judged by the higher. An error that is
-    unknown fails, and one that is not below that of always giving the most frequent answer, unless `allow_constant`.
+    unknown fails, and one that is not below that of a model that tells nothing, unless `allow_constant`.
     """
-    found, named = [], measure(candidates["objective"].iloc[0])
+    found, named = [], measure(*candidates[["objective", "score"]].iloc[0])
     for policy, rows in candidates.groupby("policy", sort=False):
         worst = worst_by_ratio(rows)
         up_to = worst[worst.index <= worst.index[worst.index >= share - 1e-9][0]]
@@ -303,8 +315,8 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_co
         elif not allow_constant and (single := constant_by_ratio(rows)[up_to.index]).any():
             where = single.idxmax()
             found.append(
-                f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no less than "
-                f"{_constant(rows)}: it tells nothing; look at fpr and fnr, use --objective "
-                "'target-class CLASS', or let it pass by --allow-constant"
+                f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no better than "
+                f"{baseline(rows)}: it tells nothing; look at fpr and fnr, use --score or "
+                "--objective 'target-class CLASS', or let it pass by --allow-constant"
             )
     return found

@@ -65,7 +65,7 @@ class Ground:
         )
         nothing = jnp.zeros(0, at.rows.y.dtype)
         setting = None, at.valid, attack.specific, attack.defence
-        clean = Bilevel(attack.learner, at.rows, nothing, at.target, *setting, counted=at.counted)
+        clean = Bilevel(attack.learner, at.rows, nothing, at.target, *setting, scoring=attack.scoring)
         x, y = at.rows.x[:n], at.rows.y[:n]
         found = [_margins(clean, jnp.asarray(s, dtype=float), attack.key(k), x, y) for s in strengths]
         return cls(attack, at, pool, places, strengths, tuple(map(np.asarray, found)), clean)

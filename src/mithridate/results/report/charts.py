@@ -16,7 +16,7 @@ from mithridate.results.figures import by_group
 from mithridate.results.records import flips_of
 from mithridate.results.report.source import Audited
 from mithridate.results.report.wording import cell, known, number, percent
-from mithridate.results.verdict import curves, measure
+from mithridate.results.verdict import PLAIN, curves, measure
 
 BINS = 40
 ROWS = 24
@@ -117,9 +117,9 @@ def measured(result: Audited) -> tuple[pd.DataFrame, list[Column]]:
     """Return the records, rates by class spread into columns, and the columns to draw against the share of poison."""
     frame, names = result.frame, result.dataset["classes"]
     columns = [Column("test_error", "test error", flips=True)]
-    objective = frame["objective"].iloc[0]
-    if objective != "indiscriminate":
-        columns.insert(0, Column("attack_success", measure(objective), flips=True))
+    aim = tuple(frame[["objective", "score"]].iloc[0])
+    if aim != PLAIN:
+        columns.insert(0, Column("attack_success", measure(*aim), flips=True))
     if len(names) == 2:
         columns.append(Column("fpr", f"rows of “{names[0]}” taken for “{names[1]}” (false positives)"))
         columns.append(Column("fnr", f"rows of “{names[1]}” taken for “{names[0]}” (false negatives)"))

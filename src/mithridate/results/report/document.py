@@ -24,7 +24,7 @@ from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
 from mithridate.results.report.source import Audited
-from mithridate.results.verdict import TOLERATED, constant_by_ratio, curves, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, baseline, constant_by_ratio, curves, worst_by_ratio
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 OUTLINES = (
@@ -152,7 +152,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "splits": frame["split"].nunique(),
         "headline": wording.headline(result),
         "defenders": _defenders(result),
-        "constant": wording.percent(frame["constant_error"].mean()),
+        "constant": baseline(frame),
         "kinds": _kinds(result),
         "needed": _needed(result),
         "galleries": galleries(result),

@@ -48,8 +48,8 @@ GLOSSARY = {
     "labels alone": "what the attacker does who flips labels and nothing else, in the rows that are worst on the "
     "validation set",
     "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
-    f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that always "
-    "gives the most frequent answer",
+    f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that tells "
+    "nothing, such as by always giving the most frequent answer",
     "split": "one random draw of training and validation rows; figures are means over splits",
     "±": "half the 95 % interval of the mean over splits, which have rows in common; with few splits it is wide",
     "cell": "one model trained and measured: one split, one defender, one share of poison",
@@ -151,7 +151,7 @@ def headline(result: Audited) -> Headline:
     # An error that is unknown is no defence: it counts as the worst.
     best, *_ = order = sorted(outcomes, key=lambda found: found.worst if known(found.worst) else math.inf)
     worst = next(found for found in order if found.worst == order[-1].worst or not known(found.worst))
-    what = measure(frame["objective"].iloc[0])
+    what = measure(*frame[["objective", "score"]].iloc[0])
     sentence = (
         f"An attacker who controls {percent(most)} of the training rows ({points} of {n_train}) takes the {what} "
         f"from {percent(worst.clean)} to {percent(worst.worst)}"

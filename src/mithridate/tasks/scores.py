@@ -1,0 +1,106 @@
+"""How an indiscriminate attacker's harm is scored: from 0 to 1, the larger the more harm.
+
+error           the share of rows that are wrong
+balanced-error  the mean over classes of the share of a class's rows that are wrong
+fnr             the share of the second class's rows (of `positive`'s) that are missed
+one-minus-auc   how often a row of the first class gets a higher score than one of the second, a tie for half
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mithridate.errors import InputError
+from mithridate.tasks.base import Task
+
+
+class Score(NamedTuple):
+    """What a score is called, and what scores as a model does that tells nothing, in words."""
+
+    words: str
+    telling_nothing: str
+    two_classes: bool = False
+
+
+SCORES = {
+    "error": Score("test error", "always giving the most frequent answer"),
+    "balanced-error": Score("balanced test error", "always giving the same answer"),
+    "fnr": Score("false negative rate", "never finding a row of the class", two_classes=True),
+    "one-minus-auc": Score("1 − AUC", "ranking rows at random", two_classes=True),
+}
+
+
+def check_score(name: str, classes: int) -> None:
+    """Raise `InputError` where a score is not defined for so many classes."""
+    if SCORES[name].two_classes and classes > 2:
+        raise InputError(
+            f"score = {name}: it is of two classes, and there are {classes}; name the one to be found by positive, or "
+            "use score = balanced-error"
+        )
+
+
+def telling_nothing(name: str, labels: np.ndarray) -> float:
+    """Return the score, on rows with these labels 0 … K − 1, of a model that tells nothing of them."""
+    shares = np.bincount(labels.astype(int)) / len(labels)
+    return {
+        "error": 1 - shares.max(),
+        "balanced-error": 1 - 1 / np.count_nonzero(shares),
+        "fnr": 1.0,
+        "one-minus-auc": 0.5,
+    }[name]
+
+
+class Scoring(eqx.Module):
+    """How rows are scored: `counted` (n,), by how much each counts (default: alike); `ranked`: by their order alone."""
+
+    counted: Float[Array, " n"] | None = None
+    ranked: bool = eqx.field(default=False, static=True)
+
+    def mean(self, each: Float[Array, " n"]) -> Float[Array, ""]:
+        """Return the mean over rows."""
+        return jnp.mean(each) if self.counted is None else jnp.vdot(self.counted, each) / jnp.sum(self.counted)
+
+    def success(
+        self, task: Task, logits: Float[Array, "n *classes"], y: Float[Array, " n"], specific: bool | Bool[Array, ""]
+    ) -> Float[Array, ""]:
+        """Return the share of rows that go the attacker's way: `specific`, those given the labels y, else the others.
+
+        One that is `ranked` is one minus the area under the ROC curve, and never specific.
+        """
+        if self.ranked:
+            return _one_minus_auc(logits, y)
+        return self.mean((task.wrong(task.predicted(logits), y) != specific).astype(y.dtype))
+
+    def rows(self, y: np.ndarray) -> float:
+        """Return as how many rows, all counting alike, these (n,) tell of their score (Kish's effective sample size).
+
+        Of ranks as many as the rarer label has: an AUC is known no better than by its fewer rows.
+        """
+        if self.ranked:
+            return float(np.bincount(y.astype(int), minlength=2).min())
+        counted = np.ones(len(y)) if self.counted is None else np.asarray(self.counted, float)
+        return float(counted.sum() ** 2 / (counted**2).sum())
+
+
+ALIKE = Scoring()
+"""All rows count alike."""
+
+
+def balanced(y: np.ndarray, shares: Any) -> Float[Array, " n"]:
+    """Return by how much each of these labels (n,) counts if the classes are to have these shares (K,) of all."""
+    labels = np.asarray(y).astype(int)
+    there = np.bincount(labels, minlength=len(shares))
+    return jnp.asarray((np.asarray(shares) / np.maximum(there, 1))[labels] * len(labels), dtype=float)
+
+
+def _one_minus_auc(logits: Float[Array, "n *classes"], y: Float[Array, " n"]) -> Float[Array, ""]:
+    """Return it by the mean rank of the rows labelled 1 (Mann and Whitney, 1947), ties counted for half."""
+    scores = logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
+    ordered, n = jnp.sort(scores), len(y)
+    rank = (jnp.searchsorted(ordered, scores, side="left") + jnp.searchsorted(ordered, scores, side="right")) / (2 * n)
+    share = jnp.mean(y)
+    mean_rank = jnp.sum(rank * y) / jnp.sum(y)
+    return 1 - (mean_rank - share / 2) / (1 - share)
