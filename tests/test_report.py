@@ -69,6 +69,8 @@ def made_up(
             n_test=20,
             shared_train=0.0,
             shared_test=0.0,
+            n_goal=20,
+            shared_goal=0.0,
             n_poison=n_poison,
             ratio=n_poison / 40,
             test_error=error,
@@ -128,7 +130,14 @@ def made_up(
         versions={"mithridate": "0", "jax": "0", "device": "cpu"},
         frame=frame,
         candidates=candidates,
-        defenders={policy: {"fixed": policy != "learned", "words": f"does as {policy} says"} for policy in policies},
+        defenders={
+            policy: {
+                "fixed": policy != "learned",
+                "words": f"does as {policy} says",
+                "bounds": [-8.0, 5.0] if policy == "learned" else None,
+            }
+            for policy in policies
+        },
         verdict=verdict(frame, candidates, [policy for policy in policies if policy != "learned"]),
         poison={(split, policy): arrays(split) for policy in policies for split in range(splits)},
     )
@@ -216,7 +225,7 @@ def test_numbers_are_those_of_audit_json(splits):
         row = verdicts[1 + i]
         assert row[0].startswith(policy)
         assert row[1:3] == [told(curve["test_error"], at) for at in (0, -1)]
-        assert row[4] == f"{summary['verdict']['tolerance'][policy]:.1%}"
+        assert (row[4], summary["verdict"]["tolerance"][policy]) == ("below 7.5%", 0.0)
         column = errors[0].index(policy)
         assert [line[column] for line in errors[1:]] == [told(curve["test_error"], at) for at in range(3)]
         assert [line[0] for line in errors[1:]] == [f"{ratio:.1%}" for ratio in curve["ratio"]]
@@ -224,6 +233,11 @@ def test_numbers_are_those_of_audit_json(splits):
         assert chosen["y"] == [100 * mean for mean in curve["test_error"]["mean"]]
     for sentence in summary["verdict"]["summary"] + summary["verdict"]["warnings"]:
         assert sentence in page.text
+    for sentence in summary["advice"]:
+        assert sentence[1:] in page.text
+    for entry in summary["terms"]["entries"]:
+        assert f"{entry['id']} {entry['name']}".strip() in page.text
+    assert f"checked {summary['terms']['checked']}" in page.text
     assert summary["verdict"]["summary"][0].split()[1] in page.text
 
 
@@ -289,7 +303,7 @@ def test_a_build_sees_each_defender_as_a_test():
     failed = replace(result, frame=result.frame.assign(status="failed"))
     suites = ElementTree.fromstring(junit([result, failed], ["a", "b"]))
     assert [(suite.get("failures"), suite.get("errors")) for suite in suites] == [("0", "0"), ("0", "2")]
-    assert "stays within 5 points" in str(suites[0][0].findtext("system-out"))
+    assert "within 5 points of clean" in str(suites[0][0].findtext("system-out"))
 
 
 def test_markdown_holds_the_table_and_nothing_of_the_names_is_markup():

@@ -26,6 +26,7 @@ class Objective:
 
     `target`, `valid`, `specific` and `start` as `Attack` takes them; `goal`, the rows on which success is measured once
     the victim is retrained: the share that gets these labels where the objective is `specific`, else any others.
+    `given`: whether these rows are the same in every split, those of a file.
     """
 
     target: Labelled
@@ -33,6 +34,7 @@ class Objective:
     valid: Labelled | None = None
     specific: bool = False
     start: Labelled | None = None
+    given: bool = False
 
 
 def objective_of(
@@ -53,7 +55,7 @@ def objective_of(
         return Objective(valid, test)
     if isinstance(what, str):
         target = read(what)
-        return Objective(target, target, valid, True, target)
+        return Objective(target, target, valid, True, target, given=True)
     (own_x, own_y), (goal_x, goal_y) = (_of_class(rows, what[0]) for rows in (valid, test))
     for name, there in (("validation", own_y), ("test", goal_y)):
         if not len(there):

@@ -22,6 +22,7 @@ from mithridate.configuration.config import AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
+from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
@@ -218,10 +219,8 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
     ordered = [cells[key] for key in sorted(cells)]
     frame = to_frame(cell.record for cell in ordered)
     candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))
-    defenders = {one.name: {"fixed": one.fixed, "words": one.words()} for one in sweep.defenders}
-    boxes = {one.name: one.policy.strengths for one in sweep.defenders}
-    ends = {name: (float(np.min(box.low)), float(np.max(box.high))) for name, box in boxes.items()}
-    tuned = {name: (low, high) for name, (low, high) in ends.items() if low < high}
+    defenders = {one.name: _described(one) for one in sweep.defenders}
+    tuned = {name: told["bounds"] for name, told in defenders.items() if told["bounds"]}
     found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
     found = replace(found, summary=(capability(config), *found.summary))
     if warning := mismatch(config):
@@ -258,6 +257,13 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         poison=poison,
         rows={at: _rows_of(own, sweep.scenario(at[0]).split) for at, own in poison.items()} if data.schema else {},
     )
+
+
+def _described(defender: Defender) -> dict[str, Any]:
+    """Return what a result says of a defender: see `AuditResult`."""
+    box = defender.policy.strengths
+    low, high = float(np.min(box.low)), float(np.max(box.high))
+    return {"fixed": defender.fixed, "words": defender.words(), "bounds": [low, high] if low < high else None}
 
 
 def _columns(data: Dataset) -> list[dict[str, str]]:

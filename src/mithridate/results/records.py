@@ -19,7 +19,8 @@ class Record:
     `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
     what he wants. `n_train`, `n_test`: rows trained and tested on; `shared_train`, `shared_test`: the shares of them
-    that two splits have in common, 0 of test rows that are always the same. `ratio`: poison's share of the training
+    that two splits have in common, 0 of test rows that are always the same; `n_goal`, `shared_goal`: the same of the
+    rows that the attacker aims at, for an indiscriminate one the test rows. `ratio`: poison's share of the training
     set. `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the test
     error; `constant_error`: the test error of always giving the most frequent answer; `attack_loss`: A of the retrained
     victim;
@@ -56,6 +57,8 @@ class Record:
     n_test: int
     shared_train: float
     shared_test: float
+    n_goal: int
+    shared_goal: float
     n_poison: int
     ratio: float
     test_error: float

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,13 @@ class _Config(_Checked):
     dataset: _Name
     model: _Name
     hidden: list[_Count]
+    loss: _Name
+    objective: _Name
+    budget: _Name
+    attack: _Name
+    edits: Literal["both", "labels", "features"]
+    policies: list[_Name]
+    defences: list[_Name]
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -76,6 +83,7 @@ class _Verdict(_Checked):
 class _Defender(_Checked):
     fixed: bool
     words: _Text
+    bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
 class _Summary(_Checked):
@@ -121,7 +129,7 @@ def read_summary(folder: Path, version: int) -> dict[str, Any]:
 _TYPES = {"str": (pa.string(), pa.large_string()), "int": (pa.int64(),), "float": (pa.float64(),)}
 _KINDS = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(Record)}
 _SHARES = (
-    *("ratio", "shared_train", "shared_test", "constant_error"),
+    *("ratio", "shared_train", "shared_test", "shared_goal", "constant_error"),
     *("test_error", "attack_success", "target_success", "fpr", "fnr"),
 )
 
