@@ -21,6 +21,7 @@ from mithridate.results.exports import junit, markdown
 from mithridate.results.records import Record, to_frame
 from mithridate.results.report import command, render, write_report
 from mithridate.results.report.command import REPEATED, SIZES
+from mithridate.results.report.gallery import galleries
 from mithridate.results.report.wording import headline
 from mithridate.results.verdict import gate_failures, verdict
 
@@ -107,6 +108,7 @@ def made_up(
             "x_poison": rng.random((6, 6)),
             "x_start": rng.random((6, 6)),
             "y_poison": np.arange(6) % len(classes),
+            "y_start": np.array([-1, 1, 0, 0, 0, 0]),
             "history": np.array([0.1, 0.2, math.nan if broken else 0.3]),
             "offset": np.zeros(6),
             "scale": np.full(6, 10.0),
@@ -234,7 +236,7 @@ def test_numbers_are_those_of_audit_json(splits):
     for sentence in summary["verdict"]["summary"] + summary["verdict"]["warnings"]:
         assert sentence in page.text
     for sentence in summary["advice"]:
-        assert sentence[1:] in page.text
+        assert sentence in page.text
     for entry in summary["terms"]["entries"]:
         assert f"{entry['id']} {entry['name']}".strip() in page.text
     assert f"checked {summary['terms']['checked']}" in page.text
@@ -320,6 +322,19 @@ def test_rows_of_a_table_show_in_its_own_names_and_units():
     result = replace(result, rows={(0, "fixed=-8"): (before, after)})
     rows = next(table for table in Page(render([result])).tables if table[0][0] == "point")
     assert rows[1][2] == "age [years] 30 → 61<b>job</b> cook → smith"
+    # The first point's row is not known, the second's label stays, the third's was another; nothing else is changed.
+    assert [row[1] for row in rows[1:4]] == [CLASSES[0], CLASSES[1], f"{CLASSES[0]} → {CLASSES[2]}"]
+    columns = [
+        {"name": name, "kind": kind} for name, kind in zip(before, ("number", "category", "target"), strict=True)
+    ]
+    data = result.dataset | {"columns": columns}
+    still = replace(result, rows={(0, "fixed=-8"): (before, before.assign(label="yes"))}, dataset=data)
+    (found,) = galleries(still)
+    assert found.moved == []
+    assert found.rows[2][2:] == ([], [("age [years]", "30"), ("<b>job</b>", "cook")], 0)
+    wide = pd.DataFrame(np.ones((6, 40)))
+    (found,) = galleries(replace(still, rows={(0, "fixed=-8"): (wide, wide)}))
+    assert (len(found.rows[0].cells), found.rows[0].more) == (12, 28)
 
 
 @pytest.mark.parametrize(

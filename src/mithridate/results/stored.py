@@ -203,7 +203,7 @@ def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
 
 _ROWS = ("x_poison", "x_start")
 _ONE = ("offset", "scale")
-_LEAST = (*_ROWS, "y_poison", *_ONE, "history")
+_LEAST = (*_ROWS, "y_poison", "y_start", *_ONE, "history")
 
 
 def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> dict[str, np.ndarray]:
@@ -218,7 +218,7 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
     if absent:
         raise ValueError(f"{name}: no array {absent[0]!r}")
     k, m = len(arrays["y_poison"].reshape(-1)), summary["dataset"]["features"]
-    shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,)}
+    shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,), "y_start": (k,)}
     for key, shape in shapes.items():
         if arrays[key].shape != shape:
             raise ValueError(f"{name}: array {key} has the shape {arrays[key].shape}, not {shape}")
@@ -232,11 +232,12 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
             raise ValueError(f"{name}: array {key} must hold numbers to {LARGEST:g}, or not finite")
     if not all((np.abs(arrays[key]) <= 1e30).all() for key in _ONE):
         raise ValueError(f"{name}: offset and scale must be numbers to 1e30")
-    labels = arrays["y_poison"]
-    if labels.dtype.kind not in "iu" or (
-        k and not 0 <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
-    ):
-        raise ValueError(f"{name}: y_poison holds labels that are none of the classes'")
+    for key, least in (("y_poison", 0), ("y_start", -1)):
+        labels = arrays[key]
+        if labels.dtype.kind not in "iu" or (
+            k and not least <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
+        ):
+            raise ValueError(f"{name}: {key} holds labels that are none of the classes'")
     return arrays
 
 

@@ -60,9 +60,9 @@ ALWAYS = (
 def terms(config: Mapping[str, Any]) -> list[Term]:
     """Return the terms of an audit with this configuration, those of a source together."""
     targeted, edits = config["objective"] != "indiscriminate", config["edits"]
-    found = [*(TARGETED if targeted else INDISCRIMINATE)]
+    found = [*ALWAYS, *(TARGETED if targeted else INDISCRIMINATE)]
     if edits == "features":
         found += CLEAN_LABEL
     elif not targeted:
         found.append(LABELS[edits])
-    return sorted((*found, *ALWAYS), key=lambda term: (NIST, ATLAS, OWASP).index(term.source))
+    return sorted(found, key=lambda term: (NIST, ATLAS, OWASP).index(term.source))

@@ -104,7 +104,7 @@ class PoisoningCurveDisplay:
         and `errorbar_kw`, handed on to matplotlib. Raises `InputError` for another style.
         """
         if std_display_style not in ("fill_between", "errorbar", None):
-            raise InputError(f"std_display_style = {std_display_style!r}: use 'fill_between', 'errorbar' or None")
+            raise InputError(one_of("std_display_style", std_display_style, ("fill_between", "errorbar"), ", or None"))
         axis = plt.subplots(layout="constrained")[1] if ax is None else ax
         curves = {
             "the worse of both": np.minimum(self.test_scores, self.baseline_scores),

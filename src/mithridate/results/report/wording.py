@@ -47,8 +47,8 @@ GLOSSARY = {
     "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
     "few rows can sway the model much",
     "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
-    "labels alone": "what the attacker does who flips labels and nothing else, in the rows that are worst on the "
-    "validation set",
+    "labels alone": "what the attacker does who flips labels and nothing else: of all flips tried, those that did most "
+    "on the validation rows. On the test rows, which choose nothing, simpler flips can do more",
     "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
     f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that always "
     "gives the most frequent answer",
@@ -186,7 +186,7 @@ def outcome(result: Audited, policy: str) -> Outcome:
     elif tolerated < by_ratio.index[1:2].min():
         told = f"below {percent(by_ratio.index[1])}"
     else:
-        told = "≥ " * (tolerated >= by_ratio.index.max() - 1e-9) + percent(tolerated)
+        told = ("≥ " if tolerated >= by_ratio.index.max() - 1e-9 else "") + percent(tolerated)
     return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), told)
 
 
