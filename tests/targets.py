@@ -193,11 +193,13 @@ def made_run(image: bool) -> mi.AuditResult:
         for cell in ({"split": split, "policy": policy, "n_poison": n, "ratio": n / 40} for n in (0, 2, 4))
     ]
     frame = to_frame(cells)
-    defenders = {policy: {"fixed": policy != "learned", "words": "as it says"} for policy in ("fixed=-8", "learned")}
+    bounds = {"fixed=-8": None, "learned": [-8.0, 5.0]}
+    defenders = {name: {"fixed": not ends, "words": "as it says", "bounds": ends} for name, ends in bounds.items()}
     arrays = {
         "x_poison": np.ones((4, m), "f4"),
         "x_start": np.zeros((4, m), "f4"),
         "y_poison": np.array([0, 1, 1, 0], "i1"),
+        "y_start": np.array([1, 1, -1, 1], "i1"),
         "offset": np.zeros(m, "f4"),
         "scale": np.ones(m, "f4"),
         "history": np.linspace(0, 1, 7, dtype="f4"),

@@ -21,6 +21,7 @@ from mithridate.results.exports import junit, markdown
 from mithridate.results.records import Record, to_frame
 from mithridate.results.report import command, render, write_report
 from mithridate.results.report.command import REPEATED, SIZES
+from mithridate.results.report.gallery import galleries
 from mithridate.results.report.wording import headline
 from mithridate.results.verdict import gate_failures, verdict
 
@@ -70,6 +71,8 @@ def made_up(
             n_test=20,
             shared_train=0.0,
             shared_test=0.0,
+            n_goal=20,
+            shared_goal=0.0,
             n_poison=n_poison,
             ratio=n_poison / 40,
             test_error=error,
@@ -106,6 +109,7 @@ def made_up(
             "x_poison": rng.random((6, 6)),
             "x_start": rng.random((6, 6)),
             "y_poison": np.arange(6) % len(classes),
+            "y_start": np.array([-1, 1, 0, 0, 0, 0]),
             "history": np.array([0.1, 0.2, math.nan if broken else 0.3]),
             "offset": np.zeros(6),
             "scale": np.full(6, 10.0),
@@ -129,7 +133,14 @@ def made_up(
         versions={"mithridate": "0", "jax": "0", "device": "cpu"},
         frame=frame,
         candidates=candidates,
-        defenders={policy: {"fixed": policy != "learned", "words": f"does as {policy} says"} for policy in policies},
+        defenders={
+            policy: {
+                "fixed": policy != "learned",
+                "words": f"does as {policy} says",
+                "bounds": [-8.0, 5.0] if policy == "learned" else None,
+            }
+            for policy in policies
+        },
         verdict=verdict(frame, candidates, [policy for policy in policies if policy != "learned"]),
         poison={(split, policy): arrays(split) for policy in policies for split in range(splits)},
     )
@@ -217,7 +228,7 @@ def test_numbers_are_those_of_audit_json(splits):
         row = verdicts[1 + i]
         assert row[0].startswith(policy)
         assert row[1:3] == [told(curve["test_error"], at) for at in (0, -1)]
-        assert row[4] == f"{summary['verdict']['tolerance'][policy]:.1%}"
+        assert (row[4], summary["verdict"]["tolerance"][policy]) == ("below 7.5%", 0.0)
         column = errors[0].index(policy)
         assert [line[column] for line in errors[1:]] == [told(curve["test_error"], at) for at in range(3)]
         assert [line[0] for line in errors[1:]] == [f"{ratio:.1%}" for ratio in curve["ratio"]]
@@ -225,6 +236,11 @@ def test_numbers_are_those_of_audit_json(splits):
         assert chosen["y"] == [100 * mean for mean in curve["test_error"]["mean"]]
     for sentence in summary["verdict"]["summary"] + summary["verdict"]["warnings"]:
         assert sentence in page.text
+    for sentence in summary["advice"]:
+        assert sentence in page.text
+    for entry in summary["terms"]["entries"]:
+        assert f"{entry['id']} {entry['name']}".strip() in page.text
+    assert f"checked {summary['terms']['checked']}" in page.text
     assert summary["verdict"]["summary"][0].split()[1] in page.text
 
 
@@ -290,7 +306,7 @@ def test_a_build_sees_each_defender_as_a_test():
     failed = replace(result, frame=result.frame.assign(status="failed"))
     suites = ElementTree.fromstring(junit([result, failed], ["a", "b"]))
     assert [(suite.get("failures"), suite.get("errors")) for suite in suites] == [("0", "0"), ("0", "2")]
-    assert "stays within 5 points" in str(suites[0][0].findtext("system-out"))
+    assert "within 5 points of clean" in str(suites[0][0].findtext("system-out"))
 
 
 def test_markdown_holds_the_table_and_nothing_of_the_names_is_markup():
@@ -307,6 +323,19 @@ def test_rows_of_a_table_show_in_its_own_names_and_units():
     result = replace(result, rows={(0, "fixed=-8"): (before, after)})
     rows = next(table for table in Page(render([result])).tables if table[0][0] == "point")
     assert rows[1][2] == "age [years] 30 → 61<b>job</b> cook → smith"
+    # The first point's row is not known, the second's label stays, the third's was another; nothing else is changed.
+    assert [row[1] for row in rows[1:4]] == [CLASSES[0], CLASSES[1], f"{CLASSES[0]} → {CLASSES[2]}"]
+    columns = [
+        {"name": name, "kind": kind} for name, kind in zip(before, ("number", "category", "target"), strict=True)
+    ]
+    data = result.dataset | {"columns": columns}
+    still = replace(result, rows={(0, "fixed=-8"): (before, before.assign(label="yes"))}, dataset=data)
+    (found,) = galleries(still)
+    assert found.moved == []
+    assert found.rows[2][2:] == ([], [("age [years]", "30"), ("<b>job</b>", "cook")], 0)
+    wide = pd.DataFrame(np.ones((6, 40)))
+    (found,) = galleries(replace(still, rows={(0, "fixed=-8"): (wide, wide)}))
+    assert (len(found.rows[0].cells), found.rows[0].more) == (12, 28)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 import mithridate as mi
-from mithridate.results.intervals import Shared, half_width
+from mithridate.results.advice import advice
+from mithridate.results.intervals import Shared, half_width, paired
 from mithridate.results.records import FAULTS
+from mithridate.results.terms import terms
 from mithridate.results.verdict import Verdict, curves, gate_failures, parse_gate, verdict
 
 
@@ -43,9 +45,11 @@ def test_the_verdict_s_arithmetic():
     )
     assert found.tolerance == pytest.approx({"fixed=-8": 0.05, "cv-clean": 0.05, "learned": 0.15})
     assert found.saved == pytest.approx(1.0)
-    assert "+1.0 ± 0.0 against fixed=-8, +21.0 ± 63.5 against cv-clean" in found.summary[3]
-    assert "at least 15.0%" in found.summary[2]
-    assert found.summary[4].endswith("is fixed=-8; clean, its error is +2.5 points from learned's")
+    below = "1.0 ± 0.0 points below that with fixed=-8, 21.0 ± 63.5 points below that with cv-clean"
+    assert found.summary[3] == f"paired over splits, the error with learned at 15.0% poison is {below}"
+    assert found.summary[0].endswith("stays within 5 points of clean up to 5.0%, not at 10.0%, the next share tried")
+    assert found.summary[2].endswith("stays within 5 points of clean at every share tried, so up to at least 15.0%")
+    assert found.summary[4].endswith("is fixed=-8; clean, the error with it is 2.5 points above that with learned")
     assert found.warnings == (
         "cv-clean: 25.0% at the most poison is known to ± 64 points only; about 5 splits narrow it to ± 10",
     )
@@ -90,7 +94,7 @@ def test_a_λ_that_ends_at_its_bound_is_told():
     assert found.summary[: len(before.summary)] == before.summary
     assert found.warnings == before.warnings
     assert found.summary[len(before.summary) :] == (
-        "learned: λ ends at its lower bound -8 in 1 of 6 cells, at 0.0% poison: the bound, not the data, decides "
+        "learned: λ ends at its lower bound -8 in 1 of 6 cells, all clean: the bound, not the data, decides "
         "there; still less regularisation may make no difference; widen strength_bounds to be sure",
         "learned: λ ends at its upper bound 5.3 in 3 of 6 cells, at 5.0% to 10.0% poison: the bound, not the data, "
         "decides there; widen strength_bounds to see what tuning would do",
@@ -103,7 +107,7 @@ def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
     assert found.tolerance == pytest.approx({"learned": 0.0, "fixed=-8": 0.05})
     single = "no better than always giving the most frequent answer (4.0%)"
     assert found.summary[0] == f"learned: 4.0% test error clean, {single}: nothing can be said of what it tolerates"
-    assert found.summary[1].endswith(f"stays within 5 points of clean up to 5.0%; from 10.0% on it is {single}")
+    assert found.summary[1].endswith(f"not at 10.0%, the next share tried; from 10.0% on it is {single}")
     (failure,) = gate_failures(rare, 0.1, 0.05)
     assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}: it tells nothing; ")
     assert gate_failures(rare, 0.1, 0.05, allow_constant=True) == []
@@ -145,7 +149,7 @@ def test_without_anything_shared_it_is_students_interval(rng):
     low, high = stats.t.interval(0.95, 6, frame["attack_success"].mean(), stats.sem(frame["attack_success"]))
     found = curves(frame, ("attack_success",))["learned"]["attack_success"]
     assert (found["low"][0], found["high"][0]) == pytest.approx((low, high))
-    wider = curves(frame.assign(shared_train=0.3, shared_test=0.0, n_test=100), ("attack_success",))["learned"]
+    wider = curves(frame.assign(shared_train=0.3, shared_goal=0.0, n_goal=100), ("attack_success",))["learned"]
     assert wider["attack_success"]["low"][0] < low
 
 
@@ -156,7 +160,7 @@ def test_a_share_s_interval_ends_at_0_and_1_and_a_wide_one_is_told_of():
     (said,) = judged(frame).warnings
     assert said.startswith("learned: 30.0% at the most poison is known to ± 254 points only; about ")
     assert said.endswith(" splits narrow it to ± 10")
-    alike = judged(frame.assign(shared_train=0.9, shared_test=0.0, n_test=100)).warnings
+    alike = judged(frame.assign(shared_train=0.9, shared_goal=0.0, n_goal=100)).warnings
     assert alike[0].endswith("only more rows narrow it")
 
 
@@ -171,6 +175,92 @@ def test_an_attack_that_did_more_on_the_test_rows_is_told_and_fails_the_gate():
         "20.0% at 5.0% poison, above 15.0%, by an attack that was not the worst on the validation rows"
     )
     assert gate_failures(both, 0.2, 0.05) == []
+
+
+def test_equal_errors_and_a_first_share_that_is_too_much_are_said_as_such():
+    found = judged(frame_of({"learned": [[0.01, 0.20], [0.01, 0.20]], "fixed=-8": [[0.01, 0.1], [0.01, 0.3]]}))
+    assert found.summary[0].endswith("stays within 5 points of clean only below 5.0%, the least share tried")
+    assert found.summary[2].endswith("at 5.0% poison is on average the same (± 127.1 points) as with fixed=-8")
+    assert found.summary[3].endswith("clean, the error with it is the same as with learned")
+
+
+def test_the_attacker_s_success_has_an_interval_of_the_rows_that_he_aims_at(rng):
+    frame = frame_of({"learned": [[0.3 + 0.1 * e] for e in rng.random(5)]})
+    frame = frame.assign(test_error=frame["attack_success"], n_test=400, n_goal=[21, 20, 20, 22, 23])
+    frame = frame.assign(shared_train=0.2, shared_test=0.6, shared_goal=0.6)
+    assert Shared.of(frame, "attack_success") == (0.2, 0.6, 20)
+    found = curves(frame, ("test_error", "attack_success"))["learned"]
+    assert found["attack_success"]["high"] > found["test_error"]["high"]
+    own = curves(frame.assign(shared_goal=0.0), ("attack_success",))["learned"]
+    assert own["attack_success"]["high"] < found["attack_success"]["high"], "rows of a file are the same in all splits"
+
+
+def test_what_follows_is_said_of_the_figures_alone():
+    errors = {
+        "learned": [[0.01, 0.02, 0.04], [0.01, 0.02, 0.05], [0.01, 0.02, 0.06]],
+        "fixed=1": [[0.01, 0.02, 0.24], [0.01, 0.02, 0.25], [0.01, 0.02, 0.26]],
+        "cv-clean": [[0.01, 0.09, 0.10], [0.01, 0.09, 0.05], [0.01, 0.09, 0.03]],
+        "broken": [[0.01, 0.02, np.nan]] * 3,
+    }
+    frame = frame_of(errors).assign(log_strengths=[[1.0]] * 36)
+    config = mi.AuditConfig.of(dataset="synthetic", budget="chosen").model_dump(mode="json")
+    said = advice(frame, frame, config, {"learned": {"bounds": [-8.0, 1.0]}, "fixed=1": {"bounds": None}})
+    more, half = paired(
+        frame[frame["ratio"] == 0.1].pivot(index="split", columns="policy", values="attack_success"),
+        *("fixed=1", "learned", Shared.of(frame)),
+    )
+    assert said[:4] == [
+        "at 10.0% poison the test error of broken is unknown: nothing follows for it",
+        "at 10.0% poison learned has the lowest test error, 5.0%",
+        "learned is better there than fixed=1 (20.0 ± 0.0): the differences, in points, paired over 3 splits, exceed "
+        "their intervals",
+        "learned is not said to be better there than cv-clean (1.0 ± 11.4): the difference, in points, paired over 3 "
+        "splits, is within its interval",
+    ]
+    assert (more, half) == pytest.approx((20, 0), abs=1e-6)
+    assert said[4:9] == [
+        "learned stays within its tolerance of 5 points at every share tried",
+        "fixed=1 fails its tolerance of 5 points at 10.0% poison, the first share tried at which it does: its test "
+        "error is 24.0 points above clean",
+        "cv-clean fails its tolerance of 5 points at 5.0% poison, the least share tried: its test error is 8.0 points "
+        "above clean",
+        "broken fails its tolerance of 5 points at 10.0% poison, the first share tried at which it does: its test "
+        "error is unknown",
+        "learned: the upper bound of λ, 1, decided in 9 of 9 cells, at 0.0% to 10.0% poison, not the data: what tuning "
+        "does with wider --strength-bounds was not tried",
+    ]
+    assert "targeted attackers" in said[9]
+    assert "--budget" not in said[9]
+    assert "--edits" not in said[9]
+    limited = config | {"objective": "target-class 1", "edits": "labels", "budget": "added", "policies": ["fixed=1"]}
+    (left,) = advice(frame, frame, limited, {})[-1:]
+    for option in ("--edits both", "--budget chosen", "--objective indiscriminate", "--policy learned"):
+        assert option in left
+    one = frame[(frame["split"] == 0) & (frame["policy"] != "broken")]
+    assert advice(one, one, config, {})[0].endswith("no difference has an interval, so none is said to be better")
+    alone = one[one["policy"] == "learned"]
+    assert advice(alone, alone, config, {})[0].startswith("learned is the only defender tried")
+    ruined = frame[frame["policy"] == "fixed=1"].assign(constant_error=0.2)
+    assert advice(ruined, ruined, config, {})[0].endswith("(20.0%): no defender tried holds there")
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "left_out"),
+    [
+        ({}, {"NISTAML.01", "NISTAML.013", "AML.T0020", "AML.T0031", "ML02:2023"}, {"NISTAML.012", "NISTAML.024"}),
+        ({"edits": "features"}, {"NISTAML.01", "NISTAML.012", "AML.T0020"}, {"NISTAML.013", "NISTAML.02"}),
+        ({"objective": "target-class 1"}, {"NISTAML.02", "NISTAML.024"}, {"NISTAML.012", "NISTAML.01", "AML.T0031"}),
+        ({"objective": "rows a.csv", "edits": "features"}, {"NISTAML.024", "NISTAML.012"}, {"NISTAML.013"}),
+    ],
+)
+def test_official_terms_follow_from_what_the_attacker_wants_and_may_do(options, given, left_out):
+    found = terms(mi.AuditConfig.of(dataset="synthetic", **options).model_dump(mode="json"))
+    ids = {term.id for term in found}
+    assert given <= ids
+    assert not left_out & ids
+    names = {term.name for term in found}
+    assert "white-box" in names
+    assert ("label limit" in names) == (options.get("edits") == "features")
 
 
 def test_the_gate():

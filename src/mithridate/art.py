@@ -14,6 +14,7 @@ from sklearn.base import clone
 
 from mithridate.attacks.base import Edits
 from mithridate.attacks.bilevel import Attack
+from mithridate.configuration.parts import one_of
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy
 from mithridate.defences.policies import Fixed, Learned
@@ -201,7 +202,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be a whole number from 1 on")
         if self.edits not in get_args(Edits):
-            raise InputError(f"edits = {self.edits!r}: use {', '.join(get_args(Edits))}")
+            raise InputError(one_of("edits", self.edits, get_args(Edits)))
         for name, labels in self._labels().items():
             _numbers(name, labels)
         for step in self.estimator.preprocessing_operations:

@@ -27,7 +27,7 @@ class Objective:
 
     `target`, `valid`, `specific`, `start` and `scoring` as `Attack` takes them; `goal`, the rows on which success is
     measured once the victim is retrained: the share that gets these labels where the objective is `specific`, else any
-    others, as `goal_scoring` says.
+    others, as `goal_scoring` says; `given`: whether these rows are the same in every split, those of a file.
     """
 
     target: Labelled
@@ -37,6 +37,7 @@ class Objective:
     start: Labelled | None = None
     scoring: Scoring = ALIKE
     goal_scoring: Scoring = ALIKE
+    given: bool = False
 
 
 def objective_of(
@@ -67,7 +68,7 @@ def objective_of(
         return Objective(valid, test, scoring=ALIKE if to_come is None else Scoring(balanced(valid[1], to_come)))
     if isinstance(what, str):
         target = read(what)
-        return Objective(target, target, valid, True, target)
+        return Objective(target, target, valid, True, target, given=True)
     (own_x, own_y), (goal_x, goal_y) = (_of_class(rows, what[0]) for rows in (valid, test))
     for name, there in (("validation", own_y), ("test", goal_y)):
         if not len(there):

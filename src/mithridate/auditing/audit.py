@@ -22,6 +22,7 @@ from mithridate.configuration.config import AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
+from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
@@ -218,10 +219,8 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
     ordered = [cells[key] for key in sorted(cells)]
     frame = to_frame(cell.record for cell in ordered)
     candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))
-    defenders = {one.name: {"fixed": one.fixed, "words": one.words()} for one in sweep.defenders}
-    boxes = {one.name: one.policy.strengths for one in sweep.defenders}
-    ends = {name: (float(np.min(box.low)), float(np.max(box.high))) for name, box in boxes.items()}
-    tuned = {name: (low, high) for name, (low, high) in ends.items() if low < high}
+    defenders = {one.name: _described(one) for one in sweep.defenders}
+    tuned = {name: told["bounds"] for name, told in defenders.items() if told["bounds"]}
     found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
     found = replace(found, summary=(capability(config), *found.summary))
     if warning := mismatch(config):
@@ -248,7 +247,7 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
             "official_test_rows": data.test is not None,
             "source": data.source,
         },
-        threat_model=threat_model(config, data.classes, attacks),
+        threat_model=threat_model(config, data.classes, attacks, data.schema),
         config=config.model_dump(mode="json"),
         versions=versions(),
         frame=frame,
@@ -258,6 +257,13 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         poison=poison,
         rows={at: _rows_of(own, sweep.scenario(at[0]).split) for at, own in poison.items()} if data.schema else {},
     )
+
+
+def _described(defender: Defender) -> dict[str, Any]:
+    """Return what a result says of a defender: see `AuditResult`."""
+    box = defender.policy.strengths
+    low, high = float(np.min(box.low)), float(np.max(box.high))
+    return {"fixed": defender.fixed, "words": defender.words(), "bounds": [low, high] if low < high else None}
 
 
 def _columns(data: Dataset) -> list[dict[str, str]]:
@@ -270,17 +276,35 @@ def _columns(data: Dataset) -> list[dict[str, str]]:
 
 def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
-    before, after = (split.decode(poison[name], poison["y_poison"]) for name in ("x_start", "x_poison"))
-    return before, after
+    labels, changed = poison["y_start"], poison["y_poison"]
+    before = split.decode(poison["x_start"], np.where(labels < 0, changed, labels))
+    return before, split.decode(poison["x_poison"], changed)
+
+
+def _labels_before(x: np.ndarray, places: np.ndarray, split: Split) -> np.ndarray:
+    """Return the labels (k,) of the rows x (k, m) that points were before: those in their places, or any equal row's.
+
+    −1 where no row is equal: one of a file of the attacker's own, or one moved into the feasible set.
+    """
+    known = {}
+    for rows, labels in ((split.x_valid, split.y_valid), (split.x_train, split.y_train)):
+        known |= {hash(row.tobytes()): label for row, label in zip(rows.astype(np.float32), labels, strict=True)}
+    x, found = x.astype(np.float32), np.full(len(x), -1, np.int8)
+    for at, row in enumerate(x):
+        found[at] = known.get(hash(row.tobytes()), -1)
+    for at, place in enumerate(places):
+        if (split.x_train[place].astype(np.float32) == x[at]).all():
+            found[at] = split.y_train[place]
+    return found
 
 
 def _poison_arrays(cells: list[Cell], split: Split, attack: Attacker) -> dict[str, np.ndarray]:
     """Return what it takes to retrain on the poisoned sets of one chain without this program.
 
-    `x_poison` and so on are the poison of the largest share; added points are the last rows, and raw features are
-    x·scale + offset. Of lower shares the poison are the first `counts[i]` points, or, where an attack begins anew at
-    every share, arrays of their own, `x_poison_i` and so on. `kept[i]`, where the defender takes rows out, are those
-    that he leaves at ratio i.
+    `x_poison` and so on are the poison of the largest share, `y_start` the labels before (−1: unknown). Added points
+    are the last rows, and raw features are x·scale + offset. Of lower shares the poison are the first `counts[i]`
+    points, or, where an attack begins anew at every share, arrays of their own, `x_poison_i` and so on. `kept[i]`,
+    where the defender takes rows out, are those that he leaves at ratio i.
     """
     batches, counts = (
         [cell.batch for cell in cells if cell.batch],
@@ -313,6 +337,7 @@ def _poison_arrays(cells: list[Cell], split: Split, attack: Attacker) -> dict[st
     return {
         **written(sets[-1]),
         **lower,
+        "y_start": _labels_before(sets[-1][0], places, split),
         "replaced_rows": split.train_rows[places],
         "counts": np.array(counts),
         "log_strength": np.array([batch.log_strength for batch in batches]),

@@ -189,6 +189,8 @@ def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict
         "n_test": scenario.shared.n_test,
         "shared_train": scenario.shared.train,
         "shared_test": scenario.shared.test,
+        "n_goal": scenario.objective.goal_scoring.rows(scenario.objective.goal[1]),
+        "shared_goal": 0.0 if scenario.objective.given else scenario.shared.test,
         "n_poison": points,
         "ratio": points / rows,
         "constant_error": float(telling_nothing(config.score, scenario.split.y_test)),

@@ -78,7 +78,8 @@ class Sweep:
             raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
         for index in range(self.config.splits):
             scenario = self.scenario(index)
-            scenario.attacks[0].started(scenario.split.x_train, scenario.split.y_train)
+            if scenario.attacks[0].nested:
+                scenario.attacks[0].started(scenario.split.x_train, scenario.split.y_train)
             for defender in self.defenders:
                 if defender.sanitiser:
                     check_sanitiser(defender.sanitiser, scenario.rows, scenario.split.classes)

@@ -6,6 +6,7 @@ from mithridate.attacks.base import Attacker
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.parts import BUILT_IN, described, name_of
+from mithridate.data.encoding import Schema
 from mithridate.defences.tuning import LEAST
 
 BUDGETS = {
@@ -61,13 +62,19 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
     return goal + f"labelled {second} (Eq. 2)", "a validation row of the first class with the second's label"
 
 
-def threat_model(config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker]) -> dict[str, str]:
-    """Return what the attacker knows, controls and may change, in plain words; `attacks`, those on each defender."""
+def threat_model(
+    config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker], schema: Schema | None = None
+) -> dict[str, str]:
+    """Return what the attacker knows, controls and may change, in plain words.
+
+    `attacks`, those on each defender; `schema`, of a table what its columns may hold.
+    """
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
-    if config.target:
+    if schema:
         kept = "decimals, whole numbers and categories kept as such"
-        others = f", except {'; '.join(config.feasible)}" if config.feasible else ""
+        told = [column.feasible for column in schema.columns if column.feasible]
+        others = f", except {'; '.join(told)}" if told else ""
         within = f"within each column's range in the training rows, {kept}{others}"
     learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
     goal, cloned = aim_of(config, classes)

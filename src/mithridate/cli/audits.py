@@ -12,6 +12,7 @@ import typer
 from mithridate.cli.options import AllowConstant, AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, progress, stopping
 from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.parts import one_of
 from mithridate.errors import InputError, Unplanned
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def report(
     from mithridate.results.verdict import parse_gate
 
     if form not in SUFFIXES:
-        raise InputError(f"format = {form!r}: use {', '.join(SUFFIXES)}")
+        raise InputError(one_of("format", form, tuple(SUFFIXES)))
     if fail_above and form != "junit":
         raise InputError(
             f"fail-above = {fail_above!r}: only with --format junit; `mithridate resume` has the gate itself"

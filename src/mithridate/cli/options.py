@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -31,19 +31,23 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
     fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = []
     for name, info in AuditConfig.model_fields.items():
-        kind, flag = info.annotation, f"--{name.replace('_', '-')}"
+        kind, flag, choices = info.annotation, f"--{name.replace('_', '-')}", ()
         if name in SEVERAL:
             kind, flag = list[str], f"--{SEVERAL[name]}"
         elif name in ("feasible", "drop"):
             kind = list[str]
         elif name in (*BUILT_IN, "hidden", "initial"):
             kind = str
+        elif choices := get_args(kind) if get_origin(kind) is Literal else ():
+            kind = str  # checked with all others, by the configuration
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
         usual = ", ".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         default = f" [default: {usual}]" if info.default and not info.is_required() else ""
         text = f"{info.description}{default}"
-        option = typer.Option(flag, help=text, show_default=False, hidden=name not in shown)
+        option = typer.Option(
+            flag, help=text, show_default=False, hidden=name not in shown, metavar="|".join(choices) or None
+        )
         if name == "dataset":
             text = "A data set, see `mithridate datasets`, or a file: CSV, Parquet, NPZ or svmlight."
             option = typer.Argument(help=text, show_default=False)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mithridate.checking.check import FAILING, PASSING, CheckResult
-from mithridate.planning import Plan, duration, gib
+from mithridate.planning import ChainPlan, Plan, duration, gib
 from mithridate.results.records import flips_of
 from mithridate.results.report.wording import cell, outcome, strengths
 from mithridate.results.results import AuditResult
@@ -45,6 +45,7 @@ def print_audit(console: Console, result: AuditResult) -> None:
         error.caption += f"; {len(ratios) - len(shown)} more shares are in the report"
     end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
+    end.caption = "labels alone: the flips that did most on the validation rows; others can do more on the test rows"
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
@@ -116,7 +117,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         f"\n{plan.dataset}: {plan.splits} split(s) × {policies} policies × {plan.ratios} ratios = {cells} cells; "
         f"{plan.execution}"
         + (f", workers of {plan.threads} thread(s)" if plan.workers > 1 else "")
-        + f"; {', '.join(sorted({f'{chain.method} ({chain.space})' for chain in plan.chains}))}",
+        + f"; {', '.join(sorted({_method(chain) for chain in plan.chains}))}",
         highlight=False,
     )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -154,6 +155,10 @@ def print_plan(console: Console, plan: Plan) -> None:
         console.print(f"! {refusal}", style="bold red", highlight=False, markup=False)
     for warning in plan.warnings:
         console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
+
+
+def _method(chain: ChainPlan) -> str:
+    return f"{chain.method} ({chain.space})" if chain.method else "no hypergradients: labels alone change"
 
 
 def sentences(result: CheckResult) -> list[tuple[str, str]]:

@@ -7,11 +7,14 @@ WIDEST = 2**16
 
 
 def _points(config: Any) -> str:
+    share = config.points / (config.train + config.points * (config.budget == "added"))
     if config.points > config.train:
-        return f"points = {config.points}: more than the {config.train} training rows"
+        return (
+            f"points = {config.points}, {share:.1%} poison of train = {config.train}: more than the training rows; "
+            "lower points or poison, or raise train"
+        )
     cloned = config.attack == "bilevel" and config.objective == "indiscriminate"
     if cloned and config.points > config.valid:
-        share = config.points / (config.train + config.points * (config.budget == "added"))
         return (
             f"points = {config.points}: more than the {config.valid} validation rows they are cloned from, being "
             f"{share:.1%} poison of train = {config.train}; raise valid, or lower poison"

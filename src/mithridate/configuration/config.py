@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,12 +17,13 @@ from pydantic import (
 )
 
 from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, nearest
+from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, nearest, one_of
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.errors import InputError
 from mithridate.files.limits import OPTION, check_plain, read_toml
 from mithridate.tasks.base import Flip
 
+EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
 FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
 """The options that only the user's own data in a file have."""
@@ -175,7 +176,6 @@ class AuditConfig(BaseModel):
         None, description="low and high of every feature of the poison, as the model sees it; for data of the catalogue"
     )
     strengths: str = Field(
-        pattern=r"^(one|layers|[0-9]{1,4}(,[0-9]{1,4})*)$",
         description="which layers have a λ of their own: one for all; layers, each; or the group of each layer, as "
         "0,0,1; by default layers for mlp, else one",
     )
@@ -256,10 +256,15 @@ class AuditConfig(BaseModel):
     @classmethod
     def _executed(cls, value: str) -> str:
         if not EXECUTION.fullmatch(value):
-            raise ValueError(
-                f"execution = {value!r}: use auto, serial, batched, sharded, processes, processes:N with N from 1 on, "
-                "ray, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
-            )
+            others = ", processes:N with N from 1 on, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
+            raise ValueError(one_of("execution", value, EXECUTIONS, others))
+        return value
+
+    @field_validator("strengths")
+    @classmethod
+    def _grouped(cls, value: str) -> str:
+        if not re.fullmatch(r"one|layers|[0-9]{1,4}(,[0-9]{1,4})*", value):
+            raise ValueError(one_of("strengths", value, ("one", "layers"), ", or the group of each layer, as 0,0,1"))
         return value
 
     @field_validator("initial", mode="before")
@@ -269,7 +274,7 @@ class AuditConfig(BaseModel):
             return value
         if re.fullmatch(r"[1-9]\d*", str(value)):
             return int(value)
-        raise ValueError(f"initial = {value!r}: use fixed, fresh, or how many draws to average, from 1 on")
+        raise ValueError(one_of("initial", value, ("fixed", "fresh"), ", or how many draws to average, from 1 on"))
 
     @model_validator(mode="before")
     @classmethod
@@ -323,6 +328,8 @@ def _first(error: ValidationError) -> str:
         return f"unknown option {name!r}{nearest(name, options)}; the options are {', '.join(options)}"
     if fault["type"] == "value_error":
         return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "literal_error":
+        return one_of(name, fault["input"], get_args(AuditConfig.model_fields[name].annotation))
     if fault["type"] == "missing":
         return f"{name} is missing"
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

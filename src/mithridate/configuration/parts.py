@@ -49,10 +49,12 @@ def known(kind: str, part: Any) -> Any:
     own = is_path(part) if isinstance(part, str) else not isinstance(part, PLAIN)
     if own or part in BUILT_IN[kind]:
         return part
-    raise ValueError(
-        f"{kind} = {part!r}: use {', '.join(BUILT_IN[kind])}, or module:attribute for one of your own"
-        + nearest(str(part), BUILT_IN[kind])
-    )
+    raise ValueError(one_of(kind, part, BUILT_IN[kind], ", or module:attribute for one of your own"))
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str], others: str = "") -> str:
+    """Return what is wrong with an option that has to be one of some names, or `others`; the likeliest is asked for."""
+    return f"{name} = {value!r}: use {', '.join(allowed)}{others}{nearest(str(value), allowed)}"
 
 
 def nearest(text: str, names: Sequence[str]) -> str:

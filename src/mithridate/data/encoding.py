@@ -59,6 +59,17 @@ class Column:
         return tuple(map(str, self.categories))
 
     @property
+    def feasible(self) -> str:
+        """What a poisoned cell may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`; empty where the training rows say it."""
+        if self.allowed is not None:
+            return f"{self.name}={'|'.join(self.labels[place] for place in self.allowed)}"
+        ends = [None if end is None else f"{end:.15g}" for end in (self.low, self.high)]
+        if self.kind == "boolean":
+            ends = [None if end is None else self.labels[int(end)] for end in (self.low, self.high)]
+            return f"{self.name}={'|'.join(dict.fromkeys(filter(None, ends)))}" if any(ends) else ""
+        return f"{self.name}={':'.join(end or '' for end in ends)}" if any(ends) else ""
+
+    @property
     def whole(self) -> bool:
         """Whether only whole numbers can be written."""
         return self.kind in ("integer", "boolean")

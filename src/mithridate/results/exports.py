@@ -10,7 +10,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from mithridate.errors import StorageError
-from mithridate.results.report.wording import cell, headline, outcome
+from mithridate.results.report.wording import cell, filed, headline, outcome
 from mithridate.results.results import AuditResult
 from mithridate.results.verdict import curves, gate_failures
 
@@ -42,7 +42,7 @@ def write_export(
 
 
 def markdown(result: AuditResult, title: str) -> str:
-    """Return the verdict, a table of the defenders, the warnings and the threat model."""
+    """Return the verdict, a table of the defenders, the warnings, the threat model, official terms and what follows."""
     lines = [f"## {_escaped(title)}", "", headline(result).sentence, ""]
     found = curves(result.frame, ("attack_success",))
     shares = next(iter(found.values()))["ratio"]
@@ -53,7 +53,11 @@ def markdown(result: AuditResult, title: str) -> str:
         lines.append(f"| {_escaped(policy)} | {' | '.join(errors)} | {outcome(result, policy).tolerance} |")
     lines += ["", *(f"- {_escaped(sentence)}" for sentence in result.verdict.summary)]
     lines += [f"- **{_escaped(warning)}**" for warning in result.verdict.warnings]
-    lines += ["", *(f"- *{name.replace('_', ' ')}*: {_escaped(text)}" for name, text in result.threat_model.items())]
+    lines += ["", "### What the attacker was allowed", ""]
+    lines += [f"- *{name.replace('_', ' ')}*: {_escaped(text)}" for name, text in result.threat_model.items()]
+    lines += [f"- *{source}*: {_escaped(text)}" for source, text in filed(result.config)]
+    lines += ["", "### What follows from these figures", ""]
+    lines += [f"- {_escaped(sentence)}" for sentence in result.advice]
     return "\n".join(lines) + "\n"
 
 

@@ -31,12 +31,28 @@ class Shared(NamedTuple):
     n_test: float = np.inf
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> "Shared":
-        """Return it for an audit's records; of a frame without such columns the splits share nothing."""
+    def of(cls, frame: pd.DataFrame, metric: str = "test_error") -> "Shared":
+        """Return it for a metric of an audit's records; of a frame without such columns the splits share nothing.
+
+        The attacker's success is measured on the rows that he aims at, which can be few of the test rows, or rows of
+        his own. Of splits that have not equally many the fewest count.
+        """
         if "shared_train" not in frame:
             return cls()
-        train, test, n_test = (float(frame[name].iloc[0]) for name in ("shared_train", "shared_test", "n_test"))
-        return cls(min(train, MOST), min(test, MOST), max(n_test, 1.0))
+        tested = ("shared_goal", "n_goal") if metric == "attack_success" else ("shared_test", "n_test")
+        train, test = (float(frame[name].iloc[0]) for name in ("shared_train", tested[0]))
+        return cls(min(train, MOST), min(test, MOST), max(float(frame[tested[1]].min()), 1.0))
+
+
+def paired(errors: pd.DataFrame, one: str, other: str, shared: Shared) -> tuple[float, float]:
+    """Return by how many points `one`'s errors lie above `other`'s, and half the 95 % interval, NaN of one split.
+
+    `errors`: a row for each split, a column for each defender. Splits draw other rows, defenders of a split have the
+    same: their difference varies less than each of the two.
+    """
+    difference, mean = errors[one] - errors[other], errors[[one, other]].mean()
+    sampled = float((mean * (1 - mean)).sum()) / shared.n_test
+    return 100 * float(difference.mean()), 100 * float(half_width(difference.std(), len(errors), shared, sampled))
 
 
 def half_width(std: Any, counts: Any, shared: Shared, sampled: Any = 0.0) -> Any:

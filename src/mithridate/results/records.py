@@ -20,16 +20,17 @@ class Record:
     begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
     what he wants; `score`: how errors of any kind are scored (see `SCORES`). `n_train`, `n_test`: rows trained and
     tested on; `shared_train`, `shared_test`: the shares of them that two splits have in common, 0 of test rows that are
-    always the same. `ratio`: poison's share of the training set. `attack_success`: the share of what the attacker aims
-    at that goes his way, for an indiscriminate one the score; `constant_error`: the score of a model that tells
-    nothing, such as the error of always giving the most frequent answer; `attack_loss`: A of the retrained victim;
-    `target_success`: the attacker's success on the rows that he sees, by which attacks are ranked. `fprs`, `fnrs`: of
-    each class against the rest; `fpr`, `fnr`: class 1's of two, their means of more. `valid_loss`: mean loss of the
-    retrained victim on the validation rows. `log_strengths`: the defender's λ for each group of layers, `log_strength`
-    their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each layer's, over its number of weights. `inner_steps`: T of
-    the inner training as run, 0 where it is solved to optimality; `space`: the coordinates it ran in. `status`: "ok",
-    or the faults joined by "+" (see `FAULTS`); `reason`: why a cell has failed, else "". `seconds`: what it took; the
-    one column that differs between equal runs.
+    always the same; `n_goal`, `shared_goal`: the same of the rows that the attacker aims at, for an indiscriminate one
+    the test rows, as many as would tell as much if all counted alike. `ratio`: poison's share of the training set.
+    `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the score;
+    `constant_error`: the score of a model that tells nothing, such as the error of always giving the most frequent
+    answer; `attack_loss`: A of the retrained victim; `target_success`: the attacker's success on the rows that he sees,
+    by which attacks are ranked. `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their
+    means of more. `valid_loss`: mean loss of the retrained victim on the validation rows. `log_strengths`: the
+    defender's λ for each group of layers, `log_strength` their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each
+    layer's, over its number of weights. `inner_steps`: T of the inner training as run, 0 where it is solved to
+    optimality; `space`: the coordinates it ran in. `status`: "ok", or the faults joined by "+" (see `FAULTS`);
+    `reason`: why a cell has failed, else "". `seconds`: what it took; the one column that differs between equal runs.
 
     Of the attack that an audit is about, and unknown (NaN or "") of the others: `valid_loss_before` and
     `valid_loss_after`, the attack's own objective at the batch's starting points and at its end, by the inner training;
@@ -56,6 +57,8 @@ class Record:
     n_test: int
     shared_train: float
     shared_test: float
+    n_goal: float
+    shared_goal: float
     n_poison: int
     ratio: float
     test_error: float

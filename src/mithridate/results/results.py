@@ -2,7 +2,7 @@
 
     records.parquet   one row per split, policy and ratio: the attack that was audited
     candidates.parquet   the same of every attack that was measured there
-    audit.json        data set, threat model, configuration, versions, verdict, curves
+    audit.json        data set, threat model, configuration, versions, verdict, advice, curves
     report.html       all of it, to be read and forwarded
     poison/*.npz      per split and policy: the points and all that is needed to retrain on them
     poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before
@@ -26,14 +26,16 @@ from matplotlib.figure import Figure
 
 from mithridate.errors import StorageError
 from mithridate.files.durable import PART, flush
+from mithridate.results.advice import advice
 from mithridate.results.figures import draw_all
 from mithridate.results.records import file_name
 from mithridate.results.report import write_report
 from mithridate.results.stored import read_run
 from mithridate.results.style import drawing
+from mithridate.results.terms import CHECKED, terms
 from mithridate.results.verdict import Verdict, curves
 
-FORMAT = 5
+FORMAT = 6
 ROWS = ("-start.csv", ".csv")
 """The files of a chain's points as rows of a table: at their start, and at their end."""
 
@@ -43,8 +45,9 @@ class AuditResult:
     """What an audit found.
 
     `frame`: one row per split, policy and ratio (see `Record`), of the attack that was audited; `candidates`: the same
-    rows, and those of the attacks that it is compared with; `defenders`, of each by name what it does in `words`, and
-    whether it is `fixed`, that is answers no poison; `poison`: (split, policy) → the arrays of its npz
+    rows, and those of the attacks that it is compared with; `defenders`, of each by name what it does in `words`,
+    whether it is `fixed`, that is answers no poison, and the `bounds` of λ where it tunes it (else None);
+    `poison`: (split, policy) → the arrays of its npz
     file; `rows`, for a table of the user's own: (split, policy) → the points as its rows, at their start and at their
     end; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
     """
@@ -67,18 +70,25 @@ class AuditResult:
             return "failed"
         return "warnings" if self.verdict.warnings else "ok"
 
+    @property
+    def advice(self) -> list[str]:
+        """What follows from the figures: who held best, where each defender fails, what was not tried."""
+        return advice(self.frame, self.candidates, self.config, self.defenders)
+
     def summary(self) -> dict[str, Any]:
         """Return the contents of audit.json."""
         return {
             "format": FORMAT,
             "dataset": self.dataset,
             "threat_model": self.threat_model,
+            "terms": {"checked": CHECKED, "entries": [term._asdict() for term in terms(self.config)]},
             "defenders": self.defenders,
             "config": self.config,
             "versions": self.versions,
             "seed": self.config["seed"],
             "status": self.status,
             "verdict": self.verdict.as_dict(),
+            "advice": self.advice,
             "policies": curves(self.frame),
         }
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,13 @@ class _Config(_Checked):
     dataset: _Name
     model: _Name
     hidden: list[_Count]
+    loss: _Name
+    objective: _Name
+    budget: _Name
+    attack: _Name
+    edits: Literal["both", "labels", "features"]
+    policies: list[_Name]
+    defences: list[_Name]
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -76,6 +83,7 @@ class _Verdict(_Checked):
 class _Defender(_Checked):
     fixed: bool
     words: _Text
+    bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
 class _Summary(_Checked):
@@ -121,7 +129,7 @@ def read_summary(folder: Path, version: int) -> dict[str, Any]:
 _TYPES = {"str": (pa.string(), pa.large_string()), "int": (pa.int64(),), "float": (pa.float64(),)}
 _KINDS = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(Record)}
 _SHARES = (
-    *("ratio", "shared_train", "shared_test", "constant_error"),
+    *("ratio", "shared_train", "shared_test", "shared_goal", "constant_error"),
     *("test_error", "attack_success", "target_success", "fpr", "fnr"),
 )
 
@@ -195,7 +203,7 @@ def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
 
 _ROWS = ("x_poison", "x_start")
 _ONE = ("offset", "scale")
-_LEAST = (*_ROWS, "y_poison", *_ONE, "history")
+_LEAST = (*_ROWS, "y_poison", "y_start", *_ONE, "history")
 
 
 def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> dict[str, np.ndarray]:
@@ -210,7 +218,7 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
     if absent:
         raise ValueError(f"{name}: no array {absent[0]!r}")
     k, m = len(arrays["y_poison"].reshape(-1)), summary["dataset"]["features"]
-    shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,)}
+    shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,), "y_start": (k,)}
     for key, shape in shapes.items():
         if arrays[key].shape != shape:
             raise ValueError(f"{name}: array {key} has the shape {arrays[key].shape}, not {shape}")
@@ -224,11 +232,12 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
             raise ValueError(f"{name}: array {key} must hold numbers to {LARGEST:g}, or not finite")
     if not all((np.abs(arrays[key]) <= 1e30).all() for key in _ONE):
         raise ValueError(f"{name}: offset and scale must be numbers to 1e30")
-    labels = arrays["y_poison"]
-    if labels.dtype.kind not in "iu" or (
-        k and not 0 <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
-    ):
-        raise ValueError(f"{name}: y_poison holds labels that are none of the classes'")
+    for key, least in (("y_poison", 0), ("y_start", -1)):
+        labels = arrays[key]
+        if labels.dtype.kind not in "iu" or (
+            k and not least <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
+        ):
+            raise ValueError(f"{name}: {key} holds labels that are none of the classes'")
     return arrays
 
 

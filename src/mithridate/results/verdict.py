@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mithridate.errors import InputError
-from mithridate.results.intervals import ERRORS, Shared, half_width
+from mithridate.results.intervals import ERRORS, Shared, half_width, paired
 from mithridate.results.records import FAULTS, NOISE
 from mithridate.tasks.scores import SCORES
 
@@ -62,14 +62,14 @@ def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str,
     `std` is the sample deviation over splits; `low` and `high` bound the mean's 95 % interval (see `half_width`), a
     share's within 0 and 1. With one split they are None: one split has no spread.
     """
-    found, shared = {}, Shared.of(frame)
+    found, shared = {}, {metric: Shared.of(frame, metric) for metric in metrics}
     for policy, rows in frame.groupby("policy", sort=False):
         groups = rows.groupby("n_poison", sort=True)
         counts = groups.size().to_numpy()
         found[str(policy)] = {
             "points": groups.size().index.tolist(),
             "ratio": groups["ratio"].first().tolist(),
-        } | {metric: _spread(groups[metric], counts, shared, metric) for metric in metrics}
+        } | {metric: _spread(groups[metric], counts, shared[metric], metric) for metric in metrics}
     return found
 
 
@@ -134,7 +134,7 @@ def verdict(
     frame: pd.DataFrame,
     candidates: pd.DataFrame,
     fixed: Sequence[str],
-    bounds: Mapping[str, tuple[float, float]] | None = None,
+    bounds: Mapping[str, Sequence[float]] | None = None,
 ) -> Verdict:
     """Return the verdict on an audit's records, those of all attacks, and who of the defenders answers no poison.
 
@@ -146,7 +146,6 @@ def verdict(
         constant = constant_by_ratio(rows)
         within = ((worst <= worst.iloc[0] + TOLERATED + NOISE) & ~constant).cummin()
         tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
-        most = "at least " if within.all() else ""
         if math.isnan(worst.iloc[0]):
             summary.append(f"{policy}: {name_of_it} unknown, clean as well: nothing can be said of what it tolerates")
             continue
@@ -158,14 +157,30 @@ def verdict(
             continue
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
-            f"{worst.index[-1]:.1%} poison; stays within {100 * TOLERATED:g} points of clean up to "
-            f"{most}{tolerance[policy]:.1%}" + f"; from {constant.idxmax():.1%} on it is no better than "
-            f"{baseline(rows)}" * bool(constant.any())
+            f"{worst.index[-1]:.1%} poison; {_borne(worst, within)}"
+            + f"; from {constant.idxmax():.1%} on it is no better than {baseline(rows)}"
+            * bool(constant.any())
         )
     saved, sentences = _saved(frame, candidates, fixed)
-    ends = _at_bounds(frame, bounds or {})
+    ends = [
+        f"{policy}: λ ends at its {one.which} bound {one.value:.3g} in {one.told}: the bound, not the data, "
+        f"decides there; {one.remedy}"
+        for policy, pair in (bounds or {}).items()
+        for one in at_bounds(frame, policy, pair)
+    ]
     warned = tuple(_warnings(frame) + _outdone(candidates))
     return Verdict(tuple(summary + sentences + ends), tolerance, saved, warned)
+
+
+def _borne(worst: pd.Series, within: pd.Series) -> str:
+    """Return in words up to which share of poison a defender is within tolerance; he is so without any."""
+    points, held = f"{100 * TOLERATED:g} points of clean", worst.index[within]
+    if within.all():
+        return f"stays within {points} at every share tried, so up to at least {held.max():.1%}"
+    beyond = worst.index[~within][0]
+    if not held.max():
+        return f"stays within {points} only below {beyond:.1%}, the least share tried"
+    return f"stays within {points} up to {held.max():.1%}, not at {beyond:.1%}, the next share tried"
 
 
 def _outdone(candidates: pd.DataFrame) -> list[str]:
@@ -182,57 +197,70 @@ def _outdone(candidates: pd.DataFrame) -> list[str]:
     return found
 
 
+def errors_at_most(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Return the worst attack's success at the most poison: a row for each split, a column for each defender."""
+    last = worst_of(candidates[candidates["n_poison"] == candidates["n_poison"].max()])
+    return last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
+
+
 def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str]) -> tuple[float | None, list[str]]:
     """Compare tuning under attack with each fixed choice at the most poison, split by split."""
-    last = worst_of(candidates[candidates["n_poison"] == candidates["n_poison"].max()])
-    errors = last.pivot(index="split", columns="policy", values="worst")[list(last["policy"].unique())]
+    errors = errors_at_most(candidates)
     fixed = [policy for policy in errors if policy in stands]
     if "learned" not in errors or not fixed or errors.isna().any(axis=None):
         return None, []
-    saved = 100 * errors[fixed].sub(errors["learned"], axis=0)
-    best = str(saved.mean().idxmin())
-    shared, mean = Shared.of(frame), errors.mean()
-    sampled = 100**2 * (mean * (1 - mean) / shared.n_test)
-    counts = np.full(len(fixed), len(saved))
-    half = dict(zip(fixed, half_width(saved.std(), counts, shared, sampled[fixed] + sampled["learned"]), strict=True))
-    named = "error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
-    said = [
-        f"{saved[p].mean():+.1f}" + (f" ± {half[p]:.1f}" if len(saved) > 1 else "") + f" against {p}" for p in fixed
-    ]
+    shared = Shared.of(frame, "attack_success")
+    saved = {policy: paired(errors, policy, "learned", shared) for policy in fixed}
+    best = min(fixed, key=lambda policy: saved[policy][0])
+    named = "the error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
     clean = frame[frame["n_poison"] == 0].groupby("policy")["attack_success"].mean()
-    extra = 100 * (clean[best] - clean["learned"])
-    return float(saved[best].mean()), [
-        f"points of {named} that tuning λ under attack saves at {frame['ratio'].max():.1%} poison, paired over splits: "
-        f"{', '.join(said)}",
-        f"the best fixed choice at that much poison is {best}; clean, {named.replace('error', 'its error')} is "
-        f"{extra:+.1f} points from learned's",
+    extra = apart(100 * (clean[best] - clean["learned"]))
+    return saved[best][0], [
+        f"paired over splits, {named} with learned at {frame['ratio'].max():.1%} poison is "
+        + ", ".join(f"{apart(-more, half)} {policy}" for policy, (more, half) in saved.items()),
+        f"the best fixed choice at that much poison is {best}; clean, {named} with it is {extra} learned",
     ]
 
 
-def _at_bounds(frame: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Say of whom some λ ends at a bound, of several λ any, which bound, and between which shares of poison."""
-    found = []
-    for policy, (low, high) in bounds.items():
-        rows = frame[frame["policy"] == policy]
-        near = RESOLUTION * (high - low)
-        for which, end, remedy in (
-            ("lower", low, "still less regularisation may make no difference; widen strength_bounds to be sure"),
-            ("upper", high, "widen strength_bounds to see what tuning would do"),
-        ):
-            there = [bool(np.any(np.abs(np.asarray(several) - end) <= near)) for several in rows["log_strengths"]]
-            if any(there):
-                first, last = (f"{share(rows['ratio'][there]):.1%}" for share in (min, max))
-                where = f"{sum(there)} of {len(rows)} cells, at {first}" + f" to {last}" * (first != last)
-                found.append(
-                    f"{policy}: λ ends at its {which} bound {end:.3g} in {where} poison: the bound, not the data, "
-                    f"decides there; {remedy}"
-                )
+def apart(points: float, half: float = math.nan) -> str:
+    """Return a difference in words, to be followed by from whom: `2.5 ± 1.0 points below that with`."""
+    within = "" if math.isnan(half) else f" ± {half:.1f}"
+    if abs(points) >= 0.05:
+        return f"{abs(points):.1f}{within} points {'above' if points > 0 else 'below'} that with"
+    return f"on average the same (± {half:.1f} points) as with" if half >= 0.05 else "the same as with"
+
+
+class End(NamedTuple):
+    """A bound of λ at which some λ ended: which bound, its value, in which cells, and what would tell more."""
+
+    which: str
+    value: float
+    told: str
+    remedy: str
+
+
+def at_bounds(frame: pd.DataFrame, policy: str, bounds: Sequence[float]) -> list[End]:
+    """Say at which bound some λ of a policy ends, of several λ any, and between which shares of poison."""
+    found, (low, high), rows = [], bounds, frame[frame["policy"] == policy]
+    near = RESOLUTION * (high - low)
+    for which, end, remedy in (
+        ("lower", low, "still less regularisation may make no difference; widen strength_bounds to be sure"),
+        ("upper", high, "widen strength_bounds to see what tuning would do"),
+    ):
+        there = [bool(np.any(np.abs(np.asarray(several) - end) <= near)) for several in rows["log_strengths"]]
+        if any(there):
+            first, last = (f"{share(rows['ratio'][there]):.1%}" for share in (min, max))
+            where = f"at {first}" + f" to {last}" * (first != last) + " poison"
+            clean = rows["ratio"][there].max() == 0
+            found.append(
+                End(which, end, f"{sum(there)} of {len(rows)} cells, {'all clean' if clean else where}", remedy)
+            )
     return found
 
 
 def _wide(frame: pd.DataFrame) -> list[str]:
     """Say whose interval at the most poison is too wide to rely on, and how many splits would narrow it."""
-    shared, splits, found = Shared.of(frame), frame["split"].nunique(), []
+    shared, splits, found = Shared.of(frame, "attack_success"), frame["split"].nunique(), []
     last = frame[frame["n_poison"] == frame["n_poison"].max()]
     for policy, rows in last.groupby("policy", sort=False):
         mean, std = rows["attack_success"].mean(skipna=False), rows["attack_success"].std()

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from mithridate.configuration.parts import one_of
 from mithridate.data.encoding import Encoder
 from mithridate.errors import InputError
 from mithridate.sklearn.flips import Flips, View
@@ -33,7 +34,7 @@ class Capability(NamedTuple):
         """Raise `InputError` for what is none."""
         for name, value, allowed in (("budget", budget, get_args(Budget)), ("edits", edits, get_args(Edits))):
             if value not in allowed:
-                raise InputError(f"{name} = {value!r}: use {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}")
+                raise InputError(one_of(name, value, allowed))
         return cls(budget, edits)
 
 

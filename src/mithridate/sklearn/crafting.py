@@ -11,6 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.poison import Points as AttackPoints
+from mithridate.configuration.parts import one_of
 from mithridate.data.encoding import Schema
 from mithridate.data.feasible import Mixed
 from mithridate.defences.base import Policy
@@ -70,7 +71,7 @@ def check_surrogate(surrogate: Any) -> bool:
         return surrogate.solved
     if surrogate in ("logistic", "mlp") if isinstance(surrogate, str) else isinstance(surrogate, Model):
         return surrogate == "logistic"
-    raise InputError(f"surrogate = {surrogate!r}: use 'logistic', 'mlp', or a Learner or Model of mithridate")
+    raise InputError(one_of("surrogate", surrogate, ("logistic", "mlp"), ", or a Learner or Model of mithridate"))
 
 
 def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> tuple[tuple[int, ...], int]:

@@ -1,12 +1,15 @@
 """The picture of a poisoning curve, as scikit-learn draws its own: data are stored, then drawn."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 
+from mithridate.configuration.parts import one_of
 from mithridate.errors import InputError
+from mithridate.notebooks import with_parameters
 from mithridate.results.figures import COLOURS, DASHES, MARKERS
 from mithridate.sklearn.curves import poisoning_curve
 
@@ -51,6 +54,7 @@ class PoisoningCurveDisplay:
         self.score_name = score_name
 
     @classmethod
+    @with_parameters(inspect.signature(poisoning_curve).parameters)
     def from_estimator(
         cls,
         estimator: Any,
@@ -104,7 +108,7 @@ class PoisoningCurveDisplay:
         and `errorbar_kw`, handed on to matplotlib. Raises `InputError` for another style.
         """
         if std_display_style not in ("fill_between", "errorbar", None):
-            raise InputError(f"std_display_style = {std_display_style!r}: use 'fill_between', 'errorbar' or None")
+            raise InputError(one_of("std_display_style", std_display_style, ("fill_between", "errorbar"), ", or None"))
         axis = plt.subplots(layout="constrained")[1] if ax is None else ax
         curves = {
             "the worse of both": np.minimum(self.test_scores, self.baseline_scores),

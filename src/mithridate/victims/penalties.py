@@ -40,13 +40,13 @@ class Shrinking(Penalty, Protocol):
 
 
 class L2(eqx.Module):
-    """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖² (Eq. 6); λ is the log of the strength.
+    """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖², in the mean loss Σ_g e^λ_g/(2n)·‖w_g‖²; λ, the strength's log.
 
     A scalar λ acts on all weights alike. A vector λ has one entry per group of layers: `groups` gives each layer's
     entry, by default its own.
     """
 
-    words: ClassVar[str] = "L2: e^λ/2·‖w‖²"
+    words: ClassVar[str] = "L2: e^λ/(2n)·‖w‖² beside the mean of the n rows' losses"
 
     groups: tuple[int, ...] | None = eqx.field(default=None, static=True)
 

@@ -13,6 +13,8 @@ from mithridate.results.report.source import Audited
 
 SHOWN = 8
 CHANGES = 5
+CELLS = 12
+"""Cells that are shown of a row that is not changed."""
 
 
 class Picture(NamedTuple):
@@ -27,11 +29,17 @@ class Picture(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A poisoning point of a table: its label and its largest changes as (name, before, after)."""
+    """A poisoning point of a table: its label, and its largest changes as (name, before, after).
+
+    `cells`: where no feature is changed the row as it is, as (name, value), of a wide one the first, and how many
+    `more` there are.
+    """
 
     number: int
     label: str
     changes: list[tuple[str, str, str]]
+    cells: list[tuple[str, str]]
+    more: int
 
 
 class Gallery(NamedTuple):
@@ -53,15 +61,24 @@ def galleries(result: Audited) -> list[Gallery]:
     for (split, policy), arrays in result.poison.items():
         if split or not len(arrays["y_poison"]):
             continue
-        labels = [result.dataset["classes"][int(label)] for label in arrays["y_poison"]]
+        classes = result.dataset["classes"]
+        pairs = zip(arrays["y_start"].tolist(), arrays["y_poison"].tolist(), strict=True)
+        labels = [_relabelled(classes, *pair) for pair in pairs]
         count = len(labels)
         picked = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int).tolist()
         if shape := result.dataset["image_shape"]:
             found.append(Gallery(policy, count, _pictures(arrays, labels, picked, tuple(shape)), [], []))
         else:
             before, after = result.rows.get((split, policy)) or _named(arrays, result.dataset["feature_names"])
+            target = [column["name"] for column in result.dataset["columns"] if column["kind"] == "target"]
+            before, after = (rows.drop(columns=target, errors="ignore") for rows in (before, after))
             found.append(Gallery(policy, count, [], *_changes(before, after, labels, picked)))
     return found
+
+
+def _relabelled(classes: list[str], before: int, after: int) -> str:
+    """Return a point's label, and what it was before where that is known and another."""
+    return f"{classes[before]} → {classes[after]}" if before not in (-1, after) else classes[after]
 
 
 def _raw(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +135,9 @@ def _changes(
             for name, size in largest.items()
             if size > 0
         ]
-        rows.append(Changed(point + 1, labels[point], changes))
+        row = after.iloc[point] if not changes else pd.Series(dtype=object)
+        cells = [(str(name), _quantity(value)) for name, value in list(row.items())[:CELLS]]
+        rows.append(Changed(point + 1, labels[point], changes, cells, len(row) - len(cells)))
     return rows, [str(name) for name, size in mean[:CHANGES].items() if size > 0]
 
 

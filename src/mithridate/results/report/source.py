@@ -30,6 +30,8 @@ class Audited(Protocol):
     @property
     def verdict(self) -> Verdict: ...  # noqa: D102
     @property
+    def advice(self) -> list[str]: ...  # noqa: D102
+    @property
     def poison(self) -> Mapping[tuple[int, str], Mapping[str, np.ndarray]]: ...  # noqa: D102
     @property
     def rows(self) -> Mapping[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]: ...  # noqa: D102

@@ -1,5 +1,6 @@
 """What the report says in words: numbers as text, defenders, the threat model, the verdict in a sentence."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import pandas as pd
 
 from mithridate.configuration.parts import FLIPS
 from mithridate.results.report.source import Audited
+from mithridate.results.terms import CHECKED, terms
 from mithridate.results.verdict import TOLERATED, constant_by_ratio, measure, worst_by_ratio
 
 UNKNOWN = "unknown"
@@ -45,8 +47,8 @@ GLOSSARY = {
     "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
     "few rows can sway the model much",
     "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
-    "labels alone": "what the attacker does who flips labels and nothing else, in the rows that are worst on the "
-    "validation set",
+    "labels alone": "what the attacker does who flips labels and nothing else: of all flips tried, those that did most "
+    "on the validation rows. On the test rows, which choose nothing, simpler flips can do more",
     "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
     f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that tells "
     "nothing, such as by always giving the most frequent answer",
@@ -99,24 +101,31 @@ def model(config: Mapping[str, Any]) -> str:
 
 
 def threat(results: Sequence[Audited], titles: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return key, heading and texts of each entry of the threat models, what was not tested last.
+    """Return key, heading and texts of each entry of the threat models, what was not tested and official terms last.
 
     A text comes with the title of its run where the runs differ, else once with none.
     """
     known_names = [name for name in THREAT if name != "not_tested"]
     own = [name for result in results for name in result.threat_model if name not in THREAT]
+    entries = [dict(result.threat_model) | dict(filed(result.config)) for result in results]
+    sources = [source for result in results for source, _ in filed(result.config)]
     found = []
-    for name in [*known_names, *dict.fromkeys(own), "not_tested"]:
-        said = [
-            (title, result.threat_model[name])
-            for title, result in zip(titles, results, strict=True)
-            if name in result.threat_model
-        ]
+    for name in [*known_names, *dict.fromkeys(own), "not_tested", *dict.fromkeys(sources)]:
+        said = [(title, each[name]) for title, each in zip(titles, entries, strict=True) if name in each]
         if len({text for _, text in said}) == 1:
             said = [("", said[0][1])]
         if said:
-            found.append((name, THREAT.get(name, name.replace("_", " ").capitalize()), said))
+            other = name if name in sources else name.replace("_", " ").capitalize()
+            found.append((name, THREAT.get(name, other), said))
     return found
+
+
+def filed(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the official terms of an audit with this configuration: each source, and its terms in one text."""
+    return [
+        (f"{source}, checked {CHECKED}", "; ".join(term.words for term in own))
+        for source, own in itertools.groupby(terms(config), key=lambda term: term.source)
+    ]
 
 
 class Outcome(NamedTuple):
@@ -172,8 +181,12 @@ def outcome(result: Audited, policy: str) -> Outcome:
     """Return what a policy comes to."""
     rows = result.candidates[result.candidates["policy"] == policy]
     by_ratio, tolerated = worst_by_ratio(rows), result.verdict.tolerance[policy]
-    sign = "≥ " if tolerated >= by_ratio.index.max() - 1e-9 else ""
-    told = UNKNOWN if constant_by_ratio(rows).iloc[0] else f"{sign}{percent(tolerated)}"
+    if constant_by_ratio(rows).iloc[0] or not known(by_ratio.iloc[0]):
+        told = UNKNOWN
+    elif tolerated < by_ratio.index[1:2].min():
+        told = f"below {percent(by_ratio.index[1])}"
+    else:
+        told = ("≥ " if tolerated >= by_ratio.index.max() - 1e-9 else "") + percent(tolerated)
     return Outcome(policy, float(by_ratio.iloc[0]), float(by_ratio.iloc[-1]), told)
 
 
