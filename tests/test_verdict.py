@@ -46,10 +46,10 @@ def test_the_verdict_s_arithmetic():
     assert found.tolerance == pytest.approx({"fixed=-8": 0.05, "cv-clean": 0.05, "learned": 0.15})
     assert found.saved == pytest.approx(1.0)
     below = "1.0 ± 0.0 points below that with fixed=-8, 21.0 ± 63.5 points below that with cv-clean"
-    assert found.summary[3] == f"paired over splits, the error with learned at 15.0% poison is {below}"
+    assert found.summary[3] == f"paired over splits, the test error with learned at 15.0% poison is {below}"
     assert found.summary[0].endswith("stays within 5 points of clean up to 5.0%, not at 10.0%, the next share tried")
     assert found.summary[2].endswith("stays within 5 points of clean at every share tried, so up to at least 15.0%")
-    assert found.summary[4].endswith("is fixed=-8; clean, the error with it is 2.5 points above that with learned")
+    assert found.summary[4].endswith("is fixed=-8; clean, the test error with it is 2.5 points above that with learned")
     assert found.warnings == (
         "cv-clean: 25.0% at the most poison is known to ± 64 points only; about 5 splits narrow it to ± 10",
     )
@@ -181,7 +181,7 @@ def test_equal_errors_and_a_first_share_that_is_too_much_are_said_as_such():
     found = judged(frame_of({"learned": [[0.01, 0.20], [0.01, 0.20]], "fixed=-8": [[0.01, 0.1], [0.01, 0.3]]}))
     assert found.summary[0].endswith("stays within 5 points of clean only below 5.0%, the least share tried")
     assert found.summary[2].endswith("at 5.0% poison is on average the same (± 127.1 points) as with fixed=-8")
-    assert found.summary[3].endswith("clean, the error with it is the same as with learned")
+    assert found.summary[3].endswith("clean, the test error with it is the same as with learned")
 
 
 def test_the_attacker_s_success_has_an_interval_of_the_rows_that_he_aims_at(rng):

@@ -212,7 +212,7 @@ def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str])
     shared = Shared.of(frame, "attack_success")
     saved = {policy: paired(errors, policy, "learned", shared) for policy in fixed}
     best = min(fixed, key=lambda policy: saved[policy][0])
-    named = "the error" if frame["objective"].iloc[0] == "indiscriminate" else "the attacker's success"
+    named = f"the {measure(*frame[['objective', 'score']].iloc[0])}"
     clean = frame[frame["n_poison"] == 0].groupby("policy")["attack_success"].mean()
     extra = apart(100 * (clean[best] - clean["learned"]))
     return saved[best][0], [
