@@ -196,6 +196,7 @@ def attack_of(
         "budget": config.budget,
         "edits": config.edits,
         "shares": shares,
+        "groups": split.train_groups,
         "seed": seed,
     }
     if config.attack == "flips":

@@ -24,7 +24,7 @@ from mithridate.files.limits import OPTION, check_plain, read_toml
 from mithridate.tasks.base import Flip
 
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
-FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
+FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group")
 """The options that only the user's own data in a file have."""
 
 
@@ -59,6 +59,12 @@ class AuditConfig(BaseModel):
     )
     drop: tuple[str, ...] = Field(
         (), description="a column of the file to leave out, such as a row's number; repeatable"
+    )
+    group: str | None = Field(
+        None,
+        description="the column of the file that says which rows belong together, such as a person: they stand in one "
+        "of training, validation and test rows, and in one fold; or rows (those with the same features), or none; by "
+        "default rows for a table in which some are alike",
     )
     model: Any = Field(
         "logistic",

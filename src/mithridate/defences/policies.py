@@ -153,7 +153,7 @@ class CrossValidated(eqx.Module):
     times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
     Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
     for a vector λ a grid has too many points. `by` "error", the λ with the fewest errors on the held-out rows is taken,
-    of these the one with the least loss.
+    of these the one with the least loss. Groups of rows, where the problem has some, are not divided among folds.
     """
 
     on_poisoned: bool
@@ -183,12 +183,14 @@ class CrossValidated(eqx.Module):
         """
         rows = join(problem.blocks(x_poison))
         labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
-        task = problem.learner.task(x_poison.shape[-1])
-        k = min(self.k, task.fewest(labels[there]))
+        task, groups = problem.learner.task(x_poison.shape[-1]), None
+        if problem.groups is not None:
+            groups = np.asarray(problem.groups)[: len(labels)][there]
+        k = min(self.k, task.fewest(labels[there], groups))
         if k < 2:
             return log_strength
         held_out = np.zeros((k, len(labels)), dtype=bool)
-        held_out[:, there] = task.folds(labels[there], k, seed_of(self.seed, "folds"))
+        held_out[:, there] = task.folds(labels[there], k, seed_of(self.seed, "folds"), groups)
         held_out = jnp.asarray(held_out)
 
         def losses(grid: Array) -> Array:

@@ -29,6 +29,7 @@ THREAT = {
     "may_not_change": "The attacker may not change",
     "budget": "How poison is counted",
     "validation_set": "The validation rows",
+    "groups": "Rows that belong together",
     "model": "The model under attack",
     "loss": "Its loss",
     "penalty": "Its penalty",
