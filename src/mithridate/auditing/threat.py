@@ -1,6 +1,7 @@
 """The threat model in words: what the attacker knows, controls and may change, and what was not tested."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from mithridate.attacks.base import Attacker
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.parts import BUILT_IN, described, name_of
+from mithridate.data.datasets import Dataset
 from mithridate.data.groups import ROWS
 from mithridate.defences.tuning import LEAST
 
@@ -29,6 +31,19 @@ def capability(config: AuditConfig) -> str:
         f"the attacker controls up to {config.most_poison:.1%} of the training rows, {BUDGETS[config.budget]}, and "
         f"changes {EDITS[config.edits]}"
     )
+
+
+def sampled(data: Dataset, config: AuditConfig) -> dict[str, Any]:
+    """Return that the training rows are a sample of own data: how many all give, and how many `times` these take.
+
+    Empty where none were left out. A step of n rows with m features takes n·m products there and back, or in the
+    coordinates of the rows n·n, whichever is less.
+    """
+    if data.balanced or config.train >= data.whole[0]:
+        return {}
+    width = data.schema.width if data.schema else data.x.shape[1]
+    small, large = (n * min(n, 2 * width) for n in (config.train, data.whole[0]))
+    return {"train": data.whole[0], "rows": len(data.y), "times": large / small}
 
 
 def mismatch(config: AuditConfig) -> str:

@@ -87,8 +87,11 @@ class AuditConfig(BaseModel):
         "default exact where the one evaluated is, else gd",
     )
     preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
-    train: int = Field(ge=2, description="training rows")
-    valid: int = Field(ge=2, description="trusted validation rows")
+    train: int = Field(
+        ge=2,
+        description="training rows; of a file all means the half of it, by default a sample where it is large",
+    )
+    valid: int = Field(ge=2, description="trusted validation rows; of a file all means a quarter of it")
     points: int = Field(0, ge=1, description="most poisoning points")
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")

@@ -15,8 +15,9 @@ from mithridate.data.groups import Grouping
 from mithridate.errors import InputError
 from mithridate.seeds import generator
 
-MOST_ROWS = 512
-"""The training rows, and the validation rows, of own data where nothing else is asked for."""
+MOST_ROWS, CELLS, NARROW = 512, 50_000, 20
+"""What is audited of own data where nothing else is asked for: so many training rows, or so many numbers in these if
+that is more rows. Fewer features than the last number take as long as so many. See docs/planning.md."""
 WIDTH, CHUNK = 64, 256
 """Columns and rows that a split looks at together, so that it needs little memory besides its own."""
 
@@ -135,14 +136,25 @@ class Dataset:
     def sizes(self) -> tuple[int, int]:
         """Training and validation rows unless others are asked for.
 
-        Of own data a half and a quarter, or where the test rows are apart two thirds and a third, at most 512 each.
+        Of own data a half and a quarter, or where the test rows are apart two thirds and a third; at most `CELLS`
+        numbers, or 512 rows if these are more.
         """
         if self.balanced:
             usual = setting(self.name)
             return usual.train, usual.valid
+        width = self.schema.width if self.schema else self.x.shape[1]
+        return self._had(max(MOST_ROWS, CELLS // max(width, NARROW)))
+
+    @cached_property
+    def whole(self) -> tuple[int, int]:
+        """Training and validation rows of own data if no row of the file is left out."""
+        return self._had(len(self.y))
+
+    def _had(self, most: int) -> tuple[int, int]:
+        """Return how many training and validation rows can be had, at most so many."""
         n = len(self.y)
         train, valid = (n // 2, n // 4) if self.test is None else (2 * n // 3, n // 3)
-        asked = min(MOST_ROWS, train), min(MOST_ROWS, valid)
+        asked = min(most, train), min(most, valid)
         return groups.sizes(self.grouping, self.y, self._takes(*asked)) if self.grouping else asked
 
     def _takes(self, train: int, valid: int) -> np.ndarray:

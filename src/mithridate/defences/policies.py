@@ -33,6 +33,7 @@ from mithridate.defences.tuning import (
 from mithridate.hypergradients import Bilevel
 from mithridate.hypergradients.steps import hyper_rule
 from mithridate.seeds import generator, seed_of
+from mithridate.tasks.base import Task
 from mithridate.victims.rows import join
 
 
@@ -186,7 +187,7 @@ class CrossValidated(eqx.Module):
         task, groups = problem.learner.task(x_poison.shape[-1]), None
         if problem.groups is not None:
             groups = np.asarray(problem.groups)[: len(labels)][there]
-        k = min(self.k, task.fewest(labels[there], groups))
+        k = self.folds_of(labels[there], task, groups)
         if k < 2:
             return log_strength
         held_out = np.zeros((k, len(labels)), dtype=bool)
@@ -200,7 +201,11 @@ class CrossValidated(eqx.Module):
             return minimise(losses, self.strengths)
         draw = generator(self.seed, "search")
         candidates = draw.uniform(self.strengths.low, self.strengths.high, (self.budget, *log_strength.shape))
-        return candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))]
+        return np.asarray(candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))])
+
+    def folds_of(self, labels: np.ndarray, task: Task, groups: np.ndarray | None = None) -> int:
+        """Return how many folds rows with these labels give: k, or as many as a class has rows, or groups."""
+        return min(self.k, task.fewest(labels, groups))
 
     def work(self, groups: tuple[int, ...]) -> Effort:
         """Return three grids of λ, or the search's budget, for each fold."""
