@@ -1,5 +1,6 @@
 """An audit of a file of one's own, from the file to the rows that were poisoned."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
+from mithridate.auditing.threat import sampled
 from mithridate.data.sources import prepared
+from mithridate.results.verdict import sample_of
 from patients import patients, written
 
 QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
@@ -164,3 +167,27 @@ def test_the_command_line_takes_files(mithridate, file, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1
     assert "line" in bad.stderr
+
+
+@pytest.mark.parametrize(("n", "m", "sizes"), [(900, 3, (450, 225)), (6000, 3, (2500, 1500)), (6000, 100, (512, 512))])
+def test_a_file_is_audited_whole_unless_it_is_large(n, m, sizes):
+    """50,000 numbers, features fewer than 20 counted as 20, or 512 rows; train = all takes the half of any file."""
+    draw = np.random.default_rng(0)
+    data = mi.dataset_of(draw.normal(size=(n, m)), np.arange(n) % 2)
+    assert data.sizes == sizes
+    assert data.whole == (n // 2, n // 4)
+    for given in ("all", n // 2):
+        _, config = prepared(data, None, {"train": given, "valid": "all"})
+        assert (config.train, config.valid, config.points) == (n // 2, n // 4, math.ceil(0.166 * (n // 2)))
+        assert config.epochs == math.ceil(1000 * 128 / (n // 2))
+        assert sampled(data, config) == {}
+    _, config = prepared(data, None, {"train": "60", "points": 3})
+    assert (config.train, config.valid) == (60, sizes[1])
+    told = {"train": config.train, "sample": sampled(data, config)}
+    times = n // 2 * min(n // 2, 2 * m) / (60 * min(60, 2 * m))
+    assert sample_of(told) == (
+        f"on a sample of the file, 60 of the {n // 2:,} training rows that it gives (train = all takes about "
+        f"{times:.2g} times as long)"
+    )
+    with pytest.raises(mi.InputError, match="valid = all: only for a file of your own; give a number of rows"):
+        prepared("digits-0v8", None, {"valid": "all"})

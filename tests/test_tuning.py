@@ -5,13 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
 import mithridate as mi
 from mithridate.auditing.assembly import defenders_of
+from mithridate.auditing.measuring import few_folds
+from mithridate.auditing.sweep import Sweep
 from mithridate.configuration.parts import described
+from mithridate.data.sources import prepared
+from mithridate.data.tables import dataset_of
 from mithridate.defences.base import effort_of
 from mithridate.defences.named import parse_policy
 from mithridate.defences.tuning import (
@@ -284,3 +289,25 @@ def test_tune_by_reaches_the_policies():
     config = mi.AuditConfig.of(dataset="synthetic", policies=("learned", "cv-clean"), tune_by="error")
     policies: list[Any] = [defender.policy for defender in defenders_of(config)]
     assert [policy.by for policy in policies] == ["error", "error"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_a_class_of_a_few_training_rows_is_not_cross_validated_in_silence(rows):
+    """One row cannot be folded, and is refused; with fewer rows than folds there are fewer folds, and it is said."""
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": draw.normal(size=120), "b": draw.normal(size=120), "t": ["no"] * 114 + ["yes"] * 6})
+    options = {"train": 20 * rows, "valid": 20, "attack": "flips", "points": 1, "epochs": 2, "inner_steps": 5}
+    data, options = dataset_of(frame, "t"), options | {"splits": 1}
+    sweep = Sweep(*prepared(data, None, options | {"policies": ("cv-clean", "search-poisoned=2", "learned")}))
+    if rows == 1:
+        with pytest.raises(mi.InputError, match=r"policy cv-clean: class yes has 1 training row\(s\), and .* needs 2"):
+            sweep.check()
+        return
+    sweep.check()
+    scenario = sweep.scenario(0)
+    for attack, few in zip(scenario.attacks, (True, True, False), strict=True):
+        assert few_folds(attack, scenario.rows, scenario.rows) == few
+    if rows == 3:
+        found = mi.audit(data, **options, policies=("search-poisoned=2",))
+        assert found.frame["status"].str.contains("few-folds").all(), found.frame["reason"].tolist()
+        assert any("2 of 2 cells are marked few-folds" in said for said in found.verdict.warnings)

@@ -75,6 +75,8 @@ class Attacker(abc.ABC):
             (chosen).
         edits: What he changes: labels (label control), features alone (clean-label), or both.
         scoring: How the attacker's success on D_target is scored; where D_val is another set, A counts rows likewise.
+        groups: (n,), the number of each training row's group, where rows belong together. A point in a row's place is
+            of the row's group, one that is added is a group of its own.
         seed: What with nothing else decides all that is drawn.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
@@ -97,6 +99,7 @@ class Attacker(abc.ABC):
     budget: Budget = "replaced"
     edits: Edits = "both"
     scoring: Scoring = ALIKE
+    groups: np.ndarray | None = None
     seed: Any = 0
 
     def __post_init__(self):
@@ -303,7 +306,17 @@ class Attacker(abc.ABC):
         begun = Rows.of(points.x, points.y, self.width)
         rest = at.rows.with_weight(at.rows.weight.at[_padded(points.places, self.width, at.rows)].set(0.0, mode="drop"))
         setting = self.learner, rest, begun.y, at.target, begun.weight, at.valid, self.specific, self.defence
-        return Bilevel(*setting, scoring=self.scoring), begun.x
+        groups = self.grouped(at.rows, points.places)
+        return Bilevel(*setting, scoring=self.scoring, groups=groups), begun.x
+
+    def grouped(self, rows: Rows, places: np.ndarray | None = None) -> Array | None:
+        """Return the group of each of these rows, then of the points in these places, up to the width; None without."""
+        if self.groups is None:
+            return None
+        own = np.arange(self.groups.max() + 1, self.groups.max() + 1 + len(rows.y) - len(self.groups))
+        known = np.concatenate([self.groups, own])
+        points = known[np.pad(places, (0, self.width - len(places)))] if places is not None else known[:0]
+        return jnp.asarray(np.concatenate([known, points]), dtype=float)
 
     def target_rows(self) -> Rows:
         """Return D_target."""

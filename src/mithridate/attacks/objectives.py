@@ -63,8 +63,9 @@ def objective_of(
     if kind == "indiscriminate":
         if score != "error":
             # D_val is given apart: the defender goes on counting its rows alike.
-            scorings = (Scoring(balanced(y, np.ones(len(classes))), score == "one-minus-auc") for _, y in (valid, test))
-            return Objective(valid, test, valid, False, None, *scorings)
+            even, ranked = np.ones(len(classes)), score == "one-minus-auc"
+            own, goal = (Scoring(balanced(y, even), ranked) for _, y in (valid, test))
+            return Objective(valid, test, valid, scoring=own, goal_scoring=goal)
         return Objective(valid, test, scoring=ALIKE if to_come is None else Scoring(balanced(valid[1], to_come)))
     if isinstance(what, str):
         target = read(what)

@@ -197,6 +197,7 @@ def attack_of(
         "budget": config.budget,
         "edits": config.edits,
         "scoring": aim.scoring,
+        "groups": split.train_groups,
         "seed": seed,
     }
     if config.attack == "flips":

@@ -17,7 +17,7 @@ from mithridate.attacks.poison import Batch, placed
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
-from mithridate.auditing.threat import capability, mismatch, threat_model
+from mithridate.auditing.threat import capability, mismatch, sampled, threat_model
 from mithridate.configuration.config import AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
@@ -28,7 +28,7 @@ from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
 from mithridate.results.records import to_frame
 from mithridate.results.results import AuditResult, load_result
-from mithridate.results.verdict import verdict
+from mithridate.results.verdict import sample_of, verdict
 from mithridate.versions import versions
 from mithridate.victims.rows import Rows
 
@@ -222,7 +222,11 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
     defenders = {one.name: _described(one) for one in sweep.defenders}
     tuned = {name: told["bounds"] for name, told in defenders.items() if told["bounds"]}
     found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
-    found = replace(found, summary=(capability(config), *found.summary))
+    split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
+    dataset = _dataset(data, config, split)
+    sample = sample_of(dataset)
+    first = f"{sample}, {capability(config)}" if sample else capability(config)
+    found = replace(found, summary=(first, *found.summary))
     if warning := mismatch(config):
         found = replace(found, warnings=(*found.warnings, warning))
     poison = {}
@@ -232,21 +236,8 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
             own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
             if own[0].batch:
                 poison[index, name] = _poison_arrays(own, split, sweep.scenario(index).attacks[number])
-    split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
     return AuditResult(
-        dataset={
-            "name": data.name,
-            "classes": list(data.classes),
-            "features": split.x_train.shape[1],
-            "feature_names": list(split.feature_names),
-            "columns": _columns(data),
-            "image_shape": data.image_shape,
-            "train": config.train,
-            "valid": config.valid,
-            "test": len(split.y_test),
-            "official_test_rows": data.test is not None,
-            "source": data.source,
-        },
+        dataset=dataset,
         threat_model=threat_model(config, data.classes, attacks, data.schema),
         config=config.model_dump(mode="json"),
         versions=versions(),
@@ -264,6 +255,24 @@ def _described(defender: Defender) -> dict[str, Any]:
     box = defender.policy.strengths
     low, high = float(np.min(box.low)), float(np.max(box.high))
     return {"fixed": defender.fixed, "words": defender.words(), "bounds": [low, high] if low < high else None}
+
+
+def _dataset(data: Dataset, config: AuditConfig, split: Split) -> dict[str, Any]:
+    """Return what a result says of the data."""
+    return {
+        "name": data.name,
+        "classes": list(data.classes),
+        "features": split.x_train.shape[1],
+        "feature_names": list(split.feature_names),
+        "columns": _columns(data),
+        "image_shape": data.image_shape,
+        "train": config.train,
+        "valid": config.valid,
+        "test": len(split.y_test),
+        "official_test_rows": data.test is not None,
+        "source": data.source,
+        **({"sample": sample} if (sample := sampled(data, config)) else {}),
+    }
 
 
 def _columns(data: Dataset) -> list[dict[str, str]]:

@@ -24,11 +24,11 @@ from mithridate.auditing.assembly import evaluation_rule
 from mithridate.auditing.evaluation import Measured, retrain_and_measure
 from mithridate.auditing.scenario import Scenario, rival_of
 from mithridate.configuration.parts import FLIPS, name_of
-from mithridate.defences.base import Checked, Strength
+from mithridate.defences.base import Checked, Folding, Strength
 from mithridate.results.records import NOISE, Record
 from mithridate.seeds import key
 from mithridate.tasks.scores import telling_nothing
-from mithridate.victims.rows import Rows
+from mithridate.victims.rows import Rows, sanitised
 
 RESPONSE_TOLERANCE = 0.1
 DIVERGED = "training the victim diverged: lower train_learning_rate or λ, or use precision = float64"
@@ -87,7 +87,8 @@ class Bench:
             others = [self.trained(batch, rival).record for batch in flips]
             others[0] = replace(others[0], seconds=time.perf_counter() - started)
         self._known.clear()
-        return [_judged(own, attack, poisoning, others), *others], own.weights
+        few = few_folds(attack, own.train, self.scenario.rows)
+        return [_judged(own, attack, poisoning, others, few), *others], own.weights
 
     def _stage(self, rival: Attacker, poisoning: Poisoning) -> Stage:
         split, defender = self.scenario.split, (poisoning.policy, poisoning.log_strength)
@@ -124,7 +125,18 @@ def _trained(
     return Trained(record, weights, train)
 
 
-def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[Record]) -> Record:
+def few_folds(attack: Attacker, poisoned: Rows, clean: Rows) -> bool:
+    """Return whether a policy that holds out folds has fewer of them than it wants."""
+    if not isinstance(attack.policy, Folding):
+        return False
+    rows = poisoned if attack.policy.on_poisoned else clean
+    (held, *_), groups = sanitised((rows,), attack.defence), attack.grouped(rows)
+    there = np.asarray(held.weight) > 0
+    labels, own = np.asarray(rows.y)[there], None if groups is None else np.asarray(groups)[there]
+    return attack.policy.folds_of(labels, attack.task, own) < attack.policy.k
+
+
+def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[Record], few_folds: bool) -> Record:
     """Return the audited attack's record with what is known of it alone, and its faults."""
     policy, best, found = poisoning.policy, np.full_like(poisoning.log_strength, math.nan), own.record
     if isinstance(policy, Checked):
@@ -138,6 +150,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
         "unsound": bool(statuses.keys() - {"ok", "non_finite"}),
         "unstable": poisoning.stability > 2,
         "off-response": bool(np.any(np.abs(best - poisoning.log_strength) > RESPONSE_TOLERANCE)),
+        "few-folds": few_folds,
         "constant": (found.test_error if found.score == "error" else found.attack_success)
         >= found.constant_error - NOISE,
         "weak": any(found.target_success < other.target_success for other in others if other.attack in FLIPS),

@@ -27,7 +27,7 @@ from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts, source_of
 from mithridate.data.datasets import Dataset
 from mithridate.defences.base import Counted, Effort
-from mithridate.defences.named import check_sanitiser
+from mithridate.defences.named import check_folds, check_sanitiser
 from mithridate.errors import InputError, MithridateError
 from mithridate.execution import devices
 from mithridate.execution.chains import check
@@ -80,7 +80,9 @@ class Sweep:
             scenario = self.scenario(index)
             if scenario.attacks[0].nested:
                 scenario.attacks[0].started(scenario.split.x_train, scenario.split.y_train)
-            for defender in self.defenders:
+            for defender, attack in zip(self.defenders, scenario.attacks, strict=True):
+                split = scenario.split
+                check_folds(defender.policy, split.y_train, split.classes, attack.task, split.train_groups)
                 if defender.sanitiser:
                     check_sanitiser(defender.sanitiser, scenario.rows, scenario.split.classes)
 

@@ -1,12 +1,17 @@
 """The threat model in words: what the attacker knows, controls and may change, and what was not tested."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from mithridate.attacks.base import Attacker
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.parts import BUILT_IN, described, name_of
+from mithridate.data.datasets import Dataset
 from mithridate.data.encoding import Schema
+from mithridate.data.groups import ROWS
 from mithridate.defences.tuning import LEAST
 
 BUDGETS = {
@@ -27,6 +32,19 @@ def capability(config: AuditConfig) -> str:
         f"the attacker controls up to {config.most_poison:.1%} of the training rows, {BUDGETS[config.budget]}, and "
         f"changes {EDITS[config.edits]}"
     )
+
+
+def sampled(data: Dataset, config: AuditConfig) -> dict[str, Any]:
+    """Return that the training rows are a sample of own data: how many all give, and how many `times` these take.
+
+    Empty where none were left out. A step of n rows with m features takes n·m products there and back, or in the
+    coordinates of the rows n·n, whichever is less.
+    """
+    if data.balanced or config.train >= data.whole[0]:
+        return {}
+    width = data.schema.width if data.schema else data.x.shape[1]
+    small, large = (n * min(n, 2 * width) for n in (config.train, data.whole[0]))
+    return {"train": data.whole[0], "rows": len(data.y), "times": large / small}
 
 
 def mismatch(config: AuditConfig) -> str:
@@ -62,6 +80,23 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
     return goal + f"labelled {second} (Eq. 2)", "a validation row of the first class with the second's label"
 
 
+def belonging(config: AuditConfig, groups: np.ndarray) -> str:
+    """Return what is said of rows that belong together; `groups` (n,), the number of each training row's."""
+    what = "rows with the same features" if config.group in (None, ROWS) else f"all rows of one {config.group!r}"
+    said = f"{what} stand in one of training, validation and test rows, and in one fold of cross-validation"
+    if config.budget == "added":
+        return f"{said}; each row that the attacker adds is a group of its own"
+    whole = (
+        "whoever owns whole groups with as many rows in all can do no more"
+        if config.budget == "chosen"
+        else ("an attacker who owns whole groups is another one")
+    )
+    return (
+        f"{said}; the attacker's rows may be of any groups, and stay in the groups that they are of: "
+        f"{whole} (the largest group has {np.bincount(groups).max() / len(groups):.1%} of the training rows)"
+    )
+
+
 def threat_model(
     config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker], schema: Schema | None = None
 ) -> dict[str, str]:
@@ -92,6 +127,7 @@ def threat_model(
     filtered = config.defences != ("none",)
     filters, cleaned = (" and filters the rows", "") if filtered else ("", "outlier filters, ")
     epochs = f"{config.epochs} epoch" + "s" * (config.epochs != 1)
+    grouped = {} if attacks[0].groups is None else {"groups": belonging(config, attacks[0].groups)}
     cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
     return {
         "model": name_of(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
@@ -108,6 +144,7 @@ def threat_model(
         "budget": f"{config.budget}: ratio = poison / "
         + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays"),
         "validation_set": "owned by the defender and trusted" + tunes,
+        **grouped,
         "inner_training": "solved to optimality"
         if config.inner == "exact"
         else (f"SGD, minibatches of {config.inner_batch}" if config.inner == "sgd" else "full-batch gradient descent")

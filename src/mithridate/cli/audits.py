@@ -188,8 +188,8 @@ def report(
 
 
 CHECKED = (
-    *("dataset", "target", "positive", "missing", "drop", "feasible", "objective", "model", "hidden", "inner", "train"),
-    *("valid", "points", "poison", "batch", "budget", "seed"),
+    *("dataset", "target", "positive", "missing", "drop", "feasible", "group", "objective", "model", "hidden", "inner"),
+    *("train", "valid", "points", "poison", "batch", "budget", "seed"),
     *(
         "loss",
         "penalty",

@@ -25,7 +25,7 @@ from mithridate.tasks.base import Flip
 
 EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
-FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop")
+FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group")
 """The options that only the user's own data in a file have."""
 
 
@@ -61,6 +61,12 @@ class AuditConfig(BaseModel):
     drop: tuple[str, ...] = Field(
         (), description="a column of the file to leave out, such as a row's number; repeatable"
     )
+    group: str | None = Field(
+        None,
+        description="the column of the file that says which rows belong together, such as a person: they stand in one "
+        "of training, validation and test rows, and in one fold; or rows (those with the same features), or none; by "
+        "default rows for a table in which some are alike",
+    )
     model: Any = Field(
         "logistic",
         description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
@@ -82,8 +88,11 @@ class AuditConfig(BaseModel):
         "default exact where the one evaluated is, else gd",
     )
     preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
-    train: int = Field(ge=2, description="training rows")
-    valid: int = Field(ge=2, description="trusted validation rows")
+    train: int = Field(
+        ge=2,
+        description="training rows; of a file all means the half of it, by default a sample where it is large",
+    )
+    valid: int = Field(ge=2, description="trusted validation rows; of a file all means a quarter of it")
     points: int = Field(0, ge=1, description="most poisoning points")
     poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
     batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")

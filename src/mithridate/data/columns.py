@@ -65,7 +65,7 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     """Find what the text of a column stands for; numbers and empty cells are looked for in CSV files only."""
     name, typed = str(cells.name), not source.separator
     what = f"{source.name}: column {name!r}"
-    found = _stripped(cells, source)
+    found = stripped(cells, source)
     empty = found.isna() | (False if typed else found.isin(MISSING))
     present = found[~empty]
     raw = np.full(len(cells), np.nan)
@@ -102,7 +102,8 @@ def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np
     return column, raw
 
 
-def _stripped(cells: pd.Series, source: Source) -> pd.Series:
+def stripped(cells: pd.Series, source: Source) -> pd.Series:
+    """Return the cells as text without blanks around it. Raises `DataError` for text that is not Unicode."""
     try:
         return cells.astype("str").str.strip()
     except ValueError:  # UnicodeEncodeError among them
@@ -166,7 +167,7 @@ def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
 
     Raises `DataError` for a cell that is none of its categories, or not a number.
     """
-    text = _stripped(cells, source)
+    text = stripped(cells, source)
     empty = text.isna() | text.isin(MISSING if source.separator else ())
     numeric = text.str.fullmatch(_NUMBER).fillna(False).astype(bool) & ~empty
     raw = np.full(len(cells), np.nan)
@@ -187,6 +188,12 @@ def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
         )
     check_size(raw[:, None], (column.name,), source)
     return raw
+
+
+def numbered(cells: pd.Series, source: Source) -> np.ndarray:
+    """Return for each cell the number of its text among all (n,), -1 where it is empty."""
+    text = stripped(cells, source)
+    return np.asarray(pd.factorize(text.mask(text.isna() | text.isin(MISSING if source.separator else ("",))))[0])
 
 
 def read_columns(frame: pd.DataFrame, source: Source) -> tuple[list[Column], np.ndarray]:

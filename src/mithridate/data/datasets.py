@@ -2,18 +2,22 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from mithridate.configuration.presets import setting
+from mithridate.data import groups
 from mithridate.data.encoding import Encoder, Schema
 from mithridate.data.feasible import Box, FeasibleSet
+from mithridate.data.groups import Grouping
 from mithridate.errors import InputError
 from mithridate.seeds import generator
 
-MOST_ROWS = 512
-"""The training rows, and the validation rows, of own data where nothing else is asked for."""
+MOST_ROWS, CELLS, NARROW = 512, 50_000, 20
+"""What is audited of own data where nothing else is asked for: so many training rows, or so many numbers in these if
+that is more rows. Fewer features than the last number take as long as so many. See docs/planning.md."""
 WIDTH, CHUNK = 64, 256
 """Columns and rows that a split looks at together, so that it needs little memory besides its own."""
 
@@ -42,6 +46,7 @@ class Split:
     high: np.ndarray
     classes: tuple[str, ...]
     encoder: Encoder | None = None
+    train_groups: np.ndarray | None = None
 
     @property
     def feasible(self) -> FeasibleSet:
@@ -75,7 +80,7 @@ class Dataset:
     their mean is taken off; `bounds` is the range of feasible features after that, or None for each feature's range in
     the training rows; `image_shape` where rows are pictures. Unless `balanced`, splits have the classes' shares as they
     are. With a `schema`, `x` is the raw rows of a table (see `encoding`), whose empty cells are NaN, and each split is
-    encoded as its own training rows say.
+    encoded as its own training rows say. With a `grouping` of the pool's rows no group stands in two parts of a split.
 
     Raises `InputError` when a feature is infinite, or NaN without a schema, or a shape is off.
     """
@@ -93,6 +98,7 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     balanced: bool = True
     schema: Schema | None = None
+    grouping: Grouping | None = field(default=None, repr=False)
 
     def __post_init__(self):
         own, k = (self.x, self.y, self.rows), len(self.classes)
@@ -122,20 +128,40 @@ class Dataset:
         for array in (self.x, self.y, self.rows, *(self.test or ())):
             found.update(f"{array.shape} {array.dtype}".encode())
             found.update(np.ascontiguousarray(array).data)
+        if self.grouping:
+            found.update(np.ascontiguousarray(self.grouping.numbers).data)
         return found.hexdigest()
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, int]:
         """Training and validation rows unless others are asked for.
 
-        Of own data a half and a quarter, or where the test rows are apart two thirds and a third, at most 512 each.
+        Of own data a half and a quarter, or where the test rows are apart two thirds and a third; at most `CELLS`
+        numbers, or 512 rows if these are more.
         """
         if self.balanced:
             usual = setting(self.name)
             return usual.train, usual.valid
+        width = self.schema.width if self.schema else self.x.shape[1]
+        return self._had(max(MOST_ROWS, CELLS // max(width, NARROW)))
+
+    @cached_property
+    def whole(self) -> tuple[int, int]:
+        """Training and validation rows of own data if no row of the file is left out."""
+        return self._had(len(self.y))
+
+    def _had(self, most: int) -> tuple[int, int]:
+        """Return how many training and validation rows can be had, at most so many."""
         n = len(self.y)
         train, valid = (n // 2, n // 4) if self.test is None else (2 * n // 3, n // 3)
-        return min(MOST_ROWS, train), min(MOST_ROWS, valid)
+        asked = min(most, train), min(most, valid)
+        return groups.sizes(self.grouping, self.y, self._takes(*asked)) if self.grouping else asked
+
+    def _takes(self, train: int, valid: int) -> np.ndarray:
+        """Return how many training and validation rows of each class there are to be, (2, classes)."""
+        counts = np.bincount(self.y, minlength=len(self.classes))
+        weights = np.ones(len(counts)) if self.balanced else counts
+        return np.array([_shares(train, weights), _shares(valid, weights)])
 
     def split(self, train: int | None = None, valid: int | None = None, seed: int = 0, index: int = 0) -> Split:
         """Return split number `index`: training and validation rows, drawn without overlap, every class in both.
@@ -149,20 +175,12 @@ class Dataset:
         if train < least or valid < least:
             raise InputError(f"train = {train}, valid = {valid}: at least {least} rows each, one of every class")
         draw = generator(seed, self.name, "split", index)
-        orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in range(least)]
-        weights = np.ones(least) if self.balanced else np.array([len(order) for order in orders])
-        takes = list(zip(_shares(train, weights), _shares(valid, weights), strict=True))
-        spare = 0 if self.test else 1
-        for order, (n_train, n_valid), label in zip(orders, takes, self.classes, strict=True):
-            if n_train + n_valid + spare > len(order):
-                raise InputError(
-                    f"train = {train} and valid = {valid} take {n_train + n_valid} rows of class {label!r}"
-                    + (" and leave none to test on" if spare else "")
-                    + f", but {self.name} has {len(order)}; ask for fewer"
-                )
-        of_train = np.concatenate([o[:t] for o, (t, _) in zip(orders, takes, strict=True)])
-        of_valid = np.concatenate([o[t : t + v] for o, (t, v) in zip(orders, takes, strict=True)])
-        of_rest = np.sort(np.concatenate([o[t + v :] for o, (t, v) in zip(orders, takes, strict=True)]))
+        takes = self._takes(train, valid)
+        if self.grouping:
+            parts = groups.drawn(self.grouping, self.y, takes, self.test is None, draw)
+        else:
+            parts = self._drawn(takes, draw)
+        of_train, of_valid, of_rest = parts
         pool, y_pool, numbers = self.test or (self.x, self.y, self.rows)
         of_test = np.arange(len(y_pool)) if self.test else of_rest
 
@@ -203,7 +221,25 @@ class Dataset:
             high=np.broadcast_to(np.asarray(high, np.float32), x_train.shape[1:]),
             classes=self.classes,
             encoder=encoder,
+            train_groups=self.grouping.numbers[of_train] if self.grouping else None,
         )
+
+    def _drawn(self, takes: np.ndarray, draw: np.random.Generator) -> groups.Parts:
+        """Return rows drawn one by one, each class apart."""
+        orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in range(len(self.classes))]
+        spare = 0 if self.test else 1
+        for order, (n_train, n_valid), label in zip(orders, takes.T, self.classes, strict=True):
+            if n_train + n_valid + spare > len(order):
+                train, valid = takes.sum(axis=1)
+                raise InputError(
+                    f"train = {train} and valid = {valid} take {n_train + n_valid} rows of class {label!r}"
+                    + (" and leave none to test on" if spare else "")
+                    + f", but {self.name} has {len(order)}; ask for fewer"
+                )
+        of_train = np.concatenate([o[:t] for o, (t, _) in zip(orders, takes.T, strict=True)])
+        of_valid = np.concatenate([o[t : t + v] for o, (t, v) in zip(orders, takes.T, strict=True)])
+        of_rest = np.sort(np.concatenate([o[t + v :] for o, (t, v) in zip(orders, takes.T, strict=True)]))
+        return groups.Parts(of_train, of_valid, of_rest)
 
 
 def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

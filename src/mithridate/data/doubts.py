@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mithridate.data.encoding import Column
+from mithridate.data.groups import ROWS, Grouping
 from mithridate.data.readers import Source, leave_out
 from mithridate.errors import DataError
 
@@ -68,20 +69,28 @@ def check_spelling(labels: Sequence[str], what: str) -> None:
         raise DataError(f"{what} holds the labels {'; '.join(several)}, alike but for capitals; join them")
 
 
-def warn_of(columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, source: Source) -> None:
+def warn_of(
+    columns: Sequence[Column], raw: np.ndarray, labels: np.ndarray, source: Source, grouping: Grouping | None = None
+) -> None:
     """Warn of columns that number the rows, of those that alone tell the label of every row, and of rows alike.
 
-    Arguments: raw numbers (n, columns), NaN where a cell is empty, and the target's (n,).
+    Arguments: raw numbers (n, columns), NaN where a cell is empty, and the target's (n,); the groups of the rows.
     """
     known = ~np.isnan(labels)
     if known.sum() < FEWEST:
         return
     alike = pd.DataFrame(raw).duplicated(keep=False).mean()
     if alike > ALIKE:
-        _warn(
-            f"{source.name}: {alike:.0%} of the rows have the same features as another, so that some are trained and "
-            "tested on: errors on new rows may be higher; leave out what occurs twice, if it is the same case"
+        kept = (
+            "rows alike are kept together, so that none is trained and tested on; use group = none to draw each row on "
+            "its own"
+            if grouping and grouping.name == ROWS
+            else "some are trained and tested on, so that errors on new rows may be higher; use group = rows to keep "
+            "rows alike together, if they are the same case"
         )
+        _warn(f"{source.name}: {alike:.0%} of the rows have the same features as another; {kept}")
+    if grouping and grouping.name != ROWS and len(grouping.numbers) == grouping.numbers.max() + 1:
+        _warn(f"{source.name}: group = {grouping.name!r}: no two rows have the same, so it keeps nothing together")
     for place, column in enumerate(columns):
         cells = raw[:, place]
         if column.kind == "integer" and (np.diff(cells) == 1).all():

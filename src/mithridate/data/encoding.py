@@ -92,6 +92,11 @@ class Schema:
     target: Column
     order: tuple[str, ...]
 
+    @property
+    def width(self) -> int:
+        """How many features a model sees."""
+        return sum(len(column.categories) if column.kind == "category" else 1 for column in self.columns)
+
     def places(self, *kinds: Kind) -> list[int]:
         """Return the places of the columns of these kinds."""
         return [place for place, column in enumerate(self.columns) if column.kind in kinds]

@@ -1,6 +1,7 @@
 """Where an audit's data come from: the catalogue, a file of the user's own, or a `Dataset` made in Python."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mithridate.data.readers import ARRAYS, TABLES
 from mithridate.data.tables import dataset_of, read_dataset
 from mithridate.errors import InputError
 
+SIZES, ALL = ("train", "valid"), "all"
+"""The options that may say to take all rows of a file: a half and a quarter, however many these are."""
 PLENTY = 2**30
 """Rows enough for every option that is right for some file."""
 
@@ -51,16 +54,24 @@ def prepared(
         if name not in (config.dataset, Path(config.dataset).stem):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return _agreed(dataset if isinstance(dataset, Dataset) else loaded(name, config), config)
-    options = {key: value for key, value in options.items() if value is not None} | {"dataset": name}
+    options = {key: _counted(value) if key in SIZES else value for key, value in options.items() if value is not None}
+    options["dataset"] = name
+    known = {key: value for key, value in options.items() if key not in SIZES or value != ALL}
     # Wrong options are refused before a large file is read. How many rows it has is not known yet, nor how many points
     # follow from them: no number of validation rows is too small for these.
-    plenty = {"train": PLENTY, "valid": PLENTY} if names_file(name) else {}
-    first = plenty | options
+    own = not dataset.balanced if isinstance(dataset, Dataset) else names_file(name)
+    plenty = dict.fromkeys(SIZES, PLENTY) if own else {}
+    first = plenty | known
     if plenty and first["train"] == PLENTY and isinstance(first["valid"], int) and first["valid"] > 0:
         first["valid"] = max(PLENTY, first["valid"])
     asked = AuditConfig.of(**first)
     data = dataset if isinstance(dataset, Dataset) else loaded(name, asked)
-    return _agreed(data, AuditConfig.of(**_sizes(data, options) | options))
+    return _agreed(data, AuditConfig.of(**_sizes(data, options) | known))
+
+
+def _counted(value: Any) -> Any:
+    """Return a number of rows that was given as text as a number."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value) else value
 
 
 def _agreed(data: Dataset, config: AuditConfig) -> tuple[Dataset, AuditConfig]:
@@ -85,10 +96,14 @@ def loaded(name: str, config: AuditConfig) -> Dataset:
 
 def _sizes(data: Dataset, options: dict[str, Any]) -> dict[str, int]:
     """Return the sizes and epochs of own data; nothing for a data set with a setting of its own."""
+    everything = [name for name in SIZES if options.get(name) == ALL]
     if data.balanced:
+        if everything:
+            raise InputError(f"{everything[0]} = {ALL}: only for a file of your own; give a number of rows")
         return {}
-    train, valid = data.sizes
-    model, rows = options.get("model", "logistic"), options.get("train", train)
+    (train, valid), whole = data.sizes, data.whole if everything else data.sizes
+    train, valid = whole[0] if "train" in everything else train, whole[1] if everything else valid
+    model, rows = options.get("model", "logistic"), train if "train" in everything else options.get("train", train)
     usual = setting(options["dataset"], model if isinstance(model, str) else "own")
     epochs = math.ceil(usual.epochs * usual.train / rows) if isinstance(rows, int) and rows > 0 else usual.epochs
     return {"train": train, "valid": valid, "epochs": epochs}

@@ -13,10 +13,21 @@ import numpy as np
 import pandas as pd
 
 from mithridate.data import downloads
-from mithridate.data.columns import check_size, coded, nearest, read_column, read_columns, restricted, some, whole
+from mithridate.data.columns import (
+    check_size,
+    coded,
+    nearest,
+    numbered,
+    read_column,
+    read_columns,
+    restricted,
+    some,
+    whole,
+)
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.doubts import check_header, warn_of
 from mithridate.data.encoding import Column, Schema
+from mithridate.data.groups import NONE, ROWS, grouping_of
 from mithridate.data.readers import TABLES, Source, check_dense, check_names, check_path, read_arrays, read_table
 from mithridate.errors import DataError, InputError
 
@@ -31,6 +42,7 @@ class _Options:
     positive: str | None
     missing: str
     feasible: Sequence[str]
+    group: str | None = None
 
     def __post_init__(self):
         if self.missing not in ("refuse", "drop", "impute"):
@@ -46,6 +58,7 @@ class _Cells:
     target: Column
     labels: np.ndarray
     order: tuple[str, ...]
+    groups: np.ndarray | None = None
 
 
 def read_dataset(
@@ -55,22 +68,25 @@ def read_dataset(
     missing: str = "refuse",
     feasible: Sequence[str] = (),
     drop: Sequence[str] = (),
+    group: str | None = None,
 ) -> Dataset:
     """Return the data set in a file, named like the file: CSV, Parquet, NPZ (`x`, `y`) or svmlight.
 
     Arguments: `target`, the column of a table that holds the labels; `positive`, the label to be class 1 of two, or one
     of several against the rest (default: the last in order); `missing`, what becomes of rows in which a cell is empty,
     "refuse", "drop" or "impute"; `feasible`, what poisoned cells may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`
-    (default: the range in the training rows, any category); `drop`, columns to leave out.
+    (default: the range in the training rows, any category); `drop`, columns to leave out; `group`, the column that says
+    which rows belong together and stand in one part of every split, or "rows" for rows with the same features, or
+    "none" (default: rows, for a table in which some are alike).
 
     Raises `DataError` for a file that cannot be used, with the column and the line, and `InputError` for an option.
     """
-    path, options = Path(path), _Options(positive, missing, feasible)
+    path, options = Path(path), _Options(positive, missing, feasible, group)
     check_path(path)
     if path.suffix.lower() in TABLES:
         frame, source = read_table(path, drop)
         return _of_frame(path.stem, frame, target, drop, source, options)
-    for name, given in (("target", target), ("drop", drop)):
+    for name, given in (("target", target), ("drop", drop), ("group", group not in (None, ROWS, NONE) and group)):
         if given:
             raise InputError(f"{name} = {given!r}: only tables have named columns; the labels of {path} are in it")
     arrays, source = read_arrays(path)
@@ -86,6 +102,7 @@ def dataset_of(
     missing: str = "refuse",
     feasible: Sequence[str] = (),
     drop: Sequence[str] = (),
+    group: str | None = None,
     test: Any = None,
 ) -> Dataset:
     """Return the data set in a data frame, in arrays or in a sparse matrix.
@@ -102,7 +119,7 @@ def dataset_of(
         >>> data.classes
         ('no', 'yes')
     """
-    source, options = Source(name), _Options(positive, missing, feasible)
+    source, options = Source(name), _Options(positive, missing, feasible, group)
     if isinstance(x, pd.DataFrame):
         frames = [_with_target(x, y)]
         if test is not None:
@@ -112,7 +129,7 @@ def dataset_of(
         column = y if isinstance(y, str) else str(frames[0].columns[-1])
         frame = pd.concat(frames, ignore_index=True)
         return _of_frame(name, frame, column, drop, source, options, n_test=len(frame) - len(x))
-    if isinstance(y, str) or drop:
+    if isinstance(y, str) or drop or group not in (None, ROWS, NONE):
         raise InputError(f"{name}: arrays have no named columns; give the labels as an array, and the columns you want")
     shape = np.shape(x)
     if len(shape) != 2 or 0 in shape or np.shape(y) != shape[:1]:
@@ -196,17 +213,34 @@ def _of_frame(
             raise InputError(f"{source.name}: no column {wanted!r}; {nearest(wanted, names)}")
     if target in drop:
         raise InputError(f"drop = {target!r}: this is the target")
-    frame = frame.drop(columns=list(drop))
+    groups = _groups_of(frame, target, drop, source, options.group)
+    frame = frame.drop(columns=[*drop, *([options.group] if groups is not None else [])])
     check_names(list(frame.columns), source.name)
     features = [column for column in frame.columns if column != target]
     if not features:
         raise DataError(f"{source.name}: no column besides the target {target!r}; there is nothing to learn from")
     label, labels = read_column(frame[target], source, is_target=True)
     columns, raw = read_columns(frame[features], source)
-    cells = _Cells(columns, raw, label, labels, tuple(frame.columns))
+    cells = _Cells(columns, raw, label, labels, tuple(frame.columns), groups)
     found = _assembled(name, cells, source, options, n_test)
-    warn_of(columns, raw, labels, source)
+    warn_of(columns, raw, labels, source, found.grouping)
     return found
+
+
+def _groups_of(
+    frame: pd.DataFrame, target: str, drop: Sequence[str], source: Source, group: str | None
+) -> np.ndarray | None:
+    """Return the number of each row's group, -1 where its cell is empty; None where no column says it."""
+    names = list(frame.columns)
+    if group is None or (group in (ROWS, NONE) and group not in names):
+        return None
+    if group in (ROWS, NONE):
+        raise InputError(f"group = {group!r}: this word has a meaning of its own, and a column is called so; rename it")
+    if group not in names:
+        raise InputError(f"{source.name}: group = {group!r}: no such column; {nearest(group, names)}")
+    if group == target or group in drop:
+        raise InputError(f"group = {group!r}: this is {'the target' if group == target else 'dropped as well'}")
+    return numbered(frame.loc[:, [group]].iloc[:, 0], source)
 
 
 def _of_arrays(
@@ -228,7 +262,7 @@ def _of_arrays(
     target = "y" if "y" not in names else "label"
     label, labels = read_column(pd.Series(both, name=target), source, is_target=True)
     cells = _Cells(columns, raw, label, labels, (*names, target))
-    return _assembled(name, cells, source, options, len(both) - len(y))
+    return _assembled(name, cells, source, replace(options, group=options.group or NONE), len(both) - len(y))
 
 
 def _dense(x: Any) -> np.ndarray:
@@ -259,6 +293,8 @@ def _assembled(name: str, cells: _Cells, source: Source, options: _Options, n_te
     kept = ~unlabelled & (~empty.any(axis=1) if options.missing == "drop" else True)
     if not kept.any():
         raise DataError(f"{source.name}: no row is without empty cells; use missing = impute")
+    if cells.groups is not None and options.missing == "drop":
+        kept = kept & (cells.groups >= 0)
     target, y, classes = _classes(cells.target, cells.labels, kept, source, options.positive)
     columns = restricted(cells.columns, options.feasible)
     rows, own = np.flatnonzero(kept), np.arange(len(kept)) < len(kept) - n_test
@@ -271,6 +307,7 @@ def _assembled(name: str, cells: _Cells, source: Source, options: _Options, n_te
             f"{source.name}: class {classes[counts.argmin()]!r} of column {target.name!r} has {counts.min()} row(s); "
             f"at least {least} are needed to train, validate and test on; remove them or join classes"
         )
+    grouping = grouping_of(cells.groups, cells.raw, y, (of_own, of_test), classes, options.group, source)
     return Dataset(
         name,
         cells.raw[of_own],
@@ -281,6 +318,7 @@ def _assembled(name: str, cells: _Cells, source: Source, options: _Options, n_te
         (cells.raw[of_test], y[of_test].astype(np.int8), of_test - n_own) if n_test else None,
         balanced=False,
         schema=Schema(tuple(columns), target, cells.order),
+        grouping=grouping,
     )
 
 

@@ -10,6 +10,7 @@ from mithridate.configuration.parts import described
 from mithridate.data.feasible import Box, FeasibleSet
 from mithridate.errors import Unplanned
 from mithridate.hypergradients import Bilevel
+from mithridate.tasks.base import Task
 from mithridate.victims.rows import Rows
 
 Strength = Float[np.ndarray, "*groups"]
@@ -54,6 +55,25 @@ class Checked(Protocol):
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
         """Return λ as `respond` should have found it, by a slow, independent search."""
+        ...
+
+
+@runtime_checkable
+class Folding(Protocol):
+    """A policy that holds out folds of the training rows: with poison, where `on_poisoned`, or clean ones."""
+
+    @property
+    def on_poisoned(self) -> bool:
+        """Whether the poisoned rows are divided."""
+        ...
+
+    @property
+    def k(self) -> int:
+        """The folds that are wanted."""
+        ...
+
+    def folds_of(self, labels: np.ndarray, task: Task, groups: np.ndarray | None = None) -> int:
+        """Return how many folds rows with these labels (n,) give, at most k; fewer than 2 are none."""
         ...
 
 

@@ -11,10 +11,11 @@ import optax
 
 from mithridate.configuration.parts import found, name_of, nearest, tried
 from mithridate.data.feasible import Box
-from mithridate.defences.base import Policy, Sanitiser
+from mithridate.defences.base import Folding, Policy, Sanitiser
 from mithridate.defences.filters import Sphere
 from mithridate.defences.policies import CrossValidated, Fixed, Learned
 from mithridate.errors import InputError
+from mithridate.tasks.base import Task
 from mithridate.victims.rows import Rows
 
 LARGEST = 30.0
@@ -75,6 +76,23 @@ def check_sanitiser(sanitiser: Sanitiser, rows: Rows, classes: Sequence[str]) ->
         before, after = (int((each[labels == number] > 0).sum()) for each in (there, weights))
         if after < min(FEWEST, before):
             raise InputError(f"{name}: it leaves {after} of {before} clean rows of class {label}; {FEWEST} must stay")
+
+
+def check_folds(
+    policy: Policy, y: np.ndarray, classes: Sequence[str], task: Task, groups: np.ndarray | None = None
+) -> None:
+    """Raise `InputError` where folds are held out and a class has too few training rows, labels y (n,), for two."""
+    if not isinstance(policy, Folding):
+        return
+    for number, label in enumerate(classes):
+        own = y == number
+        many = int(own.sum()) if groups is None else len(np.unique(groups[own]))
+        if many < FEWEST:
+            what = "training row(s)" if groups is None else "group(s) of training rows"
+            raise InputError(
+                f"policy {policy.name}: class {label} has {many} {what}, and cross-validation needs {FEWEST}, to hold "
+                "one out and learn from the other; use more training rows (train), policy learned, or join classes"
+            )
 
 
 def _parse_defence(text: str) -> Sanitiser | None:

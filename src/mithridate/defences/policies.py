@@ -33,6 +33,7 @@ from mithridate.defences.tuning import (
 from mithridate.hypergradients import Bilevel
 from mithridate.hypergradients.steps import hyper_rule
 from mithridate.seeds import generator, seed_of
+from mithridate.tasks.base import Task
 from mithridate.victims.rows import join
 
 
@@ -153,7 +154,7 @@ class CrossValidated(eqx.Module):
     times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
     Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
     for a vector λ a grid has too many points. `by` "error", the λ with the fewest errors on the held-out rows is taken,
-    of these the one with the least loss.
+    of these the one with the least loss. Groups of rows, where the problem has some, are not divided among folds.
     """
 
     on_poisoned: bool
@@ -183,12 +184,14 @@ class CrossValidated(eqx.Module):
         """
         rows = join(problem.blocks(x_poison))
         labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
-        task = problem.learner.task(x_poison.shape[-1])
-        k = min(self.k, task.fewest(labels[there]))
+        task, groups = problem.learner.task(x_poison.shape[-1]), None
+        if problem.groups is not None:
+            groups = np.asarray(problem.groups)[: len(labels)][there]
+        k = self.folds_of(labels[there], task, groups)
         if k < 2:
             return log_strength
         held_out = np.zeros((k, len(labels)), dtype=bool)
-        held_out[:, there] = task.folds(labels[there], k, seed_of(self.seed, "folds"))
+        held_out[:, there] = task.folds(labels[there], k, seed_of(self.seed, "folds"), groups)
         held_out = jnp.asarray(held_out)
 
         def losses(grid: Array) -> Array:
@@ -198,7 +201,11 @@ class CrossValidated(eqx.Module):
             return minimise(losses, self.strengths)
         draw = generator(self.seed, "search")
         candidates = draw.uniform(self.strengths.low, self.strengths.high, (self.budget, *log_strength.shape))
-        return candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))]
+        return np.asarray(candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))])
+
+    def folds_of(self, labels: np.ndarray, task: Task, groups: np.ndarray | None = None) -> int:
+        """Return how many folds rows with these labels give: k, or as many as a class has rows, or groups."""
+        return min(self.k, task.fewest(labels, groups))
 
     def work(self, groups: tuple[int, ...]) -> Effort:
         """Return three grids of λ, or the search's budget, for each fold."""

@@ -62,8 +62,9 @@ class Bilevel(eqx.Module):
     measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
     others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`); `aim`, a loss whose
     mean on D_target the attacker pursues in L's place (see `attacks.aims`); `scoring`, by how much each row of D_target
-    counts in his success, and in an `aim` (default: alike). With D_val = D_target and A = L the outer problem is the
-    minimax of Eq. 3.
+    counts in his success, and in an `aim` (default: alike); `groups` (n_rest + n_p,), the number of each row's and each
+    point's group, where rows belong together in folds. With D_val = D_target and A = L the outer problem is the minimax
+    of Eq. 3.
     """
 
     learner: Learner
@@ -76,6 +77,7 @@ class Bilevel(eqx.Module):
     defence: Any = None
     aim: Any = None
     scoring: Scoring = ALIKE
+    groups: Float[Array, " n"] | None = None
 
     @property
     def minimax(self) -> bool:

@@ -110,6 +110,8 @@ FAULTS = {
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
     "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
     "may matter so little that it is not found as closely",
+    "few-folds": "a class has too few training rows, or groups of them, for as many folds as were asked for: there "
+    "were fewer, and none with less than two, where λ stays as it was. Use more training rows, or policy learned",
     "constant": "the model is no better than one that tells nothing, such as by always giving the most frequent "
     "answer. If it is so clean, nothing can be said of what it tolerates: look at the rates of errors, count classes "
     "alike by --score balanced-error, or audit --objective 'target-class CLASS'. "

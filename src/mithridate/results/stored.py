@@ -45,6 +45,11 @@ class _Column(_Checked):
     kind: _Name
 
 
+class _Sample(_Checked):
+    train: _Count
+    times: float
+
+
 class _Dataset(_Checked):
     name: _Name
     classes: Annotated[list[_Text], Field(min_length=2, max_length=CLASSES)]
@@ -57,6 +62,7 @@ class _Dataset(_Checked):
     test: _Count
     official_test_rows: bool
     source: _Text
+    sample: _Sample | None = None
 
 
 class _Config(_Checked):

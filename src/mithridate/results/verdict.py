@@ -126,6 +126,16 @@ def measure(objective: str, score: str = "error") -> str:
     return SCORES[score].words if objective == "indiscriminate" else f"success of “{objective}”"
 
 
+def sample_of(dataset: Mapping[str, Any]) -> str:
+    """Return in words that a sample of a file was audited, and what all of it would cost; empty where all of it was."""
+    if not (found := dataset.get("sample")):
+        return ""
+    return (
+        f"on a sample of the file, {dataset['train']:,} of the {found['train']:,} training rows that it gives (train = "
+        f"all takes about {found['times']:.2g} times as long)"
+    )
+
+
 def _percent(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{share:.1%}"
 

@@ -35,10 +35,10 @@ class Task(Protocol):
         """Return a wrong label for each of `labels` (k,), by a rule, seeing the rows x (n, m), y (n,)."""
         ...
 
-    def fewest(self, y: np.ndarray) -> int:
-        """Return the most folds into which rows with labels y (n,) can be divided."""
+    def fewest(self, y: np.ndarray, groups: np.ndarray | None = None) -> int:
+        """Return the most folds into which rows with labels y (n,) can be divided, of `groups` (n,) that are not."""
         ...
 
-    def folds(self, y: np.ndarray, k: int, seed: int) -> Bool[np.ndarray, "k n"]:
+    def folds(self, y: np.ndarray, k: int, seed: int, groups: np.ndarray | None = None) -> Bool[np.ndarray, "k n"]:
         """Return k folds of rows with labels y (n,), True where a row is held out. Raises `InputError` for wrong k."""
         ...

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Bool, Float
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from mithridate.errors import InputError
 from mithridate.tasks.base import Flip
@@ -72,19 +73,23 @@ class Classification:
         pick = np.nanargmin if rule == "nearest" else np.nanargmax
         return np.array([pick(distances[int(label)]) for label in labels], labels.dtype)
 
-    def fewest(self, y: np.ndarray) -> int:
-        """Return the number of rows in the smallest class that there is, or could be."""
+    def fewest(self, y: np.ndarray, groups: np.ndarray | None = None) -> int:
+        """Return the number of rows in the smallest class that there is, or could be; with `groups` (n,), of these."""
+        if groups is not None:
+            y = pd.DataFrame({"y": y, "group": groups}).drop_duplicates()["y"].to_numpy()
         return int(np.bincount(y.astype(int), minlength=2).min())
 
-    def folds(self, y: np.ndarray, k: int, seed: int) -> Bool[np.ndarray, "k n"]:
-        """Return k stratified folds of labels y (n,), True where a row is held out.
+    def folds(self, y: np.ndarray, k: int, seed: int, groups: np.ndarray | None = None) -> Bool[np.ndarray, "k n"]:
+        """Return k stratified folds of labels y (n,), True where a row is held out; none divides a group of `groups`.
 
-        Raises `InputError` when a class has fewer than k rows.
+        Raises `InputError` when a class has fewer than k rows, or is in fewer groups.
         """
-        fewest = self.fewest(y)
+        fewest = self.fewest(y, groups)
         if not 2 <= k <= fewest:
-            raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of rows in the smaller class")
-        split = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y)
+            what = "rows in" if groups is None else "groups of"
+            raise InputError(f"folds = {k}: must be from 2 to {fewest}, the number of {what} the smaller class")
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        split = kind(k, shuffle=True, random_state=seed % 2**32).split(np.zeros((len(y), 1)), y, groups)
         masks = np.zeros((k, len(y)), dtype=bool)
         for fold, (_, held_out) in enumerate(split):
             masks[fold, held_out] = True

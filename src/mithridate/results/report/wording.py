@@ -11,7 +11,7 @@ import pandas as pd
 from mithridate.configuration.parts import FLIPS
 from mithridate.results.report.source import Audited
 from mithridate.results.terms import CHECKED, terms
-from mithridate.results.verdict import TOLERATED, constant_by_ratio, measure, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, constant_by_ratio, measure, sample_of, worst_by_ratio
 
 UNKNOWN = "unknown"
 
@@ -31,6 +31,7 @@ THREAT = {
     "may_not_change": "The attacker may not change",
     "budget": "How poison is counted",
     "validation_set": "The validation rows",
+    "groups": "Rows that belong together",
     "model": "The model under attack",
     "loss": "Its loss",
     "penalty": "Its penalty",
@@ -160,9 +161,11 @@ def headline(result: Audited) -> Headline:
     # An error that is unknown is no defence: it counts as the worst.
     best, *_ = order = sorted(outcomes, key=lambda found: found.worst if known(found.worst) else math.inf)
     worst = next(found for found in order if found.worst == order[-1].worst or not known(found.worst))
-    what = measure(*frame[["objective", "score"]].iloc[0])
+    what, sample = measure(*frame[["objective", "score"]].iloc[0]), sample_of(result.dataset)
+    sentence = f"{sample}, an attacker" if sample else "An attacker"
     sentence = (
-        f"An attacker who controls {percent(most)} of the training rows ({points} of {n_train}) takes the {what} "
+        f"{sentence[:1].upper()}{sentence[1:]} who controls {percent(most)} of the training rows ({points} of "
+        f"{n_train}) takes the {what} "
         f"from {percent(worst.clean)} to {percent(worst.worst)}"
     )
     if len(outcomes) == 1:
