@@ -9,13 +9,13 @@ from mithridate.reproduction import FIGURES
 from mithridate.reproduction.ledger import read_claims
 from mithridate.reproduction.outcome import Claim, signed
 
-ABOUT = """# The paper, made again
+ABOUT = """# The paper, reproduced
 
-Every figure and table of *Regularisation Can Mitigate Poisoning Attacks: A Novel Analysis Based on Multiobjective
-Bilevel Optimisation*, as this program makes them, with each sentence in which the paper says what it saw, and whether
-it came out. An effect is the mean over random splits ± half its 95 % interval; a sentence holds when the whole interval
-is where the sentence says, does not when none of it is, and anything else is not enough data to say. What differs from
-the paper's settings stands under each figure.
+This page shows every figure and table of *Regularisation Can Mitigate Poisoning Attacks: A Novel Analysis Based on
+Multiobjective Bilevel Optimisation* as this program makes them. It lists each observation of the paper and says whether
+we see it too. An effect is the mean over random splits ± half its 95 % interval. An observation *holds* if the whole
+interval is where the paper says, and *does not hold* if no part of it is. Otherwise there is *not enough data*. Each
+figure names its differences from the paper's settings.
 
 This page is written from the runs' own data:
 
