@@ -12,8 +12,8 @@ from mithridate.victims.rules import Exact, add
 
 CG_STEPS = 500
 SCALE = 2.0**-20
-"""Lineax also waits for v to move less than the tolerance of the *residual*, and takes a curvature below 100·ε·size for
-0. In units of v this small neither decides anything, and a power of two rounds nothing."""
+"""Lineax also waits until v moves less than the tolerance of the *residual*, and treats a curvature below 100·ε·size as
+0. With v in units this small, neither matters; a power of two rounds nothing."""
 
 
 class Solution(NamedTuple):

@@ -139,7 +139,7 @@ def _features(x: np.ndarray, n: int, divided: bool) -> Float[Array, "n m"]:
         found[: len(here)] = here
         return found
 
-    # Many rows go over in parts, since a whole array would be copied on the way.
+    # Many rows are sent in parts, because a whole array would be copied on the way.
     if divided:
         sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(AXIS))
         shares = sharding.addressable_devices_indices_map(shape).items()
