@@ -221,7 +221,7 @@ def _of_split(
 
 
 def _together(attacks: list[Points], fold: Fold, train: np.ndarray) -> Poison:
-    """Return the points of all shares, those of the largest first. Points that begin another share's are stored once."""
+    """Return the points of all shares, the largest share first. Shared first points are stored once."""
     kept: list[Points] = []
     parts = []
     for points in reversed(attacks):
