@@ -1,4 +1,4 @@
-"""One page of all that was reproduced: each figure, what the paper says of it and what came out, tables, settings."""
+"""One page with all results: each figure with the paper's claims and our findings, the tables, the settings."""
 
 import shutil
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ This page is written from the runs' own data:
 def write_page(directories: Sequence[Path], target: Path) -> Path:
     """Write the Markdown page `target` about the figures and tables in these directories, in the paper's order.
 
-    A directory holds one figure or table, or is that of a run of all. Pictures are copied into a folder `images` beside
-    the page, named after it. Raises `StorageError` for a directory that holds neither, or that cannot be read, and for
-    a page that cannot be written.
+    A directory holds one figure or table, or a run of all. Pictures are copied into a folder of `images` beside the
+    page that has the page's name. Raises `StorageError` for a directory that holds neither or cannot be read, and for a
+    page that cannot be written.
     """
     folders = [found for directory in directories for found in _folders(directory)]
     try:

@@ -84,8 +84,8 @@ def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> t
     most = max(exact)
     if most >= half:
         raise InputError(
-            f"shares: {shares[-1]:g} of a training fold of {n} rows are {most} points; fewer than {half} can be crafted, "
-            "because half of the rows stay clean for the attacker to measure on"
+            f"shares: {shares[-1]:g} of a training fold of {n} rows are {most} points; fewer than {half} can be "
+            "crafted, because half of the rows stay clean for the attacker to measure on"
         )
     for batch in range(max(1, math.ceil(most / BATCHES)), 0, -1):
         counts = tuple(min(batch * math.ceil(count / batch), most) for count in exact)
