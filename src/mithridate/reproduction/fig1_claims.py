@@ -286,18 +286,18 @@ def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str
             f"Places: {side} × {side} on Φ(X_p) = [{low:g}, {high:g}]². The point is of class 1, the one on the right.",
             f"Attack: Algorithm 1, {config.hyperiterations} hyperiterations, rule {config.poison_rule!r}, α = "
             f"{config.poison_step:g}, from clones of all validation rows of class 0, by RMD through T = {steps[NONE]} "
-            f"steps of gradient descent, η = {config.learning_rate:g}; shown is the best of their paths, the optimum "
-            f"is the place on it where the validation loss A is the highest. Statuses of its steps: {counted}.",
+            f"steps of gradient descent, η = {config.learning_rate:g}. The figure shows the best of their paths; the "
+            f"optimum is its place with the highest validation loss A. Statuses of its steps: {counted}.",
             "Validation error, test error and boundaries: of the victim retrained from scratch by SGD, η = "
-            f"{config.train_learning_rate:g}, minibatches of {config.train + config.points}, {config.epochs} epochs; "
-            f"not of {config.batch_size}, which leave one row over that has a step of its own, in one epoch of "
-            f"{config.train + config.points} the poison: the last such step would be most of what is measured. "
+            f"{config.train_learning_rate:g}, minibatches of {config.train + config.points}, {config.epochs} epochs. "
+            f"Minibatches of {config.batch_size} would leave one row over, which gets its own step; in one epoch of "
+            f"{config.train + config.points} this row is the poison, and the last such step would decide the result. "
             "Validation loss A (thin lines, in (c) those of (a)): after the attack's inner training.",
             f"λ: minimiser of A over Φ(λ) = [{weakest:g}, {strongest:.3g}] on three grids, each finer, resolution "
             f"{(strongest - weakest) / 1024:.2g}; {learned}, steps cut where they could diverge within Φ(λ). Penalty: "
             "e^λ/(2n)·‖w‖², n the rows.",
-            f"A change is called significant from {MARGIN:g} points of error or {MARGIN:g} % of the test rows on, "
-            "slight below; of λ, from log(10) on. Test rows: all others of the data set.",
+            f"A change is significant if it is at least {MARGIN:g} points of error or {MARGIN:g} % of the test rows, "
+            "otherwise slight; for λ, at least log(10). Test rows: all other rows of the data set.",
             f"Seed {config.seed}, {config.precision}. Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()),
         ]
     )

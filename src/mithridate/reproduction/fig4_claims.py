@@ -198,9 +198,9 @@ def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str
             f"in batches of {config.batch}, poison {config.budget}; the victim {victim}.",
             f"Attack: Algorithm 1, {config.joint_hyperiterations} outer steps a batch, points by the rule "
             f"{config.poison_rule!r} (step {config.poison_step:g}), λ by the rule {config.hyper_rule!r} (largest step "
-            f"{config.hyper_step:g}) within [{config.strength_bounds[0]:g}, {config.strength_bounds[1]:.3g}]. λ is "
-            "wherever its own descent ends: no closing solve, the last step's points; on clean data 50 steps from the "
-            "lower bound. Both hypergradients of a step are at the same points.",
+            f"{config.hyper_step:g}) within [{config.strength_bounds[0]:g}, {config.strength_bounds[1]:.3g}]. λ "
+            "stays where its own descent ends, without a closing solve, and the last step's points are kept; on clean "
+            "data it takes 50 steps from the lower bound. Both hypergradients of a step are at the same points.",
             f"X_p: always RMD through T = {T} steps of full-batch gradient descent, η = {eta:g}. λ by RMD, by FMD "
             "(Alg. 3) and by RMD without the weights stored, recomputed by the first-order reversal w + η∇L(w) "
             "(Muñoz-González et al., 2017): through the same steps. λ by the exact hypergradient (Eq. 4, conjugate "

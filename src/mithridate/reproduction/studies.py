@@ -182,7 +182,11 @@ def _described(result: AuditResult, config: AuditConfig, paper: AuditConfig) -> 
         for name in AuditConfig.model_fields
         if name not in ("preset", "seed") and getattr(config, name) != getattr(paper, name)
     ]
-    said.append(f"Other than in the paper (in brackets): {', '.join(changed)}." if changed else "As in Tables 1 to 3.")
+    said.append(
+        f"Differences from the paper (its values in brackets): {', '.join(changed)}."
+        if changed
+        else "As in Tables 1 to 3."
+    )
     steps = result.frame.groupby("policy", sort=False)["inner_steps"].first()
     if cut := [f"{policy} T = {T}" for policy, T in steps.items() if config.inner_steps != T]:
         product = config.learning_rate * config.inner_steps

@@ -103,13 +103,13 @@ TITLES = {
     "table3": "Settings for training the victim that is evaluated (paper, Table 3)",
 }
 NOTES = {
-    "table1": "Training and validation rows are drawn anew for each split.",
-    "table2": "T_Dp: hyperiterations where λ is fixed, T_mult where it is learned, each per batch of points. α and β "
-    "are lengths of steps here: every point's hypergradient is divided by its norm, and λ moves by Rprop with steps of "
-    "at most β, each round closed by its best response; in the paper they multiply the hypergradients (Eq. 5). λ on "
-    "clean data is solved for, so there is no T_λ. Inner training is full-batch gradient descent, by SGD in the paper; "
-    "its steps are cut, with η·T as it was, where they would come near divergence. The penalty is e^λ/(2n)·‖w‖², in "
-    "the paper e^λ/2·‖w‖² (Eq. 6).",
+    "table1": "Training and validation rows are drawn again for each split.",
+    "table2": "T_Dp: hyperiterations with fixed λ, T_mult with learned λ, each per batch of points. Here α and β are "
+    "step lengths: every point's hypergradient is divided by its norm, λ moves by Rprop with steps of at most β, and "
+    "each round ends with λ's best response. In the paper α and β multiply the hypergradients (Eq. 5). λ on clean data "
+    "is solved for, so there is no T_λ. Inner training is full-batch gradient descent, in the paper SGD; where its "
+    "steps would come near divergence they are cut, with the same η·T. The penalty is e^λ/(2n)·‖w‖², in the paper "
+    "e^λ/2·‖w‖² (Eq. 6).",
     "table3": "SGD with a fixed step, from scratch, on the poisoned training set.",
 }
 
