@@ -101,5 +101,5 @@ def test_rows_that_do_not_divide_are_refused():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mithridate.victims.rows._mesh", Four)
-        with pytest.raises(mi.InputError, match="10 rows, those for added poison included, do not divide evenly among"):
+        with pytest.raises(mi.InputError, match="10 rows, with room for added poison, do not divide evenly among"):
             Rows.of(np.zeros((9, 2)), np.zeros(9), capacity=10, divided=True)

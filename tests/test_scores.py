@@ -51,7 +51,7 @@ def test_of_several_classes_the_balanced_error_counts_each_alike(rng):
     found = objective.goal_scoring.success(Classification(3), jnp.asarray(given), jnp.asarray(rows[1]), False)
     assert float(found) == pytest.approx(1 - metrics.balanced_accuracy_score(y, given.argmax(1)), abs=1e-6)
     for score in ("fnr", "one-minus-auc"):
-        with pytest.raises(mi.InputError, match=f"score = {score}: it is of two classes, and there are 3"):
+        with pytest.raises(mi.InputError, match=f"score = {score}: it needs two classes, and there are 3"):
             objective_of("indiscriminate", "abc", rows, rows, lambda _: rows, lambda y: y, score)
 
 

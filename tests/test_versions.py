@@ -24,7 +24,7 @@ def test_an_untested_jax_is_warned_of_once(found, tmp_path):
     done = imported(tmp_path, found)
     assert done.stdout == "False\n", "JAX is not imported for that"
     assert done.stderr.count("UserWarning") == 1
-    assert f"JAX {found} is here, and mithridate was tested with JAX 0.10 to 0.12" in done.stderr
+    assert f"JAX {found} is installed, but mithridate was tested with JAX 0.10 to 0.12" in done.stderr
 
 
 @pytest.mark.parametrize("found", [f"{major}.{minor}.7" for major, minor in TESTED])

@@ -1,7 +1,7 @@
-"""The attack as one of the Adversarial Robustness Toolbox (ART), beside its own `PoisoningAttackSVM`.
+"""The attack in the form of the Adversarial Robustness Toolbox (ART), like its own `PoisoningAttackSVM`.
 
-ART's contract: the constructor takes a classifier and its training and validation rows; `poison(x, y)` moves the
-points x, keeps their labels y, and returns both, to be added to the training rows.
+ART's contract: the constructor takes a classifier and its training and validation rows. `poison(x, y)` moves the points
+x, keeps their labels y, and returns both, to be added to the training rows.
 """
 
 from typing import Any, ClassVar, get_args
@@ -31,33 +31,33 @@ except ImportError:
     ScikitlearnClassifier = ScikitlearnLogisticRegression = type(None)
 
 REACH = 0.05
-"""A step of the points, as a share of the feasible set's diagonal."""
+"""The step of the points, as a share of the feasible set's diagonal."""
 WEAKEST = -8.0
-"""The least λ: weaker regularisation leaves the surrogate without a unique optimum on separable rows."""
+"""The smallest λ: with weaker regularisation the surrogate has no unique optimum on separable rows."""
 
 
 class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[reportGeneralTypeIssues]
-    """Poisoning by bilevel optimisation (Eq. 3), of scikit-learn's classifiers in ART's wrappers.
+    """Poisoning by bilevel optimisation (Eq. 3) of scikit-learn classifiers in ART's wrappers.
 
-    `ScikitlearnLogisticRegression` is attacked as it is: solved to optimality on the features it sees, with its own C,
-    λ = −log C (L2, with intercept, classes weighted alike). Any other classifier is attacked by transfer: the points
-    are crafted against logistic regression with the classifier's C (1 where it has none) on the features it sees, and
-    against one on standardised features whose λ is tuned on the validation rows; those are taken with which the
-    classifier itself, fitted again, makes more errors on the validation rows.
+    `ScikitlearnLogisticRegression` is attacked directly: solved to optimality on the features it sees, with its own C,
+    λ = −log C (L2, with intercept, without class weights). Any other classifier is attacked by transfer from two
+    surrogates: logistic regression with the classifier's C (default 1) on the features it sees, and logistic regression
+    on standardised features with λ tuned on the validation rows. The classifier is then fitted again with the points of
+    each, and the points that cause more errors on the validation rows are returned.
 
-    Arguments: `classifier`, ART's; `x_train` (n, m) and `x_val` (k, m) with labels `y_train`, `y_val`, one-hot (n, K)
-    or by number (n,), as classes of two or more; A is measured on the validation rows; `steps` hyperiterations for each
-    batch of points; `batch`, how many points are crafted together (default: all). Points stay within the classifier's
-    `clip_values`, or, where it has none, within each feature's range in `x_train`.
+    Arguments: `classifier`, ART's; `x_train` (n, m) and `x_val` (k, m), with labels `y_train` and `y_val` of two or
+    more classes, one-hot (n, K) or class numbers (n,) (A is measured on the validation rows); `steps`, the
+    hyperiterations for each batch of points; `batch`, how many points are crafted together (default: all). Points stay
+    within the classifier's `clip_values`; without these, within each feature's range in `x_train`.
 
-    Points are added, as ART's contract has it. `edits` says what of them may change: "features" (the default; the
-    caller's labels stay, as of ART's own attack), "labels" or "both". Labels are tried as given and all of one class,
-    for each class. Attackers who choose rows of the training set and relabel them harm forests, kernels, boosting and
-    neighbours far more: see `mithridate.sklearn.poisoning_curve`.
+    Points are added, as ART's contract says. `edits` says what may change: "features" (the default; the caller's labels
+    stay, as in ART's own attack), "labels" or "both". If labels may change, the given labels are tried, and for each
+    class all points with its label. Attackers who choose rows of the training set and relabel them harm forests,
+    kernels, boosting and nearest neighbours far more: see `mithridate.sklearn.poisoning_curve`.
 
-    Raises `InputError` when ART is not installed, for a number out of its range, for arrays that do not agree, and for
-    a classifier with preprocessing or a logistic regression of another kind; ART's own `EstimatorError` for what is no
-    classifier of scikit-learn.
+    Raises `InputError` if ART is not installed, for a number out of its range, for arrays that do not agree, and for a
+    classifier with preprocessing or an unsupported kind of logistic regression. Raises ART's own `EstimatorError` for
+    anything but a scikit-learn classifier.
 
     Example:
         >>> import numpy as np
@@ -100,10 +100,10 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         self._check_params()
 
     def poison(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points x (p, m) and their labels y, as `edits` says changed, in the order and form given.
+        """Return the points x (p, m) and their labels y, changed as `edits` says, in the given order and form.
 
-        They are to be added to the training rows. Raises `InputError` without labels, for unknown options, and for a
-        classifier that cannot be fitted, before anything is crafted.
+        Add them to the training rows. Raises `InputError` without labels, for unknown options, and for a classifier that
+        cannot be fitted, before anything is crafted.
         """
         if y is None or kwargs:
             fault = (
@@ -117,12 +117,12 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         candidates = [
             (moved, given) for given in self._labellings(labels, trained) for moved in self._moved(points, given, *rows)
         ]
-        # The most harmful on the validation rows, once the classifier itself is fitted on it.
+        # Take the most harmful on the validation rows, after the classifier itself is fitted on it.
         best, found = min(candidates, key=lambda one: self._score(*one, *rows))
         return np.copy(best), _like(np.asarray(y), labels, found)
 
     def _labellings(self, labels: np.ndarray, trained: np.ndarray) -> list[np.ndarray]:
-        """Return the labels as given, and where they may change, all of one class, for each class."""
+        """Return the labels as given and, if they may change, also one class's label for all, for each class."""
         classes = () if self.edits == "features" else np.unique(trained)
         return [labels, *(np.full_like(labels, own) for own in classes if (labels != own).any())]
 
@@ -164,7 +164,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
             found = attack.poison(x_train, trained)
             start = np.asarray(feasible.project(jnp.asarray(start, dtype=float)))
         moved = np.empty(x.shape, dtype=np.result_type(x, np.float32))
-        # The attack takes its starting points in an order of its own.
+        # The attack reorders its starting points.
         own, given = (
             np.lexsort(np.column_stack(pair).T) for pair in ((found.x_start, found.y_poison), (start, labels))
         )
@@ -172,7 +172,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         return moved
 
     def _surrogates(self) -> list[tuple[np.ndarray, np.ndarray, Policy]]:
-        """Return the offset and scale of the features and how λ is set, for each surrogate to be tried."""
+        """Return the offset and scale of the features, and the policy for λ, for each surrogate."""
         x = np.asarray(self.x_train, dtype=np.float64)
         as_seen = np.zeros(x.shape[1]), np.ones(x.shape[1])
         strength = getattr(self._model, "C", 1.0)
@@ -208,7 +208,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         for name, labels in self._labels().items():
             _numbers(name, labels)
         for step in self.estimator.preprocessing_operations:
-            # ART always has one; by default it takes off 0 and divides by 1.
+            # ART always has a preprocessing step; by default it subtracts 0 and divides by 1.
             if not (np.all(getattr(step, "mean", None) == 0) and np.all(getattr(step, "std", None) == 1)):
                 raise InputError(
                     "classifier: preprocessing cannot be attacked through; apply it to the rows beforehand"
@@ -225,7 +225,7 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
 
 
 def _numbers(name: str, labels: np.ndarray) -> np.ndarray:
-    """Return labels, one-hot (n, K) or by number (n,), by number."""
+    """Return the class numbers of labels that are one-hot (n, K) or numbers (n,)."""
     found = np.asarray(labels)
     if found.ndim == 2 and found.shape[1] > 1 and np.isin(found, (0, 1)).all() and (found.sum(axis=1) == 1).all():
         return found.argmax(axis=1)
@@ -235,7 +235,7 @@ def _numbers(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def _like(given: np.ndarray, before: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return labels (n,) by number in the form of `given`, which are `before` by number."""
+    """Return class numbers (n,) in the form of the labels `given`, whose own class numbers are `before`."""
     if (labels == before).all():
         return np.copy(given)
     return (np.eye(given.shape[1])[labels] if given.ndim == 2 else labels).astype(given.dtype)

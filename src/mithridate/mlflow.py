@@ -1,12 +1,13 @@
 """An audit in MLflow: its configuration, curves, verdict and files as one run of a tracking store.
 
-    params      the configuration; `dataset.*`, what was audited
+    params      the configuration; `dataset.*`, the data
     metrics     POLICY/COLUMN: a column of the records (see `Record`) averaged over splits, at step = number of
                 points, which MLflow draws as a curve; POLICY/tolerance; `saved`
     tags        `mithridate.status`, `.verdict`, `.warnings`, `.threat_model.*`, `.versions.*`
     artifacts   the run directory
 
-MLflow allows few characters in names: any others become "_", as in `fixed_log_200` for the policy `fixed=log(200)`.
+MLflow allows only some characters in names. All others become "_", as in `fixed_log_200` for the policy
+`fixed=log(200)`.
 """
 
 import importlib.util
@@ -23,9 +24,9 @@ from mithridate.results.results import AuditResult, load_result
 
 EXPERIMENT = "mithridate"
 LONGEST = {"param": 6000, "tag": 8000}
-"""Characters that MLflow keeps of a value."""
+"""The number of characters that MLflow keeps of a value."""
 BATCH = 1000
-"""Metrics that MLflow takes at once."""
+"""The number of metrics that MLflow takes at once."""
 
 
 def log_run(
@@ -37,14 +38,14 @@ def log_run(
 ) -> str:
     """Log an audit as a new, finished MLflow run and return the run's id.
 
-    Arguments: `result`, what `audit` returned, or a run directory, whose every file is then kept (a report among them);
-    `experiment`, by name, made where there is none (default: that of the active run, else "mithridate"); `run_name`
-    (default: the data set's); `tracking_uri` of the store (default: MLflow's own, as `MLFLOW_TRACKING_URI` says). While
-    a run is active, and neither an experiment nor a store is named, the new one is its child. No active run is changed,
-    ended or left behind.
+    Arguments: `result`, what `audit` returned, or a run directory, of which all files are logged (with its report);
+    `experiment`, a name, created if it does not exist (default: the active run's experiment, else "mithridate");
+    `run_name` (default: the data set's name); `tracking_uri`, the store (default: MLflow's own, as
+    `MLFLOW_TRACKING_URI` says). If a run is active, and neither an experiment nor a store is named, the new run is its
+    child. No active run is changed or ended, and none is left active.
 
-    Raises `InputError` when MLflow is not installed, `StorageError` when the directory cannot be read or the store
-    refuses; a run that could not be logged whole is marked as failed.
+    Raises `InputError` if MLflow is not installed; `StorageError` if the directory cannot be read or the store refuses.
+    A run that could not be logged completely is marked as failed.
 
     Example:
         >>> import contextlib, tempfile
@@ -84,7 +85,7 @@ def log_run(
 
 
 def check_installed() -> None:
-    """Raise `InputError` when MLflow is not installed."""
+    """Raise `InputError` if MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         raise InputError("MLflow is not installed: pip install 'mithridate[mlflow]'")
 
@@ -113,7 +114,7 @@ def _log(client: Any, run_id: str, audit: AuditResult) -> None:
 
 
 def _points(audit: AuditResult) -> list[tuple[str, float, int]]:
-    """Return every metric's name, value and step. A mean is NaN where one split's value is."""
+    """Return the name, value and step of every metric. A mean is NaN if the value of any split is."""
     found = [] if audit.verdict.saved is None else [("saved", float(audit.verdict.saved), 0)]
     columns = [name for name in audit.frame if is_float_dtype(audit.frame[name])]
     for policy, rows in audit.frame.groupby("policy", sort=False):
@@ -129,5 +130,5 @@ def _points(audit: AuditResult) -> list[tuple[str, float, int]]:
 
 
 def _name(text: str) -> str:
-    """Return the text with nothing in it that MLflow refuses in a name."""
+    """Return the text without the characters that MLflow refuses in a name."""
     return re.sub(r"[^\w. -]+", "_", text, flags=re.ASCII).strip("_")

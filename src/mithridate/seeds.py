@@ -1,7 +1,7 @@
 """Randomness from names.
 
-A seed is the hash of what it is for (`"mnist-0v8", split, role, …`), so a cell draws the same numbers whatever
-else is run, in which order and on which machine, and adding a policy changes no other policy's numbers.
+A seed is the hash of its purpose (`"mnist-0v8", split, role, …`). So a cell draws the same numbers whatever else is
+run, in any order and on any machine, and adding a policy changes no other policy's numbers.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What numbers depend on besides data and configuration: packages, Python, the kind of device."""
+"""What the numbers depend on besides data and configuration: packages, Python, the kind of device."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ TESTED = (0, 10), (0, 12)
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each package and of Python, and the kind of device that computes here."""
+    """Return the version of each package and of Python, and the kind of device in use."""
     import jax
 
     device = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
@@ -20,13 +20,13 @@ def versions() -> dict[str, str]:
 
 
 def warn_if_untested() -> None:
-    """Warn when the JAX that is installed is of a minor release that was not tested; JAX itself is not imported."""
+    """Warn if the installed minor release of JAX was not tested. JAX itself is not imported."""
     found = version("jax")
     numbers = tuple(map(int, re.findall(r"\d+", found)[:2]))
     if not TESTED[0] <= numbers <= TESTED[1]:
         first, last = (".".join(map(str, release)) for release in TESTED)
         warnings.warn(
-            f"JAX {found} is here, and mithridate was tested with JAX {first} to {last}: if anything is odd, install "
-            f"one of these, or run `mithridate check` on your data",
+            f"JAX {found} is installed, but mithridate was tested with JAX {first} to {last}: if anything looks wrong, "
+            f"install one of these, or run `mithridate check` on your data",
             stacklevel=3,
         )

@@ -1,7 +1,7 @@
-"""What a crafted point pursues in place of the loss: functions of D_target's logits and labels that follow its errors.
+"""What points can maximise instead of the loss: functions of D_target's logits and labels that follow its errors.
 
-A loss grows with how far a row is on the wrong side, and a few rows far off outweigh many that are just lost. These
-two count a row that is lost for little more than one. Margins are measured by their mean size, so that the scale of the
+A loss grows with how far a row is on the wrong side, so a few rows far away outweigh many that are just lost. These two
+functions count each lost row as little more than one. Margins are divided by their mean size, so that the scale of the
 weights, which λ sets, does not matter.
 """
 
@@ -14,7 +14,7 @@ WIDTH = 0.5
 
 
 def margins(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return by how much each row's own class leads the best other one; of one logit, how far it lies on its side."""
+    """Return each row's margin: its class's logit minus the best other one; for one logit, ± that logit."""
     if logits.ndim == 1:
         return (2 * labels - 1) * logits
     own = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
@@ -28,7 +28,7 @@ def smooth_error(logits: Float[Array, "n *classes"], labels: Float[Array, " n"])
 
 
 def clipped(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return a hinge that stops growing a mean margin on the wrong side: softly, it never is flat."""
+    """Return a soft hinge that levels off about a mean margin on the wrong side, but is never flat."""
     lead = margins(logits, labels)
     return jnp.tanh(jax.nn.softplus(-lead / _width(lead)))
 

@@ -1,7 +1,7 @@
-"""What an audit, a plan and a store may know of an attack, and what every attack does.
+"""What audits, plans and stores may know of an attack, and what all attacks have in common.
 
-An attack has a setting (`Attacker`'s fields), says where its points start, and may craft them batch by batch. The rest
-is common: budgets are kept here, every batch is answered by the defender, and the poison sets are nested.
+An attack has a setting (`Attacker`'s fields), says where its points start, and may craft them batch by batch. The code
+here enforces the budget, lets the defender answer every batch, and nests the poison sets.
 """
 
 import abc
@@ -35,9 +35,9 @@ Edits = Literal["both", "labels", "features"]
 
 
 class Crafting(NamedTuple):
-    """What crafting one batch computes: `steps` of `method`, each `derivatives` backward passes, in `rounds`.
+    """What crafting one batch computes: `steps` of `method` in `rounds`; a step has `derivatives` backward passes.
 
-    After each of the rounds the defender answers, and `answers` times besides.
+    The defender answers after each round, and `answers` more times.
     """
 
     steps: int = 0
@@ -60,24 +60,25 @@ class Attacker(abc.ABC):
     Arguments:
         learner: The victim as trained inside the attack.
         target: (x, y), D_target, the rows on which A is measured.
-        feasible: Φ(X_p); where it can `settle` points (see `Settling`) they are settled before they are measured.
+        feasible: Φ(X_p). If it can `settle` points (see `Settling`), they are settled before they are measured.
         policy: How the defender sets λ.
         defence: What the defender does to the rows before he trains, if anything (see `Sanitiser`).
-        points: How many in all, from 1 on.
+        points: The number of points, at least 1.
         valid: (x, y), D_val, the trusted rows on which the defender tunes λ (default: D_target, Eq. 3).
-        specific: Whether the attacker wants the labels that D_target has (A = −L) or any others (A = L): the
-            error-specific and error-generic attacks of Muñoz-González et al. (2017).
-        start: (x, y), the rows that the points begin as clones of, each in turn, with the labels that they keep
-            (default: D_target's, labels flipped as `flip` says unless they are the ones wanted, see `flipped`).
-        flip: Which other label a clone of D_target gets where there are more than two classes.
-        batch: Points crafted together (default: all).
-        budget: Which rows are the attacker's: new ones (added), rows drawn at random (replaced), or rows that he picks
+        specific: True if the attacker wants the labels that D_target has (error-specific, A = −L), False if he wants
+            any others (error-generic, A = L): the two attacks of Muñoz-González et al. (2017).
+        start: (x, y), rows and labels. Each point starts as a clone of one of them and keeps its label. Default:
+            D_target's rows; their labels are flipped by the rule `flip`, unless they are the wanted ones.
+        flip: Which other label a clone of D_target gets if there are more than two classes.
+        batch: How many points are crafted together (default: all).
+        budget: Which rows are the attacker's: new rows (added), rows drawn at random (replaced), or rows that he picks
             (chosen).
         edits: What he changes: labels (label control), features alone (clean-label), or both.
-        scoring: How the attacker's success on D_target is scored; where D_val is another set, A counts rows likewise.
-        groups: (n,), the number of each training row's group, where rows belong together. A point in a row's place is
-            of the row's group, one that is added is a group of its own.
-        seed: What with nothing else decides all that is drawn.
+        scoring: How the attacker's success on D_target is scored. If D_val is another set, A weights rows in the same
+            way.
+        groups: (n,), the group number of each training row, if rows belong together. A point that replaces a row is
+            in the row's group; an added point is a group of its own.
+        seed: The seed of everything that is drawn.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
     """
@@ -106,14 +107,14 @@ class Attacker(abc.ABC):
         self.check_counts("points", *(("batch",) if self.batch is not None else ()))
 
     def check_counts(self, *names: str) -> None:
-        """Raise `InputError` for a field of these that is below 1."""
+        """Raise `InputError` if one of these fields is below 1."""
         for name in names:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
 
     @property
     def defender(self) -> Defender:
-        """Whom the attack is on."""
+        """The defender who is attacked."""
         return Defender(self.policy, self.defence)
 
     @property
@@ -123,14 +124,14 @@ class Attacker(abc.ABC):
 
     @abc.abstractmethod
     def starting_points(self, x: np.ndarray, y: np.ndarray) -> Points:
-        """Return where all points start, for a training set x (n, m), y (n,): their features, labels and places."""
+        """Return the starting points for a training set x (n, m), y (n,): their features, labels and places."""
 
     @abc.abstractmethod
     def words(self) -> str:
-        """Return in plain words what the attack does to its points, as “the attacker …” goes on."""
+        """Return what the attack does to its points, in plain words that can follow “the attacker …”."""
 
     def crafting(self) -> Crafting:
-        """Return what crafting one batch computes; nothing, unless a subclass crafts."""
+        """Return what crafting one batch computes. By default nothing: subclasses that craft override this."""
         return Crafting()
 
     def craft(
@@ -142,17 +143,17 @@ class Attacker(abc.ABC):
         key: Array,
         midway: Midway | None = None,
     ) -> Generator[Midway, None, Crafted]:
-        """Return one batch as crafted; yield between two rounds, and go on from `midway`. By default points stay."""
+        """Return one crafted batch. Yield between two rounds; continue from `midway`. By default points do not move."""
         start = self.answered(problem, policy, x_start, log_strength, key)
         return Crafted(start, start.value)
         yield
 
     def answered(self, problem: Bilevel, policy: Policy, x_poison: Array, descended: Strength, key: Array) -> Answered:
-        """Return these points with the policy's answer to them, λ having descended so far, and A after it."""
+        """Return these points, the policy's answer to them, and A after that answer. λ has `descended` so far."""
         strength = np.asarray(policy.respond(problem, x_poison, descended, key), dtype=float)
         if strength.shape != np.shape(descended) or not _within(policy.strengths, strength):
             raise InputError(
-                f"policy {policy.name}: its answer λ = {strength.tolist()} must lie within its strengths, and have the "
+                f"policy {policy.name}: its answer λ = {strength.tolist()} must lie within its strengths and have the "
                 f"shape {np.shape(descended)}"
             )
         value, success = _value(problem, x_poison, jnp.asarray(strength, dtype=float), key)
@@ -169,8 +170,8 @@ class Attacker(abc.ABC):
     def run(self, x: np.ndarray, y: np.ndarray, rows: Rows | None = None) -> Iterator[Poisoning]:
         """Yield the poisoning of the training set x (n, m), y (n,) at every ratio: first 0, then batch by batch.
 
-        `rows`, where another attack on the same set has them already, is the set on the device (see `rows`). The inputs
-        are checked at once, the batches are computed as they are asked for.
+        `rows` is the set on the device (see the method `rows`), if another attack on the same set has it already. The
+        inputs are checked at once; each batch is computed when it is asked for.
         """
         stages = self.stages(x, y, rows)
         return (stage for stage in stages if isinstance(stage, Poisoning))
@@ -184,11 +185,12 @@ class Attacker(abc.ABC):
         midways: tuple[Midway, ...] = (),
         judge: Judge | None = None,
     ) -> Iterator[Poisoning | tuple[Midway, ...]]:
-        """Yield as `run` does, and between two rounds where each set of points that is being crafted stands.
+        """Yield as `run` does. Between two rounds also yield the state of each set of points being crafted.
 
-        All can be stored. Given the batches `done`, and where the next one stood `midways`, an attack goes on to the
-        same numbers, to the bit. The batches done are yielded again first. `judge`: what a batch is worth, success on
-        D_target and A, where the victim that is measured is another one than is trained inside the attack.
+        Everything yielded can be stored. Given the batches `done` and the next batch's state `midways`, an attack
+        continues to the same numbers, to the bit; it first yields the batches `done` again. `judge` returns what a
+        batch is worth, success on D_target and A; it is needed if the measured victim is not the one trained inside
+        the attack.
         """
         x, y = self._checked(x, y)
         return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midways, judge)
@@ -203,14 +205,14 @@ class Attacker(abc.ABC):
             if features.shape[1] != x.shape[1]:
                 raise InputError(f"training rows have {x.shape[1]} features, {name} {features.shape[1]}")
         if self.budget != "added" and self.points > len(x):
-            raise InputError(f"points = {self.points}: at most {len(x)}, the training rows there are to replace")
+            raise InputError(f"points = {self.points}: at most {len(x)}, the number of training rows to replace")
         return x, y
 
     def started(self, x: np.ndarray, y: np.ndarray) -> Points:
-        """Return `starting_points` within Φ and settled. Raises `InputError` for points that are not in the budget.
+        """Return `starting_points`, projected onto Φ and settled. Raises `InputError` for points outside the budget.
 
-        There have to be as many as `points` says, of m features, with labels of the model's classes, each in a place of
-        its own: a row of x. Points that are added take the numbers from n on, whatever their places say.
+        There must be `points` of them, with m features and labels of the model's classes. Each needs its own place, the
+        number of a row of x. Added points get the numbers from n on; their places are ignored.
         """
         n, m, name, k = len(y), x.shape[1], f"attack {self.name}", self.points
         found = tried(name, "starting_points", self.starting_points, x, y)
@@ -234,7 +236,7 @@ class Attacker(abc.ABC):
         return Points(self.settle(within), labels.astype(float), places)
 
     def settle(self, x: Array) -> np.ndarray:
-        """Return points as they can be written down, where Φ knows of more than continuous values."""
+        """Return points in the form in which they can be written down, if Φ has other than continuous values."""
         return np.asarray(self.feasible.settle(x) if isinstance(self.feasible, Settling) else x)
 
     def _batches(
@@ -286,14 +288,14 @@ class Attacker(abc.ABC):
         last: Batch | None = None,
         judge: Judge | None = None,
     ) -> Stage:
-        """Return where the attack stands before the points from the first to the second of `ends`."""
+        """Return the state of the attack before it crafts the points between the two `ends`."""
         valid = Rows.of(*self.valid) if self.valid else None
         return Stage(x, y, rows, *ends, points, *defender, self.target_rows(), valid, last, judge)
 
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
-        """Return the batch of one ratio, its own stability unknown, and what other algorithms came to there.
+        """Return the batch of one ratio, with unknown stability, and the results of the other algorithms there.
 
-        Yields between two rounds, and goes on from what it yielded there, `midways`.
+        Yields its state between two rounds, and continues from such a state, `midways`.
         """
         assert at.points is not None
         problem, x_start = self.problem(at, at.points)
@@ -324,7 +326,7 @@ class Attacker(abc.ABC):
         return rows if self.valid is None or counted is None else rows.with_weight(counted)
 
     def made(self, points: Points, found: Crafted, attack: str, begun: str) -> Batch:
-        """Return what crafting these points came to, its stability unknown."""
+        """Return the batch made of these crafted points, with unknown stability."""
         best, k = found.best, len(points.y)
         return Batch(
             *(attack, begun, points.x, best.x_poison[:k], points.y, points.places, best.log_strength),
@@ -333,16 +335,16 @@ class Attacker(abc.ABC):
 
     @property
     def width(self) -> int:
-        """How many points a batch has room for."""
+        """The number of points that fit into a batch."""
         return self.batch if self.batch and self.nested else self.points
 
     @property
     def evasive(self) -> bool:
-        """Whether there is a defence that tells where points pass, so that an attack can keep them there."""
+        """Whether the defence tells where points pass, so that the attack can keep them there."""
         return isinstance(self.defence, Accepting) and self.defence.accepts(self.feasible)
 
     def within(self, problem: Bilevel) -> FeasibleSet:
-        """Return Φ, cut to where the defence lets this problem's points pass if it tells."""
+        """Return Φ, limited to where the defence lets this problem's points pass, if it tells."""
         if not (isinstance(self.defence, Accepting) and self.evasive):
             return self.feasible
         labels = np.asarray(problem.y_poison)
@@ -350,18 +352,18 @@ class Attacker(abc.ABC):
         return self.defence.accepted(problem.rest, labels[there > 0], self.feasible)
 
     def rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
-        """Return a training set as the attack has it on the device: with room for its points, and K where it helps."""
+        """Return the training set on the device, with room for the attack's points, and with K if that is faster."""
         rows = Rows.of(x, y, len(y) + self.points if self.budget == "added" else None, divided=True)
         return exact(rows.with_gram)() if self.learner.chosen_space((rows,), reused=True) == "gram" else rows
 
     def key(self, points: int) -> Key[Array, ""]:
-        """Return the key of the batch that ends with so many points, from which the defender's w0 are drawn as well."""
+        """Return the key of the batch that ends with this many points. The defender's w0 are drawn from it too."""
         return jax.random.fold_in(key(self.seed, "attack"), points)
 
     def settled(self, rows: Rows, put: Callable[[np.ndarray, np.ndarray], Rows] = Rows.of) -> Bilevel:
-        """Return the problem of training on these rows alone, in the shapes of the attack's own problems.
+        """Return the problem of training on these rows alone, with the same shapes as the attack's own problems.
 
-        `put` makes rows of arrays: it may return their shapes alone.
+        `put` makes `Rows` of arrays; it may return only their shapes.
         """
         nothing, valid = jnp.zeros(self.width), put(*self.valid) if self.valid else None
         return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific, self.defence)
@@ -373,7 +375,7 @@ def _within(strengths: Box, found: Strength) -> bool:
 
 
 def _each_alone(crafting: Generator[Midway, None, Crafted]) -> Generator[tuple[Midway, ...], None, Crafted]:
-    """Return what crafting comes to; yield where it stands as the only one."""
+    """Return the result of crafting; yield its states as tuples of one."""
     while True:
         try:
             yield (next(crafting),)
@@ -382,12 +384,12 @@ def _each_alone(crafting: Generator[Midway, None, Crafted]) -> Generator[tuple[M
 
 
 def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:
-    """Return so many places, those past the batch's end past the rows' end as well: they take nothing."""
+    """Return the places, padded to `size`. The padding lies past the end of the rows, so it replaces nothing."""
     return jnp.asarray(np.pad(places, (0, size - len(places)), constant_values=len(rows.y)))
 
 
 def _poisoned(rows: Rows, own: bool, batch: Batch, size: int) -> tuple[Rows, bool]:
-    """Return the rows with a batch in its places, and whether nobody else has them; only of others' is a copy made."""
+    """Return the rows with a batch in its places, and whether they are our own; rows that are not are copied."""
     if not len(batch.y_poison):
         return rows, own
     put = _put_in_place if own else _put

@@ -1,13 +1,13 @@
 """Algorithm 1: the attacker ascends on the poisoning points while the defender descends on λ.
 
 The points come in batches. Each batch starts as clones of trusted validation rows with their labels flipped (App. B; or
-of other rows, see `objectives`), takes the place of clean training rows (or is added to them), and is moved by
-projected hypergradient ascent; then it is fixed and the next batch begins. λ goes on adapting all the while.
+of other rows, see `objectives`). It replaces clean training rows (or is added to them), and is moved by projected
+hypergradient ascent. Then it is fixed and the next batch begins. λ keeps adapting all the time.
 
-The steps of a batch are taken in rounds. At the end of a round the defender's policy answers the points as they
-are, and the attack keeps the points whose objective *after that answer* is the highest. So an attack never ends
-below its own start, and against a defender who tunes it ascends on what the tuned defender really loses: with
-g(X_p) = min over λ of A(X_p, λ), ∇g is the hypergradient at the minimising λ.
+The steps of a batch are taken in rounds. At the end of a round the defender's policy answers the points, and the attack
+keeps the points whose objective *after that answer* is the highest. So an attack never ends below its start. Against
+a defender who tunes λ, it maximises the loss of the tuned defender: with g(X_p) = min over λ of A(X_p, λ), ∇g is the
+hypergradient at the minimising λ.
 """
 
 import math
@@ -33,18 +33,18 @@ from mithridate.hypergradients.steps import poison_rule
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Attacker):
-    """A poisoning attack on a `learner`, crafted for what the attacker measures on `target`: Algorithm 1.
+    """Algorithm 1: a poisoning attack on a `learner` that maximises A, measured on the rows `target`.
 
     Arguments, besides those of every `Attacker`:
-        steps: Hyperiterations a batch, from 1 on.
-        rounds: In how many parts they are taken, from 1 on.
+        steps: Hyperiterations per batch, at least 1.
+        rounds: The number of rounds into which they are divided, at least 1.
         ascent: The outer step rule for X_p.
         hypergradient: The method (default: `Reverse`, or `Implicit` for a victim solved to optimality).
-        select: To keep the best round's points or the last's.
+        select: Whether to keep the points of the best round or of the last.
         alternate: As in `OuterStep`.
-        initial: The w0 of inner training: one for a whole batch of points ("fixed"), a new one at every backward pass
-            ("fresh", as the paper trains its networks), or K ≥ 1 new ones over which the hypergradient is averaged (see
-            `Averaged`). A of a round's end is always from the same w0.
+        initial: The w0 of inner training: the same for a whole batch of points ("fixed"), a new one at every backward
+            pass ("fresh", as the paper trains its networks), or K ≥ 1 new ones over which the hypergradient is averaged
+            (see `Averaged`). At the end of a round, A is always computed from the same w0.
 
     Raises `InputError` when a number is out of its range, before anything is computed.
 
@@ -76,7 +76,7 @@ class Attack(Attacker):
         self.check_counts("steps", "rounds")
         if not (self.initial in ("fixed", "fresh") or (isinstance(self.initial, int) and self.initial >= 1)):
             raise InputError(
-                f"initial = {self.initial!r}: use 'fixed', 'fresh', or how many draws to average, from 1 on"
+                f"initial = {self.initial!r}: use 'fixed', 'fresh', or the number of draws to average, at least 1"
             )
 
     def starting_points(self, x: np.ndarray, y: np.ndarray) -> Points:
@@ -88,11 +88,11 @@ class Attack(Attacker):
         moved = "moves every feature of its points along the derivative through the whole training (Algorithm 1)"
         if self.defence is None:
             return moved
-        kept = "keeps them where" if self.evasive else "takes no account of where"
+        kept = "keeps them where" if self.evasive else "ignores where"
         return f"{moved}, and {kept} the defence {self.defence.name} lets them pass"
 
     def rank(self, found: Answered) -> tuple[float, ...]:
-        """Return by what rounds are compared, the larger the better: A as the defender answers."""
+        """Return the value by which rounds are compared, larger is better: A after the defender's answer."""
         return (found.value,)
 
     def crafting(self) -> Crafting:
@@ -104,7 +104,7 @@ class Attack(Attacker):
 
     @property
     def method(self) -> HypergradientMethod:
-        """The hypergradient's method, averaged over w0 where that is asked for."""
+        """The hypergradient method, averaged over w0 if `initial` is a number."""
         assert self.hypergradient is not None  # see __post_init__
         return Averaged(self.hypergradient, self.initial) if isinstance(self.initial, int) else self.hypergradient
 
@@ -118,9 +118,9 @@ class Attack(Attacker):
         midway: Midway | None = None,
         aim: Any = None,
     ) -> Generator[Midway, None, Crafted]:
-        """Return one batch, its points moved by projected hypergradient ascent, for an `aim` in A's place if given.
+        """Return one batch whose points are moved by projected hypergradient ascent on A, or on `aim` if given.
 
-        What the points are worth is A all the same; and λ stands still between the defender's answers to them.
+        The points are still judged by A. With an `aim`, λ stays fixed between the defender's answers.
         """
         descent, fresh = policy.descent if aim is None else None, self.initial != "fixed"
         rules = policy.strengths, self.ascent, descent

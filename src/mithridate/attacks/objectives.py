@@ -25,9 +25,10 @@ Labelled = tuple[np.ndarray, np.ndarray]
 class Objective:
     """The attacker's side of Eq. 2 on one split.
 
-    `target`, `valid`, `specific`, `start` and `scoring` as `Attack` takes them; `goal`, the rows on which success is
-    measured once the victim is retrained: the share that gets these labels where the objective is `specific`, else any
-    others, as `goal_scoring` says; `given`: whether these rows are the same in every split, those of a file.
+    `target`, `valid`, `specific`, `start` and `scoring`: as `Attack` takes them. `goal`: the rows on which the
+    retrained victim is measured. Success is the share of them that gets these labels if the objective is `specific`,
+    else any other labels; `goal_scoring` weights the rows. `given`: whether these rows are those of a file, the same
+    in every split.
     """
 
     target: Labelled
@@ -52,9 +53,9 @@ def objective_of(
 ) -> Objective:
     """Return the objective that `text` names, for a split's validation and test rows.
 
-    `read` returns the rows of a file as the victim sees them, `flip` other labels for some; `score` names how errors of
-    any kind are scored, `to_come` (K,) are the classes' shares of the rows to come (default: as in `valid`). Raises
-    `InputError` as `parse_objective` and `check_score`, and where a class has no rows to aim at.
+    `read` returns the rows of a file as the victim sees them; `flip` returns other labels for given labels; `score`
+    names how errors of any kind are scored; `to_come` (K,) are the shares of the classes among future rows (default: as
+    in `valid`). Raises `InputError` as `parse_objective` and `check_score` do, and if a class has no rows to aim at.
     """
     check_score(score, len(classes))
     # Rows of class 1 that are missed are errors on class 1.
@@ -62,7 +63,7 @@ def objective_of(
     kind, what = parse_objective(text, classes)
     if kind == "indiscriminate":
         if score != "error":
-            # D_val is given apart: the defender goes on counting its rows alike.
+            # D_val is given separately: the defender still weights its rows equally.
             even, ranked = np.ones(len(classes)), score == "one-minus-auc"
             own, goal = (Scoring(balanced(y, even), ranked) for _, y in (valid, test))
             return Objective(valid, test, valid, scoring=own, goal_scoring=goal)

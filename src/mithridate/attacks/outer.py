@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """A before one outer step, and its hypergradient's status (the first that is not ok; see `STATUSES`)."""
+    """A before one outer step, and the status of its hypergradient (the first that is not ok; see `STATUSES`)."""
 
     value: Float[Array, ""]
     status: Int[Array, ""]
@@ -34,9 +34,9 @@ class Info(NamedTuple):
 class OuterStep(eqx.Module):
     """One hyperiteration of Algorithm 1: both hypergradients, both moves, both projections (Eq. 5).
 
-    Where attacker and defender look at one number, one backward pass serves both (Eq. 3); else λ's move takes a second
-    one, of the defender's loss. With `alternate` it always does, at the points already moved, as the paper writes it.
-    With `fresh`, every backward pass draws its own w0.
+    If attacker and defender have the same objective (Eq. 3), one backward pass serves both. Otherwise λ's move takes a
+    second pass, through the defender's loss. With `alternate` it always does, at the points already moved, as in the
+    paper. With `fresh`, every backward pass draws its own w0.
     """
 
     hypergradient: HypergradientMethod
@@ -80,8 +80,8 @@ class OuterStep(eqx.Module):
             move, hyper_state = self.descent.update(hyper, hyper_state, strength)
             strength = self.strengths.project(optax.apply_updates(strength, move))  # pyright: ignore[reportArgumentType]
         moved = State(x_poison, strength, poison_state, hyper_state, ())
-        # A step from a derivative that is not a number is not taken, whatever the rules remember. Any other is, and
-        # the round's end tells what it was worth.
+        # A step is not taken if its derivative is not finite. Any other step is taken, and the end of the round shows
+        # what it was worth.
         finite = jnp.all(jnp.isfinite(found.poison)) & jnp.all(jnp.isfinite(hyper))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state._replace(memory=()))
         return kept._replace(memory=memory), Info(found.value, status)
@@ -95,7 +95,7 @@ def begin(step: OuterStep, problem: Bilevel, x_poison: Array, log_strength: Arra
 
 @functools.partial(shared, donate="all-except-first")
 def take_steps(given: tuple[OuterStep, Bilevel, Key[Array, ""]], state: State, length: int) -> tuple[State, Info]:
-    """Take `length` outer steps in one compiled loop; the state's buffers are taken over."""
+    """Take `length` outer steps in one compiled loop; the state's buffers are reused."""
     step, problem, key = given
 
     def body(state: State, t: Array) -> tuple[State, Info]:

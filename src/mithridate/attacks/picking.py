@@ -1,21 +1,21 @@
-"""Which rows an attacker picks: orders of rows, those that he takes first at the front. Plain NumPy, no victim."""
+"""Which rows an attacker picks: orders of rows, the first to be picked at the front. Plain NumPy, no victim."""
 
 import numpy as np
 
 CENTRES = 1024
-"""The most rows that are tried as the centre of a ball."""
+"""The largest number of rows that are tried as the centre of a ball."""
 
 
 def by_score(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return the rows `among` (their numbers), the one with the largest of `scores` (n,) first; ties in their order."""
+    """Return the rows `among` (their numbers), sorted by `scores` (n,), largest first; ties keep their order."""
     return among[np.argsort(-scores[among], kind="stable")]
 
 
 def tightest_ball(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
-    """Return the rows `among` of x (n, m), those nearest to the centre of the tightest ball of k of them first.
+    """Return the rows `among` of x (n, m), sorted by distance to the centre of the tightest ball of k of them.
 
-    The centre is the row whose k-th nearest is nearest (Euclidean distance); of more than 1,024 rows an even selection
-    is tried.
+    The centre is the row whose k-th nearest row is nearest (Euclidean distance). Of more than 1,024 rows only an even
+    selection is tried as centres.
     """
     rows = np.asarray(x[among], dtype=np.float64)
     tried = rows[:: max(1, len(rows) // CENTRES)]

@@ -1,4 +1,4 @@
-"""Poison: what an attack yields at each ratio, and what the rest of it depends on. Plain arrays, all of it."""
+"""Poison: what an attack yields at each ratio, and the state from which it can continue; all plain arrays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from mithridate.defences.base import Policy, Strength
 
 
 class Points(NamedTuple):
-    """Poisoning points: features (k, m), labels (k,), and places (k,), the rows that they replace.
+    """Poisoning points: features (k, m), labels (k,), and places (k,), the numbers of the rows that they replace.
 
-    Points that are added take the numbers from n on.
+    Added points have the numbers from n on.
     """
 
     x: np.ndarray
@@ -21,9 +21,9 @@ class Points(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Points of a batch (b, m), the λ that the policy answers them with, where λ's own descent had ended, A then.
+    """Points of a batch (b, m) and the policy's answer: its λ, the λ where descent had ended, and A after the answer.
 
-    `success`: the share of D_target that goes the attacker's way.
+    `success`: the share of D_target's rows that are classified as the attacker wants.
     """
 
     x_poison: np.ndarray
@@ -34,7 +34,7 @@ class Answered(NamedTuple):
 
 
 class Crafted(NamedTuple):
-    """What crafting a batch came to: its best points, A at its starting points, and of each step A and the status."""
+    """The result of crafting a batch: its best points, A at its starting points, and A and the status of each step."""
 
     best: Answered
     value_start: float
@@ -43,10 +43,10 @@ class Crafted(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch of k points as crafted: what the next batch depends on, and what `Poisoning` says of this one.
+    """One crafted batch of k points: what the next batch depends on, and what `Poisoning` reports of this one.
 
-    `attack`, by which algorithm, and `begun` from which points; `x_start` and `x_poison` (k, m), `y_poison` (k,),
-    `places` (k,): with these it is retrained on, without the attack.
+    `attack`: the algorithm; `begun`: the points from which it started, in words. `x_start` and `x_poison` (k, m),
+    `y_poison` (k,) and `places` (k,) are enough to retrain on the batch without the attack.
     """
 
     attack: str
@@ -66,10 +66,11 @@ class Batch(NamedTuple):
 
 
 class Midway(NamedTuple):
-    """A batch between two rounds: all that the rest of it depends on.
+    """A batch between two rounds: everything needed to continue it.
 
-    `taken`, the steps so far; `start` and `best`, the round's ends that count; `state`, the leaves of the outer step's
-    `State`, the rules' memory included; `history` and `statuses` of the steps so far. The keys follow from `taken`.
+    `taken`: the number of steps so far; `start`, `best`: the answered starting points and the best so far; `state`: the
+    leaves of the outer step's `State`, with the rules' memory; `history`, `statuses`: A and the status of each step so
+    far. The random keys follow from `taken`.
     """
 
     taken: int
@@ -82,18 +83,18 @@ class Midway(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Poisoning:
-    """The poison at one ratio, and how it was come by. Unpacks as `x_poison, y_poison`.
+    """The poison at one ratio, and how it was made. Unpacks as `x_poison, y_poison`.
 
-    `x_poison` (k, m), `y_poison` (k,) and `x_start` (k, m), where they started, of a portfolio the training rows in
-    whose places they stand; `replaced` (k,), the rows of the
-    training set they stand in for, or None when they are added; `ratio`, the share of the training set that is
-    poison; `policy`, the defender from here on, and its `log_strength` on this set; `descended`, where λ's own
-    descent had ended before the policy answered. `history` (steps,) is A at each hyperiteration of all batches so
-    far, `statuses` (steps,) their hypergradients' (see `STATUSES`); `value_start` and `value` are A at this batch's
-    starting points and at its end, as the policy answers each. `stability` is η·curvature of the inner training on
-    this set: above 2 gradient descent diverges, and the points exploit that rather than the data. `attack` and
-    `begun`: by which algorithm, and from which points it began. `batches`: each batch so far, from which
-    `Attacker.stages` can go on. `others`: the best that each other algorithm came to, where the attack has tried any.
+    `x_poison` (k, m) and `y_poison` (k,): the points; `x_start` (k, m): the points at their start, or for a portfolio
+    the training rows that they replace; `replaced` (k,): the numbers of the replaced training rows, None if the points
+    are added; `ratio`: the share of the training set that is poison. `policy`: the defender from here on;
+    `log_strength`: his λ on this set; `descended`: the λ where descent had ended before the policy answered. `history`
+    (steps,): A at each hyperiteration of all batches so far; `statuses` (steps,): the statuses of their hypergradients
+    (see `STATUSES`); `value_start`, `value`: A at this batch's start and at its end, each after the policy's answer.
+    `stability`: η·curvature of the inner training on this set. Above 2 gradient descent diverges, and the points
+    exploit that rather than the data. `attack`: the algorithm; `begun`: the points from which it started, in words.
+    `batches`: the batches so far, from which `Attacker.stages` can continue. `others`: the best result of each other
+    algorithm, if the attack tried any.
     """
 
     x_poison: np.ndarray
@@ -130,9 +131,9 @@ class Poisoning:
         n: int,
         added: bool,
     ) -> "Poisoning":
-        """Return what `parts` come to on a training set of n rows, each point replacing one or `added`.
+        """Return the poisoning by the batches `parts` of a training set of n rows; points replace rows or are `added`.
 
-        `parts`: those of all `batches` so far that are in this ratio's poison.
+        `parts`: those of the `batches` so far that belong to this ratio's poison.
         """
         last, end = parts[-1], sum(len(batch.y_poison) for batch in parts)
 
@@ -167,14 +168,14 @@ class Poisoning:
         return placed(self.x_poison, self.y_poison, self.replaced, x, y)
 
     def apply_start(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same with the starting points, nothing optimised."""
+        """Return the copy with the starting points instead, before any optimisation."""
         return placed(self.x_start, self.y_poison, self.replaced, x, y)
 
 
 def placed(
     points: np.ndarray, labels: np.ndarray, places: np.ndarray | None, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy of the training set (x, y) with points in these places, or after its end where there are none."""
+    """Return a copy of the training set (x, y) with points in these places, or after its end if `places` is None."""
     if places is None:
         return np.concatenate([x, points]), np.concatenate([y, labels])
     x, y = x.astype(np.result_type(x, points)), y.astype(np.result_type(y, labels))

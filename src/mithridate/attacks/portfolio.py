@@ -1,9 +1,9 @@
 """The worst case that a portfolio of attackers finds (successive halving).
 
-At every share of poison all candidates are tried as they are (`proposals`), the best few answered by the defender
-himself and moved by Algorithm 1 for a part of the steps, the best of those for the rest. They are ranked by the
-attacker's success on D_target, A breaking ties; test rows have no part in it. Each share begins anew: its points need
-not contain those of a lower one.
+At every share of poison all candidates (`proposals`) are first measured unchanged, with a guess of the defender's
+answer. The best few are answered by the defender himself and moved by Algorithm 1 for a part of the steps, and the best
+of those for the rest. They are ranked by the attacker's success on D_target; A breaks ties. Test rows are not used.
+Each share starts again: its points need not contain those of a lower share.
 """
 
 import math
@@ -25,17 +25,17 @@ from mithridate.attacks.starts import clones
 from mithridate.hypergradients import Bilevel
 
 ANSWERED = 4
-"""Candidates of a share that the defender answers himself."""
+"""How many candidates of a share the defender answers himself."""
 HALVING = ((6, 1), (2, 2), (1, 5))
-"""How many are crafted, and up to which round, rung by rung."""
+"""Pairs (number of candidates, round): so many candidates are crafted up to that round."""
 KINDS = 5
-"""Kinds of candidates besides, the best of each of which the defender answers, and a victim is retrained on."""
+"""The number of other kinds. The defender answers the best candidate of each, and a victim is retrained on it."""
 AIMS = (None, smooth_error, clipped)
-"""What the points pursue: A itself, or errors. The best candidate is crafted for each, the others for errors."""
+"""What points maximise: A itself (None) or errors. The best candidate is crafted for each, the others for errors."""
 
 
 class Candidate(NamedTuple):
-    """A proposal with its outer problem, padded points, and what it is guessed to be worth."""
+    """A proposal with its outer problem, its padded points, and a guess of what it is worth."""
 
     proposal: Proposal
     problem: Bilevel
@@ -53,28 +53,29 @@ def tried(attack: Attacker, at: Stage, kinds: Callable[[Ground], Iterator[Propos
 
 
 def worth(success: float, value: float) -> tuple[float, float]:
-    """Return by what points are compared, the larger the better: success on D_target, then A.
+    """Return the values by which points are compared, larger is better: success on D_target, then A.
 
-    Nothing is less than where training diverged: its predictions mean nothing.
+    Points with which training diverged come last: the predictions mean nothing.
     """
     return (success, value) if math.isfinite(value) else (-math.inf, -math.inf)
 
 
 def as_it_is(attack: Attacker, at: Stage, one: Candidate) -> Batch:
-    """Return a candidate's batch, the defender answering it, with nothing moved."""
+    """Return a candidate's batch with the defender's answer; no point is moved."""
     start = attack.answered(one.problem, at.policy, one.x_start, at.log_strength, attack.key(at.end))
     return attack.made(stood(attack, at, one.proposal.points), Crafted(start, start.value), *one.proposal[:2])
 
 
 def stood(attack: Attacker, at: Stage, points: Points) -> Points:
-    """Return the points as they were before: the training rows in their places, added ones as they began."""
+    """Return the rows before the attack: the training rows in the points' places; added points as they started."""
     return points if attack.budget == "added" else points._replace(x=at.x[points.places])
 
 
 def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: list[Candidate]) -> tuple[Batch, ...]:
-    """Return the most harmful batch of each kind, the worst of them first; a kind that none is of yet is answered now.
+    """Return the most harmful batch of each kind, the worst first.
 
-    Of each kind the batch is the one that does most harm inside the attack, of all kinds that which the judge finds.
+    Within a kind, batches are compared by their harm inside the attack; the kinds are compared by the judge. If a kind
+    has no batch yet, the defender answers its best candidate now.
     """
     for one in candidates:
         if one.proposal.kind not in {batch.attack for batch in found}:
@@ -86,13 +87,13 @@ def best_of_each(attack: Attacker, at: Stage, found: list[Batch], candidates: li
 
 
 def inner_worth(batch: Batch) -> tuple[float, float]:
-    """Return what a batch is worth to the victim as trained inside the attack."""
+    """Return what a batch is worth, measured on the victim that is trained inside the attack."""
     return worth(batch.success, batch.value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flips(Attacker):
-    """The most harmful of many choices of rows whose labels are flipped; nothing is optimised."""
+    """The most harmful of many ways to pick rows and flip their labels; no feature is changed."""
 
     name: ClassVar[str] = "flips"
     nested: ClassVar[bool] = False
@@ -102,7 +103,7 @@ class Flips(Attacker):
         return clones(self, x, y)
 
     def words(self) -> str:
-        """Return that nothing is moved."""
+        """Return that labels are flipped and nothing is moved."""
         return "flips labels and moves nothing: no feature of its points changes"
 
     def crafting(self) -> Crafting:
@@ -119,9 +120,9 @@ class Flips(Attacker):
 def worst_flips(
     attack: Attacker, at: Stage, kinds: Callable[[Ground], Iterator[Proposal]] = flips_of, many: int = ANSWERED
 ) -> tuple[Batch, ...]:
-    """Return the worst flips of labels that there are at a stage, and the best of each other of these kinds.
+    """Return the worst label flips at a stage, and the best of each other of these kinds.
 
-    The defender answers so `many` of the candidates, and the best of each kind.
+    The defender answers the best `many` candidates, and the best of each kind.
     """
     candidates = tried(attack, at, kinds)
     return best_of_each(attack, at, [as_it_is(attack, at, one) for one in candidates[:many]], candidates)
@@ -129,22 +130,26 @@ def worst_flips(
 
 @dataclass(frozen=True, kw_only=True)
 class Portfolio(Attack):
-    """All attackers at once; fields as of `Attack`, which moves the points. See the module."""
+    """All attackers together: label flips, min-max points, and Algorithm 1 started from the worst of them.
+
+    At every share of poison the most harmful points are kept, judged by the success on D_target. Fields as in `Attack`,
+    which moves the points.
+    """
 
     name: ClassVar[str] = "portfolio"
     nested: ClassVar[bool] = False
 
     def words(self) -> str:
-        """Return what is tried, and what of it may be moved."""
+        """Return which attacks are tried, and which points they move."""
         tried = "flips labels in rows that it picks in many ways"
-        moved = f"{super().words()}, begun from the worst of these, for the loss and for errors"
+        moved = f"{super().words()}, started from the worst of these, for the loss and for errors"
         if self.edits == "labels":
             return f"{tried} (at random, by a clean model's margins, in balls, ALFA, by influence) and keeps the worst"
         first = "picks rows in many ways" if self.edits == "features" else tried
         return f"{first}, puts points where the loss is largest, and {moved}; the worst is kept"
 
     def crafting(self) -> Crafting:
-        """Return the steps and backward passes of a share."""
+        """Return the steps and backward passes for one share."""
         if self.edits == "labels":
             return Crafting(answers=ANSWERED + KINDS)
         length, before, rounds = math.ceil(self.steps / self.rounds), 0, 0
@@ -154,7 +159,7 @@ class Portfolio(Attack):
         return Crafting(rounds * length, rounds, draws, self.method, HALVING[0][0] + KINDS)
 
     def rank(self, found: Answered) -> tuple[float, ...]:
-        """Return by what rounds are compared: success on D_target, then A."""
+        """Return the values by which rounds are compared: success on D_target, then A."""
         return worth(found.success, found.value)
 
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
@@ -174,7 +179,7 @@ class Portfolio(Attack):
         return best_of_each(self, at, found, candidates)
 
     def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Any]]:
-        """Return what is crafted, for which aims: of each mix of labels the best candidate, the best one first."""
+        """Return the candidates to be crafted, with their aims: the best of each mix of labels, best first."""
         mixes: dict[Any, Candidate] = {}
         for one in candidates:
             counts = np.bincount(one.proposal.points.y.astype(int), minlength=2)
@@ -186,7 +191,7 @@ class Portfolio(Attack):
     def _halved(
         self, at: Stage, finalists: list[tuple[Candidate, Any]], stands: dict[int, Midway]
     ) -> Generator[tuple[Midway, ...], None, dict[int, Midway]]:
-        """Return where each finalist ends: all are crafted for a part of the steps, the best of them for the rest."""
+        """Return the end state of each finalist: all are crafted for a part of the steps, the best for the rest."""
         length, survivors = math.ceil(self.steps / self.rounds), list(range(len(finalists)))
         for many, rounds in HALVING:
             survivors = survivors[:many]

@@ -1,4 +1,4 @@
-"""Candidates measured as they are, before anything is optimised: cheaply, with the defender's answer guessed."""
+"""A cheap measure of candidates before anything is optimised: the defender's answer is guessed."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from mithridate.execution.devices import shared
 from mithridate.hypergradients import Bilevel
 
 GRID = 9
-"""Values of λ among which the defender's answer is guessed."""
+"""The number of λ among which the defender's answer is guessed."""
 
 
 class Guess(NamedTuple):
@@ -36,9 +36,9 @@ def _measured(problem: Bilevel, x_poison: Array, log_strengths: Array, key: Arra
 
 
 def guessed(problem: Bilevel, x_poison: Array, at: Stage, key: Array) -> Guess:
-    """Return what these points are worth if the defender takes the λ of a coarse grid that suits his own rows best.
+    """Return what these points are worth if the defender takes the λ on a coarse grid that is best on his own rows.
 
-    One whose λ stands still takes that; of a vector λ the grid has all entries alike.
+    A fixed λ is its own answer. For a vector λ, all entries on the grid are equal.
     """
     low, high = (
         np.broadcast_to(end, np.shape(at.log_strength)) for end in (at.policy.strengths.low, at.policy.strengths.high)

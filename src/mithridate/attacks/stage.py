@@ -1,4 +1,4 @@
-"""Where an attack stands before a batch: all that crafting it may look at."""
+"""The state of an attack before a batch: everything that crafting the batch may use."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,11 +14,12 @@ Judge = Callable[[Batch], tuple[float, float]]
 
 
 class Stage(NamedTuple):
-    """Where an attack stands before a batch: on D_tr, x (n, m) and y (n,), and `rows`, it with the poison so far.
+    """The state of an attack before a batch.
 
-    The batch's points are those from `first` to `end`, `points` where they start if that is known; `policy` and
-    `log_strength`, the defender as he stands; `target` and `valid` as in `Bilevel`; `last`, the batch
-    before; `judge`, by whom batches are compared (default: by the victim as trained inside the attack).
+    `x` (n, m) and `y` (n,): D_tr; `rows`: D_tr with the poison so far. The batch has the points `first` to `end`;
+    `points`: their starting points, if known. `policy`, `log_strength`: the defender and his present λ; `target`,
+    `valid`: as in `Bilevel`; `last`: the batch before; `judge`: compares batches (default: by the victim that is
+    trained inside the attack).
     """
 
     x: np.ndarray

@@ -11,9 +11,9 @@ from mithridate.seeds import generator
 def clones(attack: Attacker, x: np.ndarray, y: np.ndarray, k: int | None = None) -> Points:
     """Return k clones (default: all points) of the attack's starting rows in random places of x (n, m), y (n,).
 
-    As in App. B: of D_target, each row once, with labels flipped unless they are the ones wanted; or of `start`, each
-    row in turn, with its own labels. Where labels alone are changed the rows in these places stay, their labels
-    flipped; where features alone are, they start as they are.
+    As in App. B, they are clones of D_target, each row once, with labels flipped unless they are the wanted ones. If
+    `start` is given, they are clones of its rows in turn, with its labels. If only labels are edited, the rows in these
+    places keep their features and get flipped labels. If only features are edited, these rows start unchanged.
     """
     draw, pool_x, pool_y = generator(attack.seed, "points"), *map(np.asarray, attack.start or attack.target)
     if k is None:

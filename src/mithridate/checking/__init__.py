@@ -1,1 +1,1 @@
-"""Whether the hypergradients are right."""
+"""Checks whether the hypergradients are right."""

@@ -1,7 +1,6 @@
-"""Whether the hypergradients of an audit are right, on the user's own configuration and data (see `ladder`).
+"""Checks whether the hypergradients of an audit are right, on the user's own configuration and data (see `ladder`).
 
-A method may say of itself that it does not hold here: that is its status. One that is wrong and does not say so fails
-the check.
+A method's status may say that the method does not hold here. A method that is wrong without saying so fails the check.
 """
 
 import math
@@ -43,16 +42,16 @@ PASSING, FAILING = ("agrees", "rounding"), ("disagrees", "failed")
 class CheckResult:
     """What a check found.
 
-    `frame`: one row per method and space. `hyper_error` and `poison_error`: the relative errors of its derivatives in λ
-    and X_p against central differences; `hyper_difference` and `poison_difference`: those against `reference`; NaN
-    where unknown. `seconds`: per compiled call (median). `temp_bytes`: the temporary memory that XLA plans for a call,
-    its inputs and results left out. `status`: the method's own (see `STATUSES`). `verdict`: "agrees"; "rounding", it
-    agrees in float64 alone; "disagrees" though its status is ok; "failed" with an error; "not run", since it refused;
-    "no test", the differences being too uncertain; or the status. `note`: why, where it does not agree.
+    `frame` has one row per method and space. `hyper_error`, `poison_error`: the relative errors of the derivatives in λ
+    and X_p against central differences; `hyper_difference`, `poison_difference`: the same against `reference`; NaN if
+    unknown. `seconds`: per compiled call (median). `temp_bytes`: the temporary memory that XLA plans for a call,
+    without inputs and results. `status`: the method's own (see `STATUSES`). `verdict`: "agrees"; "rounding": it agrees
+    in float64 only; "disagrees": it is wrong although its status is ok; "failed": it raised an error; "not run": it
+    refused; "no test": the differences are too uncertain; otherwise the status. `note`: why it does not agree.
 
-    `differences`: the central differences by part (λ, X_p along the hypergradient, X_p along random directions): their
-    `size`, their `step`, and relative to the size their `uncertainty` and what of it is `rounding` of A. `setting`:
-    where and how the methods were compared.
+    `differences` describes the central differences by part (λ, X_p along the hypergradient, X_p along random
+    directions): their `size`, their `step`, and relative to the size their `uncertainty` and the part of it that is
+    `rounding` of A. `setting`: where and how the methods were compared.
     """
 
     dataset: str
@@ -75,12 +74,12 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether no method disagrees or fails, and at least one agrees."""
+        """Whether at least one method agrees, and none disagrees or fails."""
         verdicts = self.frame["verdict"]
         return bool(verdicts.isin(PASSING).any() and not verdicts.isin(FAILING).any())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data; what is not known is None."""
+        """Return everything as plain data; unknown values are None."""
         told = {"format": 1, "ok": self.ok, "dataset": self.dataset, "setting": self.setting}
         told |= {"reference": self.reference, "differences": self.differences}
         return _plain(told | {"methods": self.frame.to_dict("records"), "config": self.config})
@@ -97,14 +96,14 @@ def check(
     on_progress: Callable[[str], None] = lambda running: None,
     **options: Any,
 ) -> CheckResult:
-    """Compare the hypergradients of an audit, on its first split and batch, with differences and with one another.
+    """Compare an audit's hypergradients, on its first split and batch, with central differences and one another.
 
     Arguments: `dataset`, a name, a file or a `Dataset`; either a `config` or its fields as `options` (as for `audit`);
-    λ = `log_strength`, by default the middle of `strength_bounds`; `learner`, a victim of your own instead of the
-    configuration's; `methods` by name, by default all that apply: the first is run in the plain and in Gram space, the
-    others in the space that an audit uses; `on_progress`, called with what is about to run.
+    `log_strength` = λ, by default the middle of `strength_bounds`; `learner`, your own victim instead of the
+    configuration's; `methods` by name, by default all that apply (the first is run in the plain and in Gram space, the
+    others in the space that an audit uses); `on_progress`, called with the name of each run before it starts.
 
-    Raises `InputError` or `DataError` for what cannot be used, a learner that JAX cannot differentiate included.
+    Raises `InputError` or `DataError` for unusable arguments, also for a learner that JAX cannot differentiate.
 
     Example:
         >>> import mithridate as mi
@@ -153,7 +152,7 @@ def check(
 
 
 def _place(attack: Attack, split: Split, strength: float) -> Place:
-    """Return the first batch of an attack, each point moved part of the way to another validation row."""
+    """Return the first batch of an attack, with each point moved part of the way to another validation row."""
     draw, k = generator(attack.seed, "check"), attack.batch or attack.points
     clones, others = (draw.permutation(len(split.y_valid))[:k] for _ in range(2))
     start, end = (attack.feasible.project(jnp.asarray(split.x_valid[i], dtype=float)) for i in (clones, others))
@@ -172,7 +171,7 @@ def _place(attack: Attack, split: Split, strength: float) -> Place:
 
 
 def _reference(rungs: list[Rung], truth: Truth, tolerance: float) -> Rung | None:
-    """Return the first sound method that agrees with the differences, else the first sound one."""
+    """Return the first sound method that agrees with the differences, or else the first sound one."""
     sound = [rung for rung in rungs if rung.sound]
     agreeing = [rung for rung in sound if rung.found and truth.agrees(rung.found, tolerance)]
     return next(iter(agreeing or sound), None)
@@ -220,7 +219,7 @@ def _record(rung: Rung, truth: Truth, reference: Rung | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as JSON has it; numbers that are not finite are None."""
+    """Return the value in a form for JSON; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

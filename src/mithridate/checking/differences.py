@@ -1,10 +1,9 @@
-"""Central differences of A in float64, the check that knows nothing of derivatives:
+"""Central differences of A in float64, a check that uses no derivatives:
 
     ⟨∇A, d⟩ = (A(· + h·d) − A(· − h·d))/2h + O(h²).
 
-No h suits every problem. A's rounding is divided by h; and where a network has kinks, the gradient that trains it
-jumps, and A with it: a jump between the two points, however small, is divided by h too. So h is varied until two
-neighbouring steps agree.
+No h suits every problem. The rounding of A is divided by h. If a network has kinks, its training gradient jumps, and so
+does A: even a small jump between the two points is divided by h too. So h is varied until two neighbouring steps agree.
 """
 
 import math
@@ -25,11 +24,11 @@ from mithridate.victims.rules import Exact
 LEAST, MOST = 9, 2
 """h goes from 10⁻⁹ to 10⁻², by factors of ten."""
 ROUGH = 0.1
-"""Differences that are more uncertain than this are no test."""
+"""The largest relative uncertainty at which differences are a test."""
 
 
 class Place(NamedTuple):
-    """A problem, and the point at which its derivatives are wanted."""
+    """A problem, and the point at which to compute its derivatives."""
 
     problem: Bilevel
     x_poison: Float[Array, "n_p m"]
@@ -42,17 +41,17 @@ class Place(NamedTuple):
         return self.problem.learner.chosen_space(self.problem.blocks(self.x_poison))
 
     def within(self, space: str) -> "Place":
-        """Return the same with training in this space."""
+        """Return the place with training in this space."""
         return self._replace(problem=replace(self.problem, learner=replace(self.problem.learner, space=space)))
 
     def settled(self) -> "Place":
-        """Return the place in the problem of λ alone."""
+        """Return the place in the problem with λ as its only variable."""
         return self._replace(problem=self.problem.settled(self.x_poison), x_poison=self.x_poison[:0])
 
     def widened(self) -> "Place":
         """Return the same numbers in float64: the rows, the point, and w0 as drawn in the precision in force.
 
-        A victim that is solved is solved as well as float64 can tell.
+        An `Exact` victim is solved to the tolerance of float64.
         """
         learner, space = self.problem.learner, self.space
         w0 = learner.model.init(jax.random.split(self.key)[0])
@@ -95,7 +94,7 @@ class Started(eqx.Module):
         return self.model.first_layer(params)
 
     def with_first_layer(self, params: Any, weight: Any) -> Any:
-        """Return the parameters with something else in W's place."""
+        """Return the parameters with W replaced."""
         return self.model.with_first_layer(params, weight)
 
     def head(self, params: Any, z: Float[Array, "n *h"]) -> Float[Array, " n"]:
@@ -104,9 +103,9 @@ class Started(eqx.Module):
 
 
 class Slopes(NamedTuple):
-    """A's derivatives along some directions (k,), the h they were taken at, and their relative uncertainty.
+    """A's derivatives along some directions (k,), the h used, and their relative uncertainty.
 
-    The uncertainty is the distance to the slopes at the next larger h, or what rounding makes of A, if that is more.
+    The uncertainty is the distance to the slopes at the next larger h, or the effect of A's rounding if that is larger.
     """
 
     values: np.ndarray
@@ -120,15 +119,15 @@ class Slopes(NamedTuple):
         return self.uncertainty <= ROUGH
 
     def error(self, products: np.ndarray) -> float:
-        """Return the relative error of a gradient's products with the directions, NaN where this is no test."""
+        """Return the relative error of a gradient's products with the directions, NaN if this is no test."""
         return float(np.linalg.norm(products - self.values) / np.linalg.norm(self.values)) if self.tests else math.nan
 
 
 def central_differences(at: Place, ways: np.ndarray, sharp: float) -> dict[str, Slopes]:
     """Return A's slopes at a widened place: along each λ (`hyper`), X_p's first direction (`first`), the `others`.
 
-    `ways` (k, n_p, m), k ≥ 2, are the directions, each of norm 1. h is varied until all is certain up to `sharp`: first
-    downwards while jumps may be the reason, then upwards.
+    `ways` (k, n_p, m), k ≥ 2, are the directions, each of norm 1. h is varied until all slopes are certain to `sharp`:
+    first downwards while jumps may be the cause, then upwards.
     """
     groups = at.log_strength.size
     parts = {"hyper": slice(groups), "first": slice(groups, groups + 1), "others": slice(groups + 1, None)}

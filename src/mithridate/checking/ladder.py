@@ -1,7 +1,7 @@
-"""The gradient ladder at one place: every method against central differences, and against one another.
+"""The gradient ladder at one place: every method is compared with central differences and with the other methods.
 
-X_p has too many coordinates to move each. The differences are taken along the hypergradient itself, and along random
-directions d of X_p, over which the relative error of ⟨∇A, d⟩ estimates that of ∇A.
+X_p has too many coordinates to move each of them. So the differences are taken along the hypergradient itself and along
+random directions d of X_p. Over these, the relative error of ⟨∇A, d⟩ estimates that of ∇A.
 """
 
 import math
@@ -30,7 +30,7 @@ FAULTS = (JAXTypeError, JAXIndexError, JaxRuntimeError, TypeError, ValueError, N
 
 
 class Found(NamedTuple):
-    """A method's answer: derivatives (X_p's where asked for), status, what it says of itself, what it cost."""
+    """A method's result: derivatives (X_p's if asked for), status, diagnostics, time and memory."""
 
     poison: np.ndarray | None
     hyper: np.ndarray
@@ -40,7 +40,7 @@ class Found(NamedTuple):
     temp_bytes: float
 
     def distance(self, other: "Found | None") -> tuple[float, float]:
-        """Return the relative distances from another's derivatives in λ and in X_p; NaN where there is none."""
+        """Return the relative distances from another result's derivatives in λ and in X_p; NaN if there are none."""
         if other is None:
             return math.nan, math.nan
         return _relative(self.hyper, other.hyper), _relative(self.poison, other.poison)
@@ -54,7 +54,7 @@ def _relative(one: np.ndarray | None, other: np.ndarray | None) -> float:
 
 
 class Rung(NamedTuple):
-    """One method at one place, what it found, and what is to be said of it."""
+    """One method at one place, its result, verdict and note."""
 
     name: str
     method: HypergradientMethod
@@ -70,7 +70,7 @@ class Rung(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Whether it was run and has nothing to say against itself."""
+        """Whether it was run and its status is ok."""
         return self.found is not None and self.found.status == "ok"
 
 
@@ -89,7 +89,7 @@ class Truth(NamedTuple):
         return cls(ways, central_differences(at.widened(), ways, sharp))
 
     def errors(self, found: Found) -> dict[str, float]:
-        """Return the relative error of each part that was asked for and of which the differences are a test."""
+        """Return the relative error of each part that was asked for and that the differences can test."""
         products = {"hyper": found.hyper.reshape(-1)}
         if found.poison is not None:
             along = np.tensordot(self.ways, found.poison, axes=2)
@@ -97,12 +97,12 @@ class Truth(NamedTuple):
         return {part: self.slopes[part].error(p) for part, p in products.items() if self.slopes[part].tests}
 
     def agrees(self, found: Found, tolerance: float) -> bool | None:
-        """Return whether all errors are within the tolerance and the differences' own uncertainty; None: no test."""
+        """Return whether all errors are within the tolerance plus the differences' uncertainty; None if untested."""
         errors = self.errors(found)
         return all(e <= tolerance + 3 * self.slopes[part].uncertainty for part, e in errors.items()) if errors else None
 
     def worst(self, found: Found) -> tuple[float, float]:
-        """Return the relative errors in λ and in X_p, NaN where unknown."""
+        """Return the relative errors in λ and in X_p, NaN if unknown."""
         errors = self.errors(found)
         poison = [errors[part] for part in ("first", "others") if part in errors]
         return errors.get("hyper", math.nan), max(poison, default=math.nan)
@@ -134,9 +134,9 @@ def _slope(function: Callable[..., Array], *arguments: Any) -> None:
 
 
 def tried(at: Place, methods: Mapping[str, HypergradientMethod] | None) -> list[Rung]:
-    """Return what is to be run: the first method in every space, the others in that of an audit.
+    """Return the rungs to run: the first method in every space, the others in the audit's space.
 
-    By default all methods, of which only `Implicit` applies where the victim is solved.
+    The default is all methods; for a victim solved to optimality only `Implicit` applies.
     """
     learner, n = at.problem.learner, sum(len(b.y) for b in at.problem.blocks(at.x_poison))
     if methods is None:
@@ -150,7 +150,7 @@ def tried(at: Place, methods: Mapping[str, HypergradientMethod] | None) -> list[
 
 
 def climb(rung: Rung) -> Rung:
-    """Run a method; for λ alone where it refuses X_p."""
+    """Run a method; if it refuses X_p, run it for λ alone."""
     try:
         return rung._replace(found=_measure(rung.method, rung.place))
     except InputError as refusal:
@@ -160,7 +160,7 @@ def climb(rung: Rung) -> Rung:
         except (InputError, *FAULTS):
             return rung._replace(verdict="not run", note=str(refusal))
         minutes = found.seconds * rung.place.x_poison.size / 60
-        note = f"run for λ alone, at whose pace X_p would take {minutes:.3g} min: {refusal}"
+        note = f"run for λ alone; at that pace X_p would take {minutes:.3g} min: {refusal}"
         return rung._replace(place=alone, found=found, note=note)
     except MemoryError as refusal:
         return rung._replace(verdict="not run", note=str(refusal))
@@ -180,7 +180,7 @@ def _measure(method: HypergradientMethod, place: Place) -> Found:
     planned, seconds = compiled.memory_analysis(), []
     temp_bytes = float(getattr(planned, "temp_size_in_bytes", math.nan))
     if temp_bytes > (room := _memory()):
-        raise MemoryError(f"it needs {temp_bytes / 2**30:.3g} GiB of memory, there are {room / 2**30:.3g}")
+        raise MemoryError(f"it needs {temp_bytes / 2**30:.3g} GiB of memory, and {room / 2**30:.3g} are there")
     while True:
         started = time.perf_counter()
         poison, hyper, status, diagnostics = jax.block_until_ready(compiled(arrays))
@@ -198,7 +198,7 @@ def _measure(method: HypergradientMethod, place: Place) -> Found:
 
 
 def _memory() -> float:
-    """Return the bytes of memory on the device; infinite where it does not say."""
+    """Return the bytes of memory on the device; infinite if it does not tell."""
     if stats := jax.devices()[0].memory_stats():
         return float(stats.get("bytes_limit", math.inf))
     known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
@@ -206,9 +206,9 @@ def _memory() -> float:
 
 
 def judged(rung: Rung, truth: Truth, reference: Rung | None, precision: str) -> Rung:
-    """Return the rung with its verdict, and why where it does not agree.
+    """Return the rung with its verdict and, if it does not agree, the reason.
 
-    What misses its tolerance in float32 is run again in float64, where rounding cannot be the reason.
+    A method that misses its tolerance in float32 is run again in float64, where rounding cannot be the reason.
     """
     found, tolerance = rung.found, TOLERANCE[precision]
     if found is None:
@@ -245,6 +245,6 @@ def _in_float64(rung: Rung) -> Found:
 
 
 def told(hyper: float, poison: float) -> str:
-    """Return relative errors in words, those that are known."""
+    """Return the known relative errors in words."""
     known = [(name, e) for name, e in (("λ", hyper), ("X_p", poison)) if not math.isnan(e)]
     return " and ".join(f"{e:.1e} in {name}" for name, e in known)

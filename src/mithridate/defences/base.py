@@ -19,7 +19,7 @@ Strength = Float[np.ndarray, "*groups"]
 
 @runtime_checkable
 class Policy(Protocol):
-    """How a defender sets λ; the attacker knows it."""
+    """How a defender sets λ. The attacker knows the policy."""
 
     @property
     def name(self) -> str:
@@ -33,13 +33,13 @@ class Policy(Protocol):
 
     @property
     def descent(self) -> optax.GradientTransformation | None:
-        """The rule by which λ descends during the attack (Eq. 5), or None where it stands still between responses."""
+        """The rule by which λ descends during the attack (Eq. 5), or None if λ stays fixed between responses."""
         ...
 
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the λ that the defender sets when trained on `problem` with these points; now it is λ."""
+        """Return the λ that the defender sets for `problem` with these points. `log_strength` is his present λ."""
         ...
 
     def after_clean(self, log_strength: Strength) -> "Policy":
@@ -54,7 +54,7 @@ class Checked(Protocol):
     def best(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return λ as `respond` should have found it, by a slow, independent search."""
+        """Return the λ that `respond` should have found, by a slow, independent search."""
         ...
 
 
@@ -79,7 +79,7 @@ class Folding(Protocol):
 
 @runtime_checkable
 class Sanitiser(Protocol):
-    """What a defender does to his rows before he trains and tunes: some are taken out. The attacker knows it."""
+    """How a defender filters his rows before he trains and tunes: it removes some. The attacker knows it."""
 
     @property
     def name(self) -> str:
@@ -87,28 +87,28 @@ class Sanitiser(Protocol):
         ...
 
     def sanitise(self, rows: Rows) -> Float[Array, " n"]:
-        """Return the weights of the rows, poison included, that are trained on; 0 for those taken out.
+        """Return the training weights of the rows, poison included; 0 for removed rows.
 
-        Compiled with the training: JAX alone, and no derivative passes through it.
+        It is compiled with the training, so use JAX only. No derivative passes through it.
         """
         ...
 
 
 @runtime_checkable
 class Accepting(Protocol):
-    """A sanitiser that tells an attacker where a point has to lie to stay in."""
+    """A sanitiser that tells an attacker where a point must lie so that it is not removed."""
 
     def accepts(self, feasible: FeasibleSet) -> bool:
-        """Return whether it can tell so of this Φ."""
+        """Return whether it can tell this for the feasible set Φ."""
         ...
 
     def accepted(self, rows: Rows, y: Float[np.ndarray, " k"], feasible: FeasibleSet) -> FeasibleSet:
-        """Return the part of Φ in which k more points with these labels pass among `rows`."""
+        """Return the part of Φ in which k new points with these labels (k,) pass when they are added to `rows`."""
         ...
 
 
 class Defender(NamedTuple):
-    """How λ is set, and what is done to the rows first, if anything: one who is audited."""
+    """A defender under audit: how he sets λ, and how he filters the rows before, if at all."""
 
     policy: Policy
     sanitiser: Sanitiser | None = None
@@ -120,7 +120,7 @@ class Defender(NamedTuple):
 
     @property
     def fixed(self) -> bool:
-        """Whether poison changes neither λ nor the rows; a policy that does not say so answers it."""
+        """Whether poison changes neither λ nor the rows. A policy without `fixed` is taken to react."""
         return getattr(self.policy, "fixed", False) and not self.sanitiser
 
     def words(self) -> str:
@@ -132,9 +132,9 @@ class Defender(NamedTuple):
 class Effort(NamedTuple):
     """What one answer of a defender computes.
 
-    `trainings`, one for each λ that is tried (and each fold): by cross-validation with so many `folds`, or where these
-    are 0 on the validation rows; `slopes`, derivatives of the validation loss in λ; `checks`, the trainings by which an
-    answer is checked; `again`, whether poisoned rows are answered anew, or the clean ones alone.
+    `trainings`: one for each λ that is tried (and each fold); `folds`: the folds of cross-validation, 0 if λ is tuned
+    on the validation rows; `slopes`: derivatives of the validation loss in λ; `checks`: the trainings that check an
+    answer; `again`: whether he answers again on poisoned rows, or only once on clean rows.
     """
 
     trainings: int = 0
@@ -146,15 +146,15 @@ class Effort(NamedTuple):
 
 @runtime_checkable
 class Counted(Protocol):
-    """A policy that says what it computes: others cannot be planned."""
+    """A policy that says what it computes. Audits with other policies cannot be planned."""
 
     def work(self, groups: tuple[int, ...]) -> Effort:
-        """Return what an answer computes for a λ of this shape."""
+        """Return what one answer computes for a λ of this shape."""
         ...
 
 
 def effort_of(policy: Policy, groups: tuple[int, ...]) -> Effort:
-    """Return what an answer computes for a λ of this shape. Raises `Unplanned` where the policy does not say."""
+    """Return what one answer computes for a λ of this shape. Raises `Unplanned` if the policy does not say."""
     if isinstance(policy, Counted):
         return policy.work(groups)
     raise Unplanned(f"time and memory unknown: the policy {policy.name} does not say what it computes (see `Counted`)")

@@ -1,4 +1,4 @@
-"""Sanitisers: what a defender takes out of the rows before he trains on them."""
+"""Sanitisers: which rows a defender removes before he trains."""
 
 import math
 
@@ -17,11 +17,10 @@ CLASSES = 128
 
 
 class Sphere(eqx.Module):
-    """The sphere filter (Steinhardt et al., 2017; Koh et al., 2018): far rows of a class are taken out.
+    """The sphere filter (Steinhardt et al., 2017; Koh et al., 2018): it removes the rows far from their class's mean.
 
-    Of each class with n rows, poison included, the ⌊`share`·n⌋ rows are taken out that lie farthest from the class's
-    mean, that of the rows as they are. Rows as far as one that stays stay too. Raises `InputError` for a share outside
-    (0, 1).
+    In each class with n rows, poison included, it removes the ⌊`share`·n⌋ rows that lie farthest from the mean of all n
+    rows. A row at the same distance as a row that stays, stays too. Raises `InputError` for a share outside (0, 1).
 
     Example:
         >>> import numpy as np
@@ -43,11 +42,11 @@ class Sphere(eqx.Module):
         return f"sphere={100 * self.share:g}%"
 
     def words(self) -> str:
-        """Return what is taken out."""
+        """Return which rows are removed."""
         return f"leaves out the {100 * self.share:g}% of each class's training rows farthest from the class's mean"
 
     def sanitise(self, rows: Rows) -> Float[Array, " n"]:
-        """Return the weights of the rows, 0 for those taken out."""
+        """Return the weights of the rows, 0 for removed rows."""
         there, label = rows.weight > 0, rows.y.astype(int)
 
         def of_class(values: Array) -> Array:
@@ -58,21 +57,21 @@ class Sphere(eqx.Module):
         many = of_class(jnp.ones_like(label))
         means = of_class(rows.x) / jnp.maximum(many, 1)[:, None]
         distance = jnp.where(there, jnp.linalg.norm(rows.x - means[label], axis=1), jnp.inf)
-        # Class by class, the nearest first; of each class the last that stays.
+        # Sorted by class, then by distance: `nearest` at an index is the last row of the class that stays.
         nearest = distance[jnp.lexsort((distance, label))]
         first = jnp.cumsum(jnp.bincount(label, length=CLASSES)) - jnp.bincount(label, length=CLASSES)
         stay = jnp.maximum(many - jnp.floor(self.share * many).astype(int), 1)
         return jnp.where(distance <= nearest[first + stay - 1][label], rows.weight, 0.0)
 
     def accepts(self, feasible: FeasibleSet) -> bool:
-        """Return whether Φ is a box: then `accepted` knows its part."""
+        """Return whether Φ is a box, the only set that `accepted` can cut."""
         return isinstance(feasible, Box)
 
     def accepted(self, rows: Rows, y: Float[np.ndarray, " k"], feasible: FeasibleSet) -> FeasibleSet:
-        """Return the balls about the means of `rows` in which points with these labels pass, cut out of a box.
+        """Return the parts of the box in which points with these labels pass: balls about the class means of `rows`.
 
-        The radius is that of the last row that stays if all the new points lie nearer. The points move the means, of
-        which this takes no account.
+        The radius is the distance of the last row that stays if all new points lie nearer. The points also move the
+        means; this is ignored.
         """
         assert isinstance(feasible, Box)  # see accepts
         x, labels, there = np.asarray(rows.x), np.asarray(rows.y), np.asarray(rows.weight) > 0

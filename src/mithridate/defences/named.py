@@ -23,20 +23,20 @@ LARGEST = 30.0
 POLICIES = ("fixed=VALUE", "learned", "cv-clean", "cv-poisoned", "search-clean=BUDGET", "search-poisoned=BUDGET")
 DEFENCES = ("none", "sphere=SHARE")
 FEWEST = 2
-"""Rows of a class that a sanitiser has to leave."""
+"""How many rows of each class a sanitiser must leave."""
 
 _SEARCH = re.compile(r"search-(?P<data>clean|poisoned)=(?P<budget>[0-9]{1,6})")
 _FIXED = re.compile(r"fixed=(?:log\((?P<strength>[^)]+)\)|(?P<value>.+))")
 
 
 def _made(kind: str, part: Any) -> Any:
-    """Return a built-in part's text, or the object of the user's own; a class is made without arguments."""
+    """Return a built-in part's text, or the user's own object; a class is called without arguments."""
     made = found(kind, part)
     return tried(f"{kind} = {name_of(part)}", "making it", made) if isinstance(made, type) else made
 
 
 def policy_of(part: Any, strengths: Box, descent: optax.GradientTransformation, *others: Any) -> Policy:
-    """Return the policy that a part of a configuration is or names (see `parse_policy`). Raises `InputError`."""
+    """Return the policy that a configuration holds or names (see `parse_policy`). Raises `InputError`."""
     made = _made("policy", part)
     if isinstance(made, str):
         return parse_policy(made, strengths, descent, *others)
@@ -49,7 +49,7 @@ def policy_of(part: Any, strengths: Box, descent: optax.GradientTransformation, 
 
 
 def sanitiser_of(part: Any) -> Sanitiser | None:
-    """Return the sanitiser that a part of a configuration is or names, None for "none". Raises `InputError`."""
+    """Return the sanitiser that a configuration holds or names, None for "none". Raises `InputError`."""
     made = _made("defence", part)
     if isinstance(made, str):
         return _parse_defence(made)
@@ -64,7 +64,7 @@ def sanitiser_of(part: Any) -> Sanitiser | None:
 
 
 def check_sanitiser(sanitiser: Sanitiser, rows: Rows, classes: Sequence[str]) -> None:
-    """Raise `InputError` unless it gives clean rows weights from 0 to their own, and leaves some of every class."""
+    """Raise `InputError` unless it gives clean rows weights from 0 to their own, and leaves rows of every class."""
     name = f"defence {sanitiser.name}"
     found = tried(name, "sanitise", jax.jit(sanitiser.sanitise), rows)
     if np.shape(found) != rows.weight.shape:

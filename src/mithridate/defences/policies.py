@@ -1,6 +1,6 @@
-"""How the defender sets λ, and so how λ answers an attack.
+"""How the defender sets λ, and so how λ reacts to an attack.
 
-Fixed, tuned on trusted validation rows, or cross-validated; see `Policy` for what they have in common.
+λ is fixed, tuned on trusted validation rows, or cross-validated; see `Policy` for what the policies have in common.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ from mithridate.victims.rows import join
 
 
 class Fixed(eqx.Module):
-    """λ stands still; the attacker knows the value, which is the same for all groups unless it is a vector."""
+    """λ is fixed and the attacker knows it. A number is used for all groups, a vector has one value per group."""
 
     log_strength: float | Strength
     label: str | None = None
@@ -74,19 +74,19 @@ class Fixed(eqx.Module):
         return True
 
     def words(self) -> str:
-        """Return what it does, or what the policy did that this one follows."""
+        """Return what the policy does, or what the policy did that found this fixed λ."""
         return f"holds λ at {self.name.partition('=')[2] or self.log_strength}, whatever the data"
 
 
 class Learned(eqx.Module):
     """λ_RMD: tuned on the trusted validation set while the attack runs (Eq. 3).
 
-    Within the attack λ descends along its hypergradient by `descent`. With `closing` (the default), a solve over
-    the whole of Φ(λ) then sets λ to the defender's best response to the points as they stand. Without it the λ
-    reported is wherever the descent ended: the paper's procedure, with `hyper_rule("constant", 0.99)`.
+    Within the attack λ descends along its hypergradient by `descent`. With `closing` (the default), a solve over the
+    whole of Φ(λ) then sets λ to the defender's best response to the present points. Without it, λ is reported where the
+    descent ended: the paper's procedure, with `hyper_rule("constant", 0.99)`.
 
-    `by` "error", the best response is the λ with the fewest errors on the validation set, of these the one with the
-    least loss, then the smallest. The descent still goes by the loss, since an error has no derivative.
+    With `by` "error", the best response is the λ with the fewest errors on the validation set; ties go to the least
+    loss, then to the smallest λ. The descent still follows the loss, since an error has no derivative.
     """
 
     strengths: Box = Box(*PAPER_STRENGTHS)
@@ -102,7 +102,7 @@ class Learned(eqx.Module):
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the best λ in Φ(λ) on the validation set, or λ as it is without `closing` (once `poisoned`)."""
+        """Return the best λ in Φ(λ) on the validation set. Without `closing` (once `poisoned`), return λ unchanged."""
         if self.poisoned and not self.closing:
             return log_strength
 
@@ -118,10 +118,10 @@ class Learned(eqx.Module):
     def best(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the best response on a fine grid, of a vector each entry along its own axis (see `best_response`).
+        """Return the best response on a fine grid; a vector is searched along each axis (see `best_response`).
 
-        By error it is λ as it stands, unless the errors of another are fewer by more than one row in a hundred, and by
-        more than one.
+        By error, the present λ is returned unless another has fewer errors: by more than one row in a hundred, and by
+        more than one row.
         """
         slack = None if self.by == "loss" else max(1.0, float(problem.defended().target.size) / 100)
 
@@ -131,7 +131,7 @@ class Learned(eqx.Module):
         return best_response(losses, self.strengths, log_strength, slack=slack)
 
     def work(self, groups: tuple[int, ...]) -> Effort:
-        """Return three grids of λ, or for a vector as much as its descents usually take."""
+        """Return the work of three grids of λ, or for a vector what its descents usually take."""
         checks, again = checked(self.strengths, groups, self.by), self.closing
         if not groups:
             return Effort(trainings=3 * POINTS, checks=checks, again=again)
@@ -143,18 +143,18 @@ class Learned(eqx.Module):
         return f"tunes λ under attack, for {LEAST[self.by]} on validation rows that the attacker cannot touch"
 
     def after_clean(self, log_strength: Strength) -> "Learned":
-        """Return itself, knowing that data may be poisoned now."""
+        """Return the same policy, for data that may be poisoned."""
         return replace(self, poisoned=True)
 
 
 class CrossValidated(eqx.Module):
     """λ by stratified k-fold cross-validation on the training set, with no trusted data.
 
-    With `on_poisoned` it is run again on the poisoned set at every ratio, and the attack lets it answer several
-    times on the way; without, λ_CLEAN is found once on clean data and then stands still (as in Xiao et al. 2015).
-    Grids over the whole of Φ(λ), or as many λ as `budget` says, drawn at random from it (Bergstra and Bengio, 2012):
-    for a vector λ a grid has too many points. `by` "error", the λ with the fewest errors on the held-out rows is taken,
-    of these the one with the least loss. Groups of rows, where the problem has some, are not divided among folds.
+    With `on_poisoned` it is run again on the poisoned set at every ratio, and it also answers several times during the
+    attack. Otherwise λ_CLEAN is found once on clean data and then kept (as in Xiao et al. 2015). It tries grids over
+    the whole of Φ(λ). With a `budget` it tries that many λ drawn at random instead (Bergstra and Bengio, 2012): for a
+    vector λ a grid has too many points. With `by` "error" it takes the λ with the fewest errors on the held-out rows;
+    ties go to the least loss. If the problem has groups of rows, no group is divided among folds.
     """
 
     on_poisoned: bool
@@ -177,10 +177,10 @@ class CrossValidated(eqx.Module):
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return the minimiser over Φ(λ) of the cross-validated loss, or errors, on the whole training set.
+        """Return the λ in Φ(λ) with the least cross-validated loss, or the fewest errors, on the whole training set.
 
-        Poison can leave a class with fewer rows than there are folds: then there are as many folds as rows, and
-        with fewer than two rows λ stays.
+        Poison can leave a class with fewer rows than folds. Then there are only as many folds as rows; with fewer than
+        two rows λ stays the same.
         """
         rows = join(problem.blocks(x_poison))
         labels, there = np.asarray(rows.y), np.asarray(rows.weight) > 0
@@ -204,16 +204,16 @@ class CrossValidated(eqx.Module):
         return np.asarray(candidates[first_minimiser(np.asarray(losses(jnp.asarray(candidates, dtype=float))))])
 
     def folds_of(self, labels: np.ndarray, task: Task, groups: np.ndarray | None = None) -> int:
-        """Return how many folds rows with these labels give: k, or as many as a class has rows, or groups."""
+        """Return the number of folds for rows with these labels: k, or fewer if a class has fewer rows or groups."""
         return min(self.k, task.fewest(labels, groups))
 
     def work(self, groups: tuple[int, ...]) -> Effort:
-        """Return three grids of λ, or the search's budget, for each fold."""
+        """Return the work of three grids of λ, or of the search's budget, for each fold."""
         return Effort((self.budget or 3 * POINTS) * self.k, self.k, again=self.on_poisoned)
 
     @property
     def fixed(self) -> bool:
-        """Whether λ is chosen on clean data and then stands still."""
+        """Whether λ is chosen on clean data and then kept."""
         return not self.on_poisoned
 
     def words(self) -> str:
@@ -226,5 +226,5 @@ class CrossValidated(eqx.Module):
         return f"chose λ before the attack, {how}; then held it"
 
     def after_clean(self, log_strength: Strength) -> Policy:
-        """Return itself, or λ_CLEAN held fixed."""
+        """Return the same policy, or λ_CLEAN as a fixed policy."""
         return self if self.on_poisoned else Fixed(log_strength, self.name)

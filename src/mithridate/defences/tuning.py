@@ -1,7 +1,7 @@
-"""Tuning λ by what a defender can measure: a trusted validation set, or k-fold cross-validation.
+"""How a defender tunes λ by what he can measure: a trusted validation set, or k-fold cross-validation.
 
-Both train the learner for many λ at once (one batched run) and take the minimiser of a criterion: the mean loss, or the
-fewest errors and of these the least loss. λ is a number or a vector with one entry for each group of layers; a grid of
+Both train the learner for many λ at once (one batched run) and minimise a criterion: the mean loss, or the number of
+errors with ties going to the least loss. λ is a number, or a vector with one entry for each group of layers. A grid of
 k candidates is (k,) or (k, groups).
 """
 
@@ -27,23 +27,23 @@ POINTS = 17
 TIE = 1e-5
 
 DESCENTS = 4
-"""The most descents to a vector λ."""
+"""The largest number of descents to a vector λ."""
 STOP = {"maxiter": 30, "maxls": 8, "ftol": 2e-6}
-"""When one of them ends: a loss in float32 shows no smaller fall."""
+"""The relative fall of the loss at which a descent ends: float32 shows no smaller one."""
 
 USUAL, SLOPES = 2.4, 14
-"""Descents to a vector λ, and derivatives asked for in each: means, the loss decides (measured: 1 to 4, 9 to 29)."""
+"""Mean number of descents to a vector λ, and of derivatives in each; it depends on the loss (1 to 4, 9 to 29)."""
 
 LEAST = {"loss": "the least loss", "error": "the fewest errors"}
-"""By what λ can be tuned, and what is sought then, in words."""
+"""The criteria by which λ can be tuned, and what each looks for, in words."""
 Losses = Callable[[Float[Array, "k *groups"]], Float[Array, "k *two"]]
-"""Mean loss for each of k candidate λ; by error (k, 2), the number of errors and the mean loss."""
+"""The mean loss for each of k candidate λ; by error (k, 2), the number of errors and the mean loss."""
 Slope = Callable[[Float[Array, " groups"]], tuple[Float[Array, ""], Float[Array, " groups"]]]
 """Mean loss and its derivative in a vector λ."""
 
 
 def check_criterion(by: str) -> None:
-    """Raise `InputError` unless λ can be tuned by this."""
+    """Raise `InputError` unless λ can be tuned by this criterion."""
     if by not in LEAST:
         raise InputError(f"by = {by!r}: use {' or '.join(LEAST)}")
 
@@ -51,9 +51,9 @@ def check_criterion(by: str) -> None:
 def first_minimiser(losses: np.ndarray) -> int:
     """Return the first index whose loss is within 1e-5 relative of the least; NaN counts as +∞.
 
-    On a grid in ascending order that is the smallest λ. Where regularisation is too weak to matter the loss is flat
-    to rounding, and λ would be noise without the rule. By error, where `losses` is (k, 2), those with the fewest
-    errors alone are looked at.
+    On a grid in ascending order this is the smallest λ. Where regularisation is too weak to matter, the loss is flat up
+    to rounding; without this rule λ would be noise. By error, where `losses` is (k, 2), only the candidates with the
+    fewest errors count.
     """
     if losses.ndim == 2:
         fewest = losses[:, 0] == np.fmin.reduce(losses[:, 0])
@@ -65,8 +65,8 @@ def first_minimiser(losses: np.ndarray) -> int:
 def minimise(losses: Losses, strengths: Box) -> Strength:
     """Return the number λ that minimises `losses` over the interval, coarse to fine: three grids of 17 values.
 
-    NaN means that no loss was finite. The first grid spans the interval, so that a minimum far from the present λ is
-    found; each of the others spans the two cells around the last minimiser. The resolution is 1/1024 of the interval
+    NaN means that no loss was finite. The first grid spans the interval, so it also finds a minimum far from the
+    present λ. Each further grid spans the two cells around the last minimiser. The resolution is 1/1024 of the interval
     (0.013 for the paper's bounds).
     """
     low, high = float(strengths.low), float(strengths.high)
@@ -84,12 +84,12 @@ def minimise(losses: Losses, strengths: Box) -> Strength:
 
 
 def minimise_vector(losses: Losses, slope: Slope, strengths: Box, start: Float[np.ndarray, " groups"]) -> Strength:
-    """Return the vector λ that minimises `losses` over the box: L-BFGS-B, started again while that helps.
+    """Return the vector λ that minimises `losses` over the box: L-BFGS-B, restarted as long as that helps.
 
-    `slope` maps λ to the loss and its derivative. A descent can end in a minimum that is not the least, or where the
-    loss is flat. So after each, 17 values of every entry, the others as they are, and of all entries alike are tried,
-    over the whole interval, and the next begins where one of them is lower. By error all this still goes by the loss,
-    which has a derivative; the answer is the one with the fewest errors of all λ that were tried between the descents.
+    `slope` maps λ to the loss and its derivative. A descent can end in a local minimum, or where the loss is flat. So
+    after each descent 17 values over the whole interval are tried, for each entry alone and for all entries together.
+    If one of them is lower, the next descent starts there. By error, all this still follows the loss, which has a
+    derivative; the answer is the λ with the fewest errors of all that were tried between the descents.
     """
     low, high = float(strengths.low), float(strengths.high)
 
@@ -129,13 +129,13 @@ def _evaluated(losses: Losses, candidates: np.ndarray) -> np.ndarray:
 def best_response(
     losses: Losses, strengths: Box, at: Strength, spacing: float = 0.05, slack: float | None = None
 ) -> Strength:
-    """Return the minimiser on an even grid over the whole interval: the slow, independent check of the above.
+    """Return the minimiser on an even grid over the whole interval: a slow, independent check of the solvers above.
 
-    For a vector λ every entry is the minimiser along its own axis, the others as they are `at`, on a grid ten times as
-    wide, with one of this spacing within five of it around the entry itself; or the entry itself, if nothing is lower.
+    For a vector λ, each entry is minimised along its own axis, with the others as in `at`. The grid there has ten times
+    the spacing; within five steps around the entry itself it has the fine spacing. An entry stays if nothing is lower.
 
-    By error `slack` is given. Errors jump from one λ to the next, so two λ with nearly as few can lie far apart: λ
-    stays as it is `at`, unless the errors of another are fewer by more than `slack`.
+    By error, `slack` is given. Errors jump from one λ to the next, so two λ with almost equally few errors can lie far
+    apart. λ therefore stays `at`, unless another λ has fewer errors by more than `slack`.
     """
     low, high = float(strengths.low), float(strengths.high)
 
@@ -161,14 +161,14 @@ def best_response(
 
 
 def grid_over(strengths: Box, groups: tuple[int, ...]) -> np.ndarray:
-    """Return λ as many as are tried at once, spread over Φ(λ): of a vector as many as lie on all its lines."""
+    """Return the λ that are tried at once, spread over Φ(λ); for a vector the number on all its lines."""
     many = 1 + POINTS * (groups[0] + (groups[0] > 1)) if groups else POINTS
     grid = np.linspace(float(np.min(strengths.low)), float(np.max(strengths.high)), many)
     return np.array(np.broadcast_to(grid.reshape(-1, *(1 for _ in groups)), (many, *groups)))
 
 
 def checked(strengths: Box, groups: tuple[int, ...], by: str = "loss") -> int:
-    """Return for how many λ `best_response` trains."""
+    """Return the number of λ for which `best_response` trains."""
     asked: list[int] = []
 
     def count(grid: Any) -> np.ndarray:
@@ -188,9 +188,9 @@ def validation_losses(
     key: Key[Array, ""],
     by: str = "loss",
 ) -> Float[Array, "k *two"]:
-    """Return L(D_val, wT(X_p, λ)) for each λ (the defender's objective in Eq. 1 and 3).
+    """Return L(D_val, wT(X_p, λ)) for each of k λ (the defender's objective in Eq. 1 and 3).
 
-    By error (k, 2): the number of errors on D_val, and L.
+    By error, return (k, 2): the number of errors on D_val, and L.
     """
     learner, defended = problem.learner, problem.defended()
 
@@ -218,7 +218,7 @@ def cross_validation_losses(
     key: Key[Array, ""],
     by: str = "loss",
 ) -> Float[Array, "k *two"]:
-    """Return the mean loss of the held-out rows for each λ, over all folds; by error (k, 2), their errors and that."""
+    """Return the mean loss of all folds' held-out rows for each λ; by error (k, 2), their errors and that loss."""
 
     def fold(mask: Bool[Array, " n"]) -> Float[Array, "k *two"]:
         kept, out = (rows.with_weight(jnp.where(part, rows.weight, 0.0)) for part in (~mask, mask))
@@ -234,7 +234,7 @@ def cross_validation_losses(
 
 
 def _with_errors(learner: Learner, params: Any, rows: Rows, loss: Float[Array, ""]) -> Float[Array, "2"]:
-    """Return how many of the rows are misclassified, each by its weight, and the loss; NaN where the loss is none."""
+    """Return the weighted number of misclassified rows, and the loss; both NaN if the loss is not finite."""
     task = learner.task(rows.x.shape[1])
     wrong = task.wrong(task.predicted(learner.model.logits(params, rows.x)), rows.y)
     errors = jnp.vdot(rows.weight, wrong.astype(rows.weight.dtype))

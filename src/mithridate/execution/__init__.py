@@ -1,1 +1,1 @@
-"""How independent chains of work share cores, devices and machines; knows nothing of audits."""
+"""How independent chains of work share cores, devices and machines; independent of audits."""

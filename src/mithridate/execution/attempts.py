@@ -1,4 +1,4 @@
-"""Chains in the hands of workers that may be lost: what is known of each, and how often that has happened."""
+"""Chains whose workers may be lost: the last known state of each chain, and how often it lost its worker."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 from mithridate.execution.work import Work
 
 LOSSES = 2
-"""How often a chain may lose its worker and be tried again."""
+"""How often a chain that lost its worker is tried again."""
 
 
 @dataclass
 class Attempt:
-    """A chain as far as it is known, which may be tried again from there."""
+    """A chain in its last known state, from which it can be tried again."""
 
     work: Work
     chain: Any
@@ -24,17 +24,17 @@ class Attempt:
         return outcome
 
     def lost(self, how: str) -> Iterator[Any]:
-        """Note that its worker is gone; yield what the chain comes to when that was once too often."""
+        """Note that its worker is gone. If that happened too often, yield the outcome of a chain that is given up."""
         self.losses += 1
         if self.losses > LOSSES:
             yield from self.work.given_up(self.chain, f"{how}, {self.losses} times")
 
     @property
     def hopeful(self) -> bool:
-        """Whether it is to be tried again."""
+        """Whether to try it again."""
         return self.losses <= LOSSES
 
 
 def attempts(work: Work, chains: Sequence[Any]) -> list[Attempt]:
-    """Return one attempt for each chain, the largest first: so at the end no worker waits long for another."""
+    """Return one attempt for each chain, the largest first, so that at the end no worker waits long for another."""
     return [Attempt(work, chain) for chain in sorted(chains, key=work.size, reverse=True)]

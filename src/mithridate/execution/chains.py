@@ -1,7 +1,7 @@
-"""How an audit's chains are executed: in turn, in step, or in other processes; what they yield comes as one stream.
+"""How an audit's chains are executed: in turn, in step, or in other processes. Their outcomes form one stream.
 
-In turn or in other processes the numbers are the same to the bit; in step, to rounding. The chains are written once, as
-generators, and know nothing of it.
+In turn and in other processes the numbers are the same to the bit; in step they agree up to rounding. The chains are
+generators, written once for all executions.
 """
 
 import functools
@@ -15,7 +15,7 @@ from mithridate.execution.work import Pace, Work
 
 
 def check(how: str) -> None:
-    """Raise `InputError` where this execution cannot be had."""
+    """Raise `InputError` if this execution is not possible here."""
     kind = how.partition(":")[0]
     if kind == "processes":
         processes.check()
@@ -24,9 +24,9 @@ def check(how: str) -> None:
 
 
 def stream(work: Work, chains: Sequence[Any], how: str, stopped: Callable[[], bool]) -> Iterator[Any]:
-    """Yield what all chains yield, each in its own order, as it comes. The first error of any chain is raised.
+    """Yield the outcomes of all chains as they come, each chain's in order. The first error of any chain is raised.
 
-    Arguments: `how`, the execution as a configuration names it; `stopped`, which is asked all the time.
+    Arguments: `how`, the name of the execution in a configuration; `stopped`, called often, tells whether to stop.
     """
     kind, _, where = how.partition(":")
     if kind == "processes":

@@ -1,8 +1,8 @@
 """Chains as tasks of a Ray cluster, here or on many machines; Ray is optional.
 
-Each chain is one task that asks for a core, or for an accelerator where the driver computes on one; the work lies in
-Ray's object store once. A task that is lost with its worker or node is not retried by Ray, which would begin anew, but
-given out again by the driver, which has stored what the chain had come to.
+Each chain is one task that asks for a core, or for an accelerator if the driver computes on one. The work is in Ray's
+object store once. If a task is lost with its worker or node, Ray does not retry it, since it would start from the
+beginning. The driver submits it again from the last state that it has stored.
 """
 
 import importlib.util
@@ -27,20 +27,20 @@ from mithridate.files.systems import STOPPING
 from mithridate.versions import versions
 
 POLL = 0.1
-"""Seconds between two times that the driver looks whether to stop."""
+"""Seconds between the driver's checks whether to stop."""
 
 CARRIED = ("JAX_", "XLA_")
-"""How the variables begin that decide how JAX computes: tasks get the driver's."""
+"""Prefixes of the environment variables that control JAX: tasks get the driver's values."""
 
 
 def check() -> None:
-    """Raise `InputError` when Ray is not installed."""
+    """Raise `InputError` if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise InputError("execution = ray: Ray is not installed: pip install 'mithridate[ray]'")
 
 
 def stream(work: Work, chains: Sequence[Any], address: str, stopped: Callable[[], bool]) -> Iterator[Any]:
-    """Yield what all chains yield, run on the cluster at this address, or on one started here for them if it is empty.
+    """Yield the outcomes of all chains, run on the cluster at this address, or on a new local one if it is empty.
 
     See `chains.stream`.
     """
@@ -64,7 +64,7 @@ def _streamed(work: Work, chains: Sequence[Any], stopped: Callable[[], bool]) ->
     held, running, begun = ray.put(work), {}, set()
 
     def begin(attempt: Attempt) -> None:
-        # In a list, which leaves it to the task when to fetch them, and how often.
+        # References inside a list are not fetched by Ray: the task decides when to fetch them.
         running[task.remote([held, ray.put(attempt.chain)], Pace.EVERY, versions(), sys.path)] = attempt
 
     for attempt in attempts(work, chains):
@@ -92,7 +92,7 @@ def _streamed(work: Work, chains: Sequence[Any], stopped: Callable[[], bool]) ->
                     begun.add(each)
                     before = attempt.chain
                     yield attempt.told(outcome)
-                    # A task is not asked to stop; it says so often where it stands that it can just be left there.
+                    # A task cannot be asked to stop, but it reports its state so often that it can be cancelled.
                     if stopped() and attempt.chain is not before:
                         ray.cancel(each)
                         del running[each]
@@ -102,20 +102,20 @@ def _streamed(work: Work, chains: Sequence[Any], stopped: Callable[[], bool]) ->
 
 
 _made: dict[Any, Work] = {}
-"""The work that this process, a worker's, has fetched last; what it has compiled serves the next chain."""
+"""The work that this worker process fetched last; the next chain reuses what it has compiled."""
 
 
-@no_type_check  # Ray wants a generator function, and one whose types are checked at run time is none
+@no_type_check  # Ray needs a generator function; with run-time type checks it would not be one
 def _serve(held: list[Any], every: float, expected: dict[str, str], path: list[str]) -> Iterator[Any]:
-    """Run one chain, as a task; modules of the user's own are looked for where the driver finds them."""
+    """Run one chain as a task. The user's own modules are looked for where the driver finds them."""
     import ray
 
     found = versions()
     if other := [name for name in expected if found.get(name) != expected[name]]:
         here, there = expected[other[0]], found.get(other[0])
         raise InputError(
-            f"execution = ray: {other[0]} is {there} on a worker and {here} here, which would give other numbers; have "
-            "the same everywhere"
+            f"execution = ray: {other[0]} is {there} on a worker and {here} here, which would give other numbers; "
+            "install the same everywhere"
         )
     sys.path += [place for place in path if place not in sys.path]
     if held[0] not in _made:
@@ -127,14 +127,14 @@ def _serve(held: list[Any], every: float, expected: dict[str, str], path: list[s
 
 
 def _variables(accelerated: bool) -> dict[str, str]:
-    """Return the environment of a task: the driver's as far as JAX is concerned, and one core."""
+    """Return the environment of a task: the driver's settings for JAX, and one core."""
     carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
     return carried if accelerated else carried | surroundings(1) | {"JAX_PLATFORMS": "cpu"}
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster: the one at this address, one that is started here, or that which the caller is in."""
+    """Connect to a cluster: the one that the caller is in, the one at this address, or one that is started here."""
     import ray
 
     if ray.is_initialized():
@@ -142,16 +142,16 @@ def _connected(address: str) -> Iterator[None]:
         return
     started: dict[str, Any] = {"address": address}
     if not address:
-        # Nobody is told of it, and the dashboard would be one process more.
+        # Send no usage statistics, and save the process of the dashboard.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         started = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
     with _quiet():
         try:
-            if ":" in address:  # where nobody listens Ray would wait for minutes
+            if ":" in address:  # if nobody listened, Ray would wait for minutes
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
             ray.init(**started, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # noqa: BLE001 (Ray does not say which; it is told to the user)
+        except Exception as error:  # noqa: BLE001 (Ray does not document which; the user gets the message)
             said = " ".join(str(error).split())[:200]
             raise InputError(f"execution = ray:{address}: no connection to a cluster ({said})") from None
     try:
@@ -162,9 +162,9 @@ def _connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray from the terminal, and the handlers of signals from Ray.
+    """Keep Ray's output off the terminal, and our signal handlers from being replaced by Ray's.
 
-    JAX warns of every fork; the processes that Ray forks here are replaced by its own programs at once.
+    JAX warns about every fork; here that is harmless, since the forked processes start Ray's own programs at once.
     """
     logger = logging.getLogger("ray")
     level, main = logger.level, threading.current_thread() is threading.main_thread()

@@ -1,9 +1,9 @@
 """How independent chains of work share the devices: one after the other, in step as one batch, or each on all of them.
 
-On a CPU chains run in turn, since a batch leaves the cache. On an accelerator each chain runs in its own thread; where
-all of them wait in a `shared` function, calls of the same shapes are stacked and run as one vmapped call, whose batch
-is divided among all devices. For one large problem the chains run in turn and the training rows are divided instead
-(see `placed`). The chains are written once, as if each were alone, and know nothing of it.
+On a CPU chains run in turn, since a batch does not fit into the cache. On an accelerator each chain runs in its own
+thread. When all of them wait in a `shared` function, calls with the same shapes are stacked and run as one vmapped
+call, whose batch is divided among all devices. For one large problem the chains run in turn and the training rows are
+divided instead (see `placed`). The chains are written once, as if each ran alone.
 """
 
 import functools
@@ -26,7 +26,7 @@ _present = threading.local()
 
 
 def chosen(execution: str) -> Execution:
-    """Return how a process runs its chains: as asked for, in turn if there are other processes, or as suits the device.
+    """Return how a process runs its chains: as configured, in turn if there are other processes, or by device.
 
     Example:
         >>> chosen("sharded"), chosen("processes:4")
@@ -38,7 +38,7 @@ def chosen(execution: str) -> Execution:
 
 
 def placed(execution: Execution) -> AbstractContextManager[Any]:
-    """Return the context in which training rows are put on the devices: divided among all of them where `sharded`."""
+    """Return the context that puts training rows on the devices: divided among all of them if `sharded`."""
     devices = jax.local_devices()
     if execution != "sharded" or len(devices) == 1:
         return nullcontext()
@@ -47,16 +47,16 @@ def placed(execution: Execution) -> AbstractContextManager[Any]:
 
 @contextmanager
 def surroundings(precision: str, execution: str) -> Iterator[None]:
-    """Enter what all of an audit runs in: the precision of its numbers, and where its rows are put."""
+    """Enter the context of an audit: the precision of its numbers, and the devices of its rows."""
     wide = precision == "float64"
     with jax.enable_x64(wide), jax.default_matmul_precision("highest"), placed(chosen(execution)):
         yield
 
 
 def exact(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Return the function with matrix products in the full precision of their numbers.
+    """Return the function with matrix products in full precision.
 
-    On NVIDIA's cards JAX would round what goes into them to 10 bits (TF32): a network's hypergradient was off by 3 %.
+    On NVIDIA's cards JAX would round their inputs to 10 bits (TF32): a network's hypergradient was off by 3 %.
     """
 
     @functools.wraps(function)
@@ -70,7 +70,7 @@ def exact(function: Callable[..., Result]) -> Callable[..., Result]:
 def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., Any]:
     """Return the function compiled, and batched over all chains that call it together.
 
-    Every array among its arguments is its own in every chain; its results have to be arrays.
+    Arrays among its arguments may differ between chains, other arguments must be equal. Its results must be arrays.
     """
     function = exact(function)
     alone = eqx.filter_jit(function, donate=donate)
@@ -79,7 +79,7 @@ def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., 
     def together(mesh: Mesh | None, arrays: Any, rest: Any) -> Any:
         each = jax.vmap(lambda own: function(*eqx.combine(own, rest)))
         if mesh is not None:
-            # Every device works on its own chains: nothing is sent, and no call knows of another's devices.
+            # Each device works on its own chains; the devices exchange nothing.
             chains = PartitionSpec(mesh.axis_names)
             each = jax.shard_map(each, mesh=mesh, in_specs=chains, out_specs=chains, check_vma=False)
         return each(arrays)
@@ -93,10 +93,10 @@ def shared(function: Callable[..., Any], donate: Any = "none") -> Callable[..., 
 
 
 def stacked(together: Callable[..., Any], arrays: Sequence[Any], rest: Any) -> list[Any]:
-    """Return the results of k ≥ 1 calls that were made as one; `arrays` are their own arguments, `rest` the others.
+    """Return the results of k ≥ 1 calls, run as one; `arrays` are the arguments of each, `rest` the common ones.
 
-    Several devices get equal shares, and no more of them than are needed for shares as small: where k does not divide,
-    the last call is made more than once. The results are back on one device, where the chains' own arrays are.
+    The devices get equal shares, on as few devices as give the smallest shares. If k does not divide evenly, the last
+    call is repeated. The results are returned to one device, where the chains' own arrays are.
     """
     devices = jax.local_devices()
     share = -(-len(arrays) // len(devices))
@@ -120,7 +120,7 @@ def run(chains: Sequence[Callable[[], Result]], execution: Execution) -> list[Re
     def attend(chain: Callable[[], Result]) -> Result:
         _present.meeting = meeting
         try:
-            with jax.enable_x64(wide):  # the precision in force belongs to a thread
+            with jax.enable_x64(wide):  # each thread has its own precision
                 return chain()
         finally:
             _present.meeting = None
@@ -132,14 +132,14 @@ def run(chains: Sequence[Callable[[], Result]], execution: Execution) -> list[Re
 
 
 class _Meeting:
-    """Where the chains' threads wait for one another; the last to arrive does the work for all."""
+    """The place where the chains' threads wait for one another. The last to arrive does the work for all."""
 
     def __init__(self, members: int):
         self.condition, self.members = threading.Condition(), members
         self.waiting: list[tuple[Any, Any, tuple[Any, ...], list[Any]]] = []
 
     def call(self, alone: Any, together: Any, arguments: tuple[Any, ...]) -> Any:
-        """Return the function's result, computed with all calls like it."""
+        """Return the function's result, computed together with all similar calls."""
         place: list[Any] = []
         with self.condition:
             self.waiting.append((alone, together, arguments, place))
@@ -152,7 +152,7 @@ class _Meeting:
         return place[0]
 
     def leave(self) -> None:
-        """Go; those who waited for this member alone go on."""
+        """Leave; if the others were waiting only for this member, they go on."""
         with self.condition:
             self.members -= 1
             if self.waiting and len(self.waiting) == self.members:

@@ -1,8 +1,8 @@
 """Chains in processes of this machine, each with its share of the cores.
 
-A worker is spawned, gets the work once and then one chain after another, the largest first. It shares nothing but a
-pipe with the driver, so that whichever of them is killed, the other notices by the pipe's end: the driver has the chain
-run again from what it was last told, and a worker without a driver ends at once.
+A worker is spawned, gets the work once and then one chain after another, the largest first. It shares only a pipe with
+the driver. If one of them is killed, the pipe ends and the other notices: the driver has the chain run again from its
+last reported state, and a worker without a driver ends at once.
 """
 
 import atexit
@@ -25,13 +25,13 @@ from mithridate.execution.work import Pace, Work
 from mithridate.files import systems
 
 POLL = 0.1
-"""Seconds between two times that the driver looks whether to stop."""
+"""Seconds between the driver's checks whether to stop."""
 
 PATIENCE = 5.0
-"""Seconds that a worker has to end before it is killed, or a cluster to answer."""
+"""Seconds within which a worker must end before it is killed, and a cluster must answer."""
 
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""The variables that bound the threads of the libraries of linear algebra, read when these are loaded."""
+"""The variables that limit the threads of linear algebra libraries; they are read when these are loaded."""
 
 UNGUARDED = "in a script, call it under `if __name__ == '__main__':`, since every worker imports the script"
 
@@ -39,28 +39,28 @@ _context = multiprocessing.get_context("spawn")
 
 
 def cores() -> int:
-    """Return how many cores this process may use: its affinity's, within its container's limit."""
+    """Return how many cores this process may use: those of its affinity, within its container's limit."""
     return joblib.cpu_count()
 
 
 def parts() -> int:
-    """Return into how many parts XLA divides a large sum here, which decides how it is rounded: as it has threads."""
+    """Return the number of parts into which XLA divides a large sum here (its threads), which affects rounding."""
     return int(os.environ.get("NPROC") or 0) or len(systems.usable_cores()) or os.cpu_count() or 1
 
 
 def surroundings(threads: int) -> dict[str, str]:
-    """Return the environment of a process that has so many cores, and divides its sums as this one does."""
+    """Return the environment of a process with this many cores that divides its sums as this process does."""
     return dict.fromkeys(LIBRARIES, str(threads)) | {"NPROC": str(parts())}
 
 
 def check() -> None:
-    """Raise `InputError` on an accelerator, whose memory the first process takes for itself."""
+    """Raise `InputError` on an accelerator: the first process would take all of its memory."""
     if (device := jax.default_backend()) != "cpu":
-        raise InputError(f"execution = processes: the cores of a CPU, and JAX computes on a {device}; use batched")
+        raise InputError(f"execution = processes: needs CPU cores, but JAX computes on a {device}; use batched")
 
 
 def stream(work: Work, chains: Sequence[Any], most: int, stopped: Callable[[], bool]) -> Iterator[Any]:
-    """Yield what all chains yield, run by so many workers; see `chains.stream`."""
+    """Yield the outcomes of all chains, run by at most `most` workers; see `chains.stream`."""
     waiting, crew, stopping = attempts(work, chains), _Crew(work, min(most, len(chains))), False
     try:
         while True:
@@ -98,7 +98,7 @@ def stream(work: Work, chains: Sequence[Any], most: int, stopped: Callable[[], b
 
 
 class _Worker:
-    """A process, the pipe to it, and what it is working on; nothing before it has said that it is ready."""
+    """A process, the pipe to it, and its present attempt (None until it has reported that it is ready)."""
 
     def __init__(self, packed: Any, own: list[int], threads: int):
         self.pipe, theirs = _context.Pipe()
@@ -107,21 +107,21 @@ class _Worker:
         try:
             with _surroundings(surroundings(threads)):
                 self.process.start()
-        except Exception as error:  # noqa: BLE001 (Python does not say which; it is told to the user)
+        except Exception as error:  # noqa: BLE001 (Python does not document which; the user gets the message)
             said = " ".join(str(error).split())[:120]
             raise InputError(f"execution = processes: no worker can be started here ({said}); {UNGUARDED}") from None
         theirs.close()
 
     def give(self, attempt: Attempt) -> None:
         self.attempt = attempt
-        with suppress(OSError):  # it was killed, which the next look at the pipe says
+        with suppress(OSError):  # it was killed; the next read of the pipe shows it
             if self.packed is not None:
                 self.pipe.send_bytes(self.packed)
                 self.packed = None
             self.pipe.send(attempt.chain)
 
     def end(self, patience: float = PATIENCE) -> str:
-        """Wait for its end, or bring it about; return how it ended."""
+        """Wait for its end, or kill it; return how it ended, in words."""
         self.pipe.close()
         self.process.join(patience)
         if self.process.is_alive():
@@ -131,14 +131,14 @@ class _Worker:
 
 
 class _Crew:
-    """The workers, by their pipes: at most so many at once, each with its share of the cores."""
+    """The workers, by their pipes: at most `most` at once, each with its share of the cores."""
 
     def __init__(self, work: Work, most: int):
         try:
             self.packed = bytes(ForkingPickler.dumps(work))
         except Exception as error:
             raise InputError(
-                f"execution = processes: the audit cannot be sent to another process ({error}); have what is your own "
+                f"execution = processes: the audit cannot be sent to another process ({error}); put your own parts "
                 "in a module that can be imported"
             ) from error
         self.most, self.threads = most, max(1, cores() // max(1, most))
@@ -160,7 +160,7 @@ class _Crew:
         return worker.end(patience)
 
     def stop(self) -> None:
-        """Have all chains stop where they stand."""
+        """Tell all chains to stop where they are."""
         for worker in [*self.members.values()]:
             if worker.attempt is None:
                 self.remove(worker, patience=0.0)
@@ -178,9 +178,9 @@ class _Crew:
 
 @contextmanager
 def _surroundings(variables: dict[str, str]) -> Iterator[None]:
-    """Give a process that is started meanwhile these variables, and deafen it to Ctrl-C and SIGTERM.
+    """Give processes that start meanwhile these variables, and make them ignore Ctrl-C and SIGTERM.
 
-    Both may be sent to the whole group, and the driver says by the pipe what follows from them.
+    Both signals may go to the whole process group. The driver tells the workers by the pipe what to do.
     """
     before = {name: os.environ.get(name) for name in variables}
     with systems.deaf_children():
@@ -193,9 +193,9 @@ def _surroundings(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, own: Sequence[int], every: float) -> None:
-    """Run the chains that come through the pipe, as a worker process on its own cores."""
+    """Run the chains that come through the pipe: the main function of a worker process, on its own cores."""
     systems.deafen()
-    systems.bind(own)  # XLA starts its threads with the first computation, and they stay where this one is
+    systems.bind(own)  # XLA starts its threads with the first computation; they keep this thread's cores
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
 
@@ -204,7 +204,7 @@ def _serve(pipe: Connection, own: Sequence[int], every: float) -> None:
             try:
                 order = pipe.recv()
             except (EOFError, OSError):
-                os._exit(0)  # there is nobody left to work for, however long the current step would take
+                os._exit(0)  # the driver is gone: do not even finish the current step
             except Exception as error:  # noqa: BLE001 (the driver is told; it cannot be read here)
                 order = error
             stop.set() if order is None else orders.put(order)
@@ -215,7 +215,7 @@ def _serve(pipe: Connection, own: Sequence[int], every: float) -> None:
 
 
 def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> None:
-    """Say that there is nothing to do, and do what comes: first the work as a whole, then chain after chain."""
+    """Report ready, then do what comes: first receive the work, then run chain after chain."""
     work: Work | None = None
     pipe.send(("ready", None))
     while True:
@@ -236,7 +236,7 @@ def _work(pipe: Connection, orders: "queue.SimpleQueue[Any]", pace: Pace) -> Non
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the error, or what it says where it cannot be sent itself."""
+    """Return the error, or one with its message if the error itself cannot be sent."""
     try:
         ForkingPickler.dumps(error)
     except Exception:  # noqa: BLE001 (whatever kept it)

@@ -1,4 +1,4 @@
-"""Chains of work: what whoever executes them asks of them, and how often they say where they stand."""
+"""Chains of work: the interface for those that execute them, and how often chains report their state."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,16 +7,16 @@ from typing import Any, Protocol, runtime_checkable
 
 
 class Pace:
-    """When a chain should say where it stands, and whether it should stop then."""
+    """When a chain should report its state, and whether it should then stop."""
 
     EVERY = 10.0
-    """Seconds between two times that an unfinished cell is saved."""
+    """Seconds between two saves of an unfinished cell."""
 
     def __init__(self, stopped: Callable[[], bool], every: float | None = None):
         self.stopped, self.every, self.last = stopped, self.EVERY if every is None else every, time.monotonic()
 
     def due(self) -> bool:
-        """Return whether an unfinished cell should be saved now; if so the time runs anew."""
+        """Return whether an unfinished cell should be saved now; if so, restart the clock."""
         if self.stopped() or time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
             return True
@@ -25,24 +25,24 @@ class Pace:
 
 @runtime_checkable
 class Work(Protocol):
-    """Chains that can be run, here or where it is sent."""
+    """Chains that can be run here, or in another process to which the work is sent."""
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which all of it has to run."""
+        """Return the context in which all of the work must run."""
         ...
 
     def run(self, chain: Any, pace: Pace) -> Iterator[Any]:
-        """Yield what a chain comes to, until it ends or `pace` says stop."""
+        """Yield the outcomes of a chain, until it ends or `pace` says stop."""
         ...
 
     def size(self, chain: Any) -> float:
-        """Return how much of a chain is left to do, in any unit: where several run at once the largest go first."""
+        """Return how much work is left in a chain, in any unit: if several run at once, the largest go first."""
         ...
 
     def after(self, chain: Any, outcome: Any) -> Any:
-        """Return a chain as it is once it has yielded this; run again, it goes on from there."""
+        """Return the chain's state after it has yielded `outcome`; run again, it goes on from there."""
         ...
 
     def given_up(self, chain: Any, reason: str) -> Iterator[Any]:
-        """Yield what a chain comes to that no worker has outlived."""
+        """Yield the outcomes of a chain that is given up because it lost its worker too often."""
         ...

@@ -1,1 +1,1 @@
-"""Files that may do harm, and files that must be whole."""
+"""Reading files that may be harmful, and writing files that are never half there."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed and whichever disk is full.
+"""Files that exist completely or not at all, even if a process is killed or a disk is full.
 
 A file is written beside its place under another name, flushed to the disk and renamed; then its folder is flushed.
 """
@@ -12,11 +12,11 @@ from typing import IO
 from mithridate.files.systems import sync
 
 PART = ".part"
-"""How the names of files end that were being written; whoever finds one may remove it."""
+"""The ending of the names of unfinished files; anyone who finds one may remove it."""
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have `write` fill a new file, which then takes the place of `path`. Raises `OSError`, nothing left behind."""
+    """Let `write` fill a new file, which then replaces `path`. Raises `OSError` and leaves nothing behind."""
     number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=PART)
     try:
         with os.fdopen(number, "wb") as file:
@@ -32,7 +32,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def flush(path: Path, below: bool = True) -> None:
-    """Flush a file, or a folder and all that is `below` it, to the disk."""
+    """Flush a file, or a folder and everything `below` it, to the disk."""
     for found in (path, *(path.rglob("*") if below else ())):
         sync(found)
 

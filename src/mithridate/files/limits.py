@@ -1,8 +1,8 @@
-"""Files that may have been made to do harm: read within limits, or refused.
+"""Files that may be harmful are read within limits, or refused.
 
-Sizes are checked before anything is allocated, by what was read and not by what a header says. Nothing that is read
-is executed. Every fault of a file is a `ValueError` of one sentence, or an `OSError`; what calls makes it an error of
-its own that names the file.
+Sizes are checked before anything is allocated, from the content and not from what a header says. Nothing that is read
+is executed. Every fault of a file is a `ValueError` with one sentence, or an `OSError`; the caller turns it into an
+error that names the file.
 """
 
 import gzip
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXT = 2**24
-"""The most bytes of a JSON file."""
+"""The largest size of a JSON file in bytes."""
 OPTIONS = 2**16
-"""The most bytes of a TOML file."""
+"""The largest size of a TOML file in bytes."""
 ARRAYS = 2**30
-"""The most bytes of an npz file's arrays, unpacked, unless the caller says otherwise."""
+"""The largest size of an npz file's unpacked arrays in bytes, unless the caller sets another."""
 MEMBERS = 1000
 DEPTH = 32
 DIGITS = 100
@@ -42,7 +42,7 @@ DIGITS = 100
 DOTS = 1000
 LONGEST = 2**16
 OPTION = 4096
-"""The most characters of a text in a file, and in an option."""
+"""The largest number of characters of a text in a file, and in an option."""
 
 _TABLE = 2**18
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -64,7 +64,7 @@ _BROKEN = (
 
 @contextmanager
 def faults_told() -> Iterator[None]:
-    """Make a `ValueError` of whatever a reader of the standard library, NumPy or pandas raises on damaged files."""
+    """Turn whatever the standard library, NumPy or pandas raises on damaged files into a `ValueError`."""
     try:
         yield
     except _BROKEN as error:
@@ -74,7 +74,7 @@ def faults_told() -> Iterator[None]:
 def contained(folder: Path, name: str) -> Path:
     """Return the path of `name` in a folder that somebody else may have made, for reading or writing.
 
-    Raises `ValueError` when it leaves the folder, or any part of it below the folder is a symbolic link.
+    Raises `ValueError` if it leaves the folder, or if any part of it below the folder is a symbolic link.
 
     Example:
         >>> from pathlib import Path
@@ -94,8 +94,8 @@ def contained(folder: Path, name: str) -> Path:
 def regular_file(folder: Path, name: str, most: int = ARRAYS) -> Path:
     """Return the path of the file `name` in a folder that somebody else may have made.
 
-    Raises `ValueError` as `contained`, when it is no regular file (a FIFO, a device, a directory) and when it has more
-    than `most` bytes; `FileNotFoundError` when it is not there.
+    Raises `ValueError` as `contained` does, if it is no regular file (a FIFO, a device, a directory) or has more than
+    `most` bytes; `FileNotFoundError` if it does not exist.
     """
     path = contained(folder, name)
     with opened(path, most):
@@ -104,7 +104,7 @@ def regular_file(folder: Path, name: str, most: int = ARRAYS) -> Path:
 
 @contextmanager
 def opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
-    """Open a regular file of at most `most` bytes to read; a FIFO or device is refused, and not waited for.
+    """Open a regular file of at most `most` bytes for reading; FIFOs and devices are refused without waiting.
 
     Raises `ValueError` or `OSError`.
     """
@@ -126,7 +126,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def _at_most(file: io.BufferedIOBase, most: int, path: Path) -> bytes:
-    # A file can grow after its size was asked.
+    # A file can grow after its size was checked.
     content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"{path.name} holds more than {most:,} bytes")
@@ -134,10 +134,10 @@ def _at_most(file: io.BufferedIOBase, most: int, path: Path) -> bytes:
 
 
 def read_json(path: Path, most: int = TEXT) -> Any:
-    """Return what a JSON file (UTF-8) of at most `most` bytes says, NaN and infinity refused.
+    """Return the content of a JSON file (UTF-8) of at most `most` bytes; NaN and infinity are refused.
 
-    Raises `ValueError` when it is not JSON, nests more than 32 deep, holds an integer of over 100 digits or text that
-    is not Unicode; `OSError` when it cannot be read.
+    Raises `ValueError` if it is not JSON, nests more than 32 deep, or holds an integer of more than 100 digits or text
+    that is not Unicode; `OSError` if it cannot be read.
     """
     with faults_told():
         found = json.loads(
@@ -160,7 +160,7 @@ def _integer(text: str) -> int:
 
 
 def read_toml(path: Path, most: int = OPTIONS) -> dict[str, Any]:
-    """Return what a TOML file of at most `most` bytes says; raises as `read_json`."""
+    """Return the content of a TOML file of at most `most` bytes; raises as `read_json` does."""
     text = read_bytes(path, most).decode("utf-8")
     # tomllib's time grows with the square of a dotted key.
     if max(line.count(".") for line in text.split("\n")) > DOTS:
@@ -172,9 +172,9 @@ def read_toml(path: Path, most: int = OPTIONS) -> dict[str, Any]:
 
 
 def check_plain(value: Any, longest: int = LONGEST) -> None:
-    """Raise `ValueError` for plain data that nest over 32 deep, or hold what cannot be used.
+    """Raise `ValueError` for plain data that nest more than 32 deep or hold unusable values.
 
-    That is text that is not Unicode or longer than `longest`, and integers of more than 100 digits.
+    Unusable are text that is not Unicode or longer than `longest`, and integers of more than 100 digits.
     """
     stack = [(value, 1)]
     while stack:
@@ -194,23 +194,23 @@ def check_plain(value: Any, longest: int = LONGEST) -> None:
 
 
 def read_gzip(path: Path, most: int) -> bytes:
-    """Return what a gzip file unpacks to, at most `most` bytes. Raises `ValueError` or `OSError`."""
+    """Return the unpacked content of a gzip file, at most `most` bytes. Raises `ValueError` or `OSError`."""
     with faults_told(), opened(path, most) as file, gzip.GzipFile(fileobj=file) as unpacked:
         return _at_most(unpacked, most, path)
 
 
 def npz_shapes(path: Path, most: int = ARRAYS) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of an npz file's arrays, none of which is read; raises as `read_npz`."""
+    """Return the names and shapes of an npz file's arrays without reading them; raises as `read_npz` does."""
     with _archive(path, most) as (_, found):
         return {name: shape for name, (_, shape) in found.items()}
 
 
 def read_npz(path: Path, names: Sequence[str] | None = None, most: int = ARRAYS) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file by name, all of them or those named; of numbers, booleans or text.
+    """Return the arrays of an npz file by name, all of them or those named. They hold numbers, booleans or text.
 
-    Raises `ValueError` when the file is no such archive or is damaged; holds pickled objects, records, an array twice
-    or one that is not as large as its header says; when the arrays, unpacked, have more than `most` bytes; when one
-    that is named is absent. `OSError` when it cannot be read.
+    Raises `ValueError` if the file is no such archive or is damaged; if it holds pickled objects, records, the same
+    array twice, or an array whose size differs from its header; if the unpacked arrays have more than `most` bytes; if
+    a named array is missing. Raises `OSError` if it cannot be read.
     """
     with _archive(path, most) as (archive, found):
         absent = [name for name in names or () if name not in found]
@@ -222,7 +222,7 @@ def read_npz(path: Path, names: Sequence[str] | None = None, most: int = ARRAYS)
         for name in found if names is None else names:
             with archive.open(found[name][0]) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-                # The checksum is compared when the end is met.
+                # The checksum is compared at the end of the member.
                 file.read(1)
             _check_text(name, arrays[name])
         return arrays
@@ -260,7 +260,7 @@ def _archive(
 
 
 def _check_table(file: io.BufferedReader) -> None:
-    """Refuse a table of contents that would fill the memory: Python's reader takes it whole."""
+    """Refuse a table of contents that would fill the memory: Python's reader loads it at once."""
     size = file.seek(0, os.SEEK_END)
     file.seek(-min(size, 98), os.SEEK_END)
     end = file.read().rjust(98, b"\0")
@@ -298,9 +298,9 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> tupl
 
 
 def read_parquet(path: Path, most: int, rows: int = 2**31, columns: list[str] | None = None) -> "pa.Table":
-    """Return a Parquet file of at most `rows` rows and `most` bytes, as the file says and as it turns out.
+    """Return a Parquet file of at most `rows` rows and `most` bytes, by its metadata and by its real content.
 
-    Only these `columns`, if any are named. Text is read as its dictionary and only written out when it fits. Raises
+    If `columns` are named, only these are read. Text is read as a dictionary and expanded only if it fits. Raises
     `ValueError` or `OSError`.
     """
     import pyarrow as pa
@@ -314,7 +314,7 @@ def read_parquet(path: Path, most: int, rows: int = 2**31, columns: list[str] | 
         text = [name for name, kind in types.items() if _is_text(pa, kind)]
         with opened(path, most) as file, ParquetFile(file, read_dictionary=text) as found:
             about = found.metadata
-            # Nothing is asked of a column's own metadata: where they are damaged pyarrow ends the process.
+            # The metadata of single columns are not used: if they are damaged, pyarrow ends the process.
             groups = [about.row_group(group).total_byte_size for group in range(about.num_row_groups)]
             size = sum(max(group, 0) for group in groups) + 8 * about.num_rows * about.num_columns
             if about.num_rows > rows or size > most:

@@ -1,6 +1,6 @@
-"""How much memory this process may still take: what the machine has left, within what its container allows.
+"""How much memory this process may still take: what the machine has left, within the limits of its container.
 
-A container's limit is that of its control group or of any above it. Page cache that the kernel would give back at once
+A container's limit is that of its control group or of any group above. Page cache that the kernel would free at once
 does not count as used.
 """
 
@@ -11,14 +11,14 @@ import psutil
 
 UNIFIED = ("memory.max", "memory.current", "inactive_file")
 LEGACY = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-"""Versions 2 and 1 of control groups: the files of limit and use, and what `memory.stat` calls the cache."""
+"""For versions 2 and 1 of control groups: the files of limit and use, and the name of the cache in `memory.stat`."""
 
 
 def free_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the bytes that can still be allocated: the least of what machine and control groups have left.
+    """Return the bytes that can still be allocated: the least of what the machine and its control groups have left.
 
-    Arguments: where control groups are `mounted`, and the file that names this process's `own`; where there are none,
-    it is what the machine has.
+    Arguments: `mounted`, where control groups are mounted; `own`, the file that names this process's groups. Without
+    control groups, only the machine counts.
 
     Example:
         >>> free_memory() > 0
@@ -28,7 +28,7 @@ def free_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
 
 
 def _left(mounted: Path, own: Path) -> Iterator[int]:
-    """Yield limit less use of every control group that this process is in and that can be read."""
+    """Yield the limit minus the use of each readable control group of this process."""
     try:
         lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):
@@ -37,7 +37,7 @@ def _left(mounted: Path, own: Path) -> Iterator[int]:
         if controllers and "memory" not in controllers.split(","):
             continue
         top, names = (mounted / "memory", LEGACY) if controllers else (mounted, UNIFIED)
-        # In a container the path may be the host's while the container's own group is mounted: then the last counts.
+        # In a container the path may be the host's, while only the container's own group is mounted: use the last.
         here = top / path.lstrip("/")
         for group in (here, *here.parents):
             if group.is_relative_to(top):

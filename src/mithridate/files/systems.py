@@ -1,6 +1,6 @@
-"""What operating systems differ in: each difference is one function here, and nothing else asks which system it is.
+"""Differences between operating systems: each is one function here, and no other module asks which system it is.
 
-Tested on Linux; for macOS and Windows the tests take away what is not there (`tests/test_systems.py`).
+Tested on Linux. For macOS and Windows the tests remove what these systems lack (`tests/test_systems.py`).
 """
 
 import os
@@ -16,7 +16,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk. Windows opens no folder, and flushes a file only if it may write to it."""
+    """Flush a file or folder to the disk. Windows cannot open folders, and flushes only files opened for writing."""
     if WINDOWS and path.is_dir():
         return
     number = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
@@ -27,7 +27,7 @@ def sync(path: Path) -> None:
 
 
 def leads_out(name: str) -> bool:
-    r"""Return whether a name in a folder leads out of it on any system, whichever this one is.
+    r"""Return whether a name in a folder leads out of it on any operating system, not only this one.
 
     Example:
         >>> [leads_out(name) for name in ("cells/a.npz", "../a", "/etc/a", "C:a", r"\\server\share\a", r"a\..\..\b")]
@@ -38,13 +38,13 @@ def leads_out(name: str) -> bool:
 
 
 def same_path(one: str, other: str) -> bool:
-    """Return whether two absolute paths are spelled alike, as far as the system tells spellings apart."""
+    """Return whether two absolute paths have the same spelling, as far as the system distinguishes spellings."""
     return os.path.normcase(one) == os.path.normcase(other)
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Have processes that are started meanwhile not hear signals to stop, where children inherit that (not Windows)."""
+    """Make processes that start meanwhile ignore signals to stop, on systems where they inherit that (not Windows)."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -60,13 +60,13 @@ def deaf_children() -> Iterator[None]:
 
 
 def deafen() -> None:
-    """Have this process ignore signals to stop, whatever it inherited."""
+    """Make this process ignore signals to stop."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def how_it_ended(code: int) -> str:
-    """Return in words how a process ended, by the exit code that `multiprocessing` gives it."""
+    """Return in words how a process ended, from its exit code in `multiprocessing`."""
     if code >= 0:
         return f"ended (exit code {code})"
     doubt = ": out of memory?" if -code == getattr(signal, "SIGKILL", None) else ""
@@ -74,11 +74,11 @@ def how_it_ended(code: int) -> str:
 
 
 def usable_cores() -> set[int]:
-    """Return the numbers of the cores that this process may use; empty where the system does not say."""
+    """Return the numbers of the cores that this process may use; empty if the system does not tell."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def bind(cores: Iterable[int]) -> None:
-    """Have this process use these cores only; none where `usable_cores` knows of none."""
+    """Limit this process to these cores; do nothing on systems where `usable_cores` is empty."""
     if cores := set(cores):
         os.sched_setaffinity(0, cores)

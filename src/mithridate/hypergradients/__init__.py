@@ -1,4 +1,4 @@
-"""Ways to the derivative of the outer objective through training: same problem in, same result out."""
+"""Methods for the derivative of the outer objective through training; all take the same problem."""
 
 from mithridate.hypergradients.averaged import Averaged
 from mithridate.hypergradients.forward import Combined, Forward

@@ -1,7 +1,7 @@
 """The mean of a hypergradient over several w0: the derivative of E[A(wT)], w0 ~ p(w0), from K draws.
 
-Poison that is moved for one w0 need not do harm from another. The paper (Sect. 5.2) draws w0 anew for every update of
-the points, so that they see many in turn; the mean of K draws is an update in which K of them agree.
+Poison made for one w0 need not do harm with another. The paper (Sect. 5.2) draws a new w0 for every update of the
+points, so that they see many w0 in turn. The mean over K draws is an update on which K of them agree.
 """
 
 from typing import Any
@@ -16,10 +16,11 @@ from mithridate.hypergradients.problem import Bilevel, Hypergradient, Hypergradi
 
 
 class Averaged(HypergradientMethod):
-    """The mean of what `method` finds with K = `draws` keys, split from the call's own.
+    """The mean of the results of `method` with K = `draws` keys, which are split from the key of the call.
 
     A, its derivatives and the diagnostics are means over the draws; the status is the first that is not ok. The K
-    trainings run one after the other, in the memory of one and K times its time. Raises `InputError` when `draws` < 1.
+    trainings run one after the other: they need the memory of one and K times its time. Raises `InputError` if
+    `draws` < 1.
     """
 
     method: HypergradientMethod
@@ -27,7 +28,7 @@ class Averaged(HypergradientMethod):
 
     def __check_init__(self):
         if self.draws < 1:
-            raise InputError(f"draws = {self.draws}: a mean is over at least 1")
+            raise InputError(f"draws = {self.draws}: must be at least 1")
 
     def start(
         self,

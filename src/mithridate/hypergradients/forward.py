@@ -1,7 +1,7 @@
 """Forward-mode hypergradient (Algorithm 3): tangents of w carried along with training.
 
-A tangent per hyperparameter: Z ← (∂Φ/∂w) Z + ∂Φ/∂θ, and at the end ∇A = Zᵀ ∇A(w(T)). Nothing of the trajectory is
-stored. The cost is one tangent of training for λ and one for every feature of every point.
+There is one tangent per input θ: Z ← (∂Φ/∂w) Z + ∂Φ/∂θ, and at the end ∇A = Zᵀ ∇A(w(T)). The trajectory is not stored.
+The cost is one tangent of training for each λ and one for every feature of every point.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from mithridate.hypergradients.problem import (
 
 
 class Forward(HypergradientMethod):
-    """Algorithm 3. Memory does not grow with T, time grows with the number of inputs.
+    """Algorithm 3. Memory does not grow with T; time grows with the number of inputs.
 
-    Arguments: `most`, the largest number of tangents that is run without a complaint; `at_once`, how many are carried
-    together. Raises `InputError` when the points have more features in all than that: give λ alone to it with
-    `Combined`, or raise `most`.
+    Arguments: `most`, the largest allowed number of tangents; `at_once`, how many are carried together. Raises
+    `InputError` if the points and λ need more than `most`: use `Combined` to compute only λ's derivative with it, or
+    raise `most`.
     """
 
     most: int = eqx.field(default=1000, static=True)
@@ -69,7 +69,7 @@ class Forward(HypergradientMethod):
 
 
 class Combined(HypergradientMethod):
-    """X_p's derivative by one method, λ's by another (App. E.1); the status is the worse of the two."""
+    """X_p's derivative by one method, λ's by another (App. E.1). The status is the worse of the two."""
 
     poison: HypergradientMethod
     hyper: HypergradientMethod
@@ -98,7 +98,7 @@ class Combined(HypergradientMethod):
     ) -> Hypergradient:
         """Return A(wT) and its derivatives at (X_p, λ)."""
         points = self.poison(problem, x_poison, log_strength, key, memory[0])
-        # Where the points are fixed rows, a method has λ alone to differentiate, at λ's cost.
+        # With the points as fixed rows, the method differentiates λ alone and costs no more than that.
         hyper = self.hyper(problem.settled(x_poison), x_poison[:0], log_strength, key, memory[1])
         status = Status.where(points.status == Status.ok, hyper.status, points.status)
         diagnostics = points.diagnostics | hyper.diagnostics

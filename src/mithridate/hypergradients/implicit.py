@@ -1,11 +1,11 @@
 """The implicit hypergradient at the inner optimum (Eq. 4), with Hessian-vector products only (App. A).
 
-At w* with ∇_w L = 0 the derivative is −(∇_θ ∇_w L)ᵀ v with H v = ∇A and H = ∇²_w L: no training step is differentiated,
-nothing of the trajectory kept. It holds at the optimum alone, so the status says when w is not there, and when the
-linear system was not solved.
+At w* with ∇_w L = 0 the derivative is −(∇_θ ∇_w L)ᵀ v with H v = ∇A and H = ∇²_w L. No training step is differentiated
+and no trajectory is kept. This holds only at the optimum, so the status says when w is not there, and when the linear
+system was not solved.
 
-Successive outer steps solve nearly the same problem: for a victim that is solved to optimality both w* and v start
-from the last ones.
+Successive outer steps solve almost the same problem. For a victim that is solved to optimality, w* and v therefore
+start from the last ones.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ Schedule = Literal["constant", "quadratic", "exponential"]
 
 
 class Oracles(NamedTuple):
-    """All that the implicit hypergradient asks of a problem at (X_p, λ), as functions of w (and v)."""
+    """What the implicit hypergradient needs of a problem at (X_p, λ), as functions of w (and v)."""
 
     gradient: Any
     """∇_w L(w)"""
@@ -68,13 +68,12 @@ class Memory(NamedTuple):
 class Implicit(HypergradientMethod):
     """Eq. 4 by conjugate gradient, from four oracles.
 
-    Arguments: `tolerance`, relative, of the linear solve (default 3e-5 in float32, 1e-8 in float64); `schedule`, by
-    which it is reached over successive calls: `constant`, `quadratic` (0.1/t²) or `exponential` (0.1·0.9^t), as in
-    Pedregosa (2016); `damping` ≥ 0, added to the Hessian;
-    `steps`, the most of CG; `stationarity`, up to which w counts as optimal, in both ‖∇L(w)‖/‖∇L(w0)‖ and
-    |⟨v, ∇L(w)⟩|/A(w), the first-order distance of A from its value at the optimum. Diagnostics: these two as `residual`
-    and `gap`, the steps of CG and, where the victim is solved, of Newton's method. Raises `InputError` for a number out
-    of range.
+    Arguments: `tolerance`, the relative tolerance of the linear solve (default 3e-5 in float32, 1e-8 in float64);
+    `schedule`, how it tightens over successive calls: `constant`, `quadratic` (0.1/t²) or `exponential` (0.1·0.9^t), as
+    in Pedregosa (2016); `damping` ≥ 0, added to the Hessian; `steps`, the largest number of CG steps; `stationarity`,
+    up to which w counts as optimal. It limits both ‖∇L(w)‖/‖∇L(w0)‖ and |⟨v, ∇L(w)⟩|/A(w), the first-order distance of
+    A from its value at the optimum. Diagnostics: these two as `residual` and `gap`, the number of CG steps and, if the
+    victim is solved, of Newton steps. Raises `InputError` for a number out of range.
     """
 
     tolerance: float | None = None
@@ -99,7 +98,7 @@ class Implicit(HypergradientMethod):
         log_strength: Float[Array, "*groups"],
         key: Key[Array, ""],
     ) -> Memory:
-        """Return the optimum at (X_p, λ), or w0 where w is trained anew at every call."""
+        """Return the optimum at (X_p, λ), or w0 if w is trained again at every call."""
         if not self._by_rows(problem, x_poison):
             params = problem.learner.model.init(jax.random.split(key)[0])
             if problem.learner.solved:
@@ -164,7 +163,7 @@ class Implicit(HypergradientMethod):
         features = tuple(b.x for b in blocks)
         point, w, bias = memory.solution
         dual = learner.dual(blocks, log_strength, memory.leading)
-        # The last w is nearer to the new optimum than the last coefficients with the points moved.
+        # The last w is nearer to the new optimum than the last coefficients are after the points have moved.
         found = dual.solve(point, learner.rule, jnp.concatenate([x @ w for x in features]) + bias)
         (coefs, bias), (slope, s) = found.point, dual.slopes(found.z)
         w = from_rows(features, coefs)
@@ -222,7 +221,7 @@ class Implicit(HypergradientMethod):
                 return jnp.full_like(like, last)
 
     def _sound(self, product: Any, like: Any, key: Array) -> Array:
-        """Return whether the smallest eigenvalue of H, estimated from a random right-hand side, is above rounding."""
+        """Return whether the smallest eigenvalue of H, estimated with a random right-hand side, exceeds rounding."""
         leaves, tree = jax.tree.flatten(like)
         keys = jax.random.split(jax.random.fold_in(key, 7), len(leaves))
         draws = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
@@ -238,11 +237,11 @@ class Implicit(HypergradientMethod):
         return (smallest > 10 * jnp.finfo(leaves[0].dtype).eps * largest) & curved
 
     def _by_rows(self, problem: Bilevel, x_poison: Array) -> bool:
-        """Return whether the rows' coordinates serve, in which the Hessian is not damped."""
+        """Return whether the rows' coordinates can be used; they allow no damping of the Hessian."""
         learner = problem.learner
         return learner.solved and not self.damping and learner.chosen_space(problem.blocks(x_poison)) == "gram"
 
 
 def _or_zero(tree: Any) -> Any:
-    """Return the tree, or zeros where it is not finite: a failed solve is no place to start from."""
+    """Return the tree, or zeros where it is not finite: do not start from a failed solve."""
     return jax.tree.map(lambda leaf: jnp.where(jnp.all(jnp.isfinite(leaf)), leaf, 0.0), tree)

@@ -1,4 +1,4 @@
-"""The bilevel problem as a hypergradient method sees it, and what every method returns."""
+"""The bilevel problem that hypergradient methods take, and what they return."""
 
 import abc
 from dataclasses import replace
@@ -17,12 +17,12 @@ from mithridate.victims.spaces.run import Loop, scan
 
 
 class Status(eqx.Enumeration):
-    """How a number was come by; the text of each member is what to do about it."""
+    """Whether a hypergradient can be trusted. The text of each member says what is wrong and what to do."""
 
     ok = ""
     non_finite = "the hypergradient is NaN or infinite: lower the inner learning rate or the bound on λ"
     flat = "the derivative is exactly 0: the learner is not differentiable, or nothing depends on the points"
-    drifted = "the weights run backwards missed w0: use Checkpointed, or train for a shorter time η·T"
+    drifted = "the weights recomputed backwards missed w0: use Checkpointed, or train for a shorter time η·T"
     overflowed = "the weights left the range of fixed-point numbers: give Reversible fewer bits"
     not_stationary = "inner training is not at its optimum, where the implicit hypergradient holds: train longer"
     unsolved = "conjugate gradient did not reach its tolerance: raise its steps, λ or the damping"
@@ -34,15 +34,15 @@ STATUSES = ("ok", "non_finite", "flat", "drifted", "overflowed", "not_stationary
 
 
 def number(status: Status) -> Int[Array, "..."]:
-    """Return a status as its place in `STATUSES`, which a figure or a file can hold."""
+    """Return a status as its index in `STATUSES`."""
     places = [i * (status == getattr(Status, name)) for i, name in enumerate(STATUSES)]
     return jnp.sum(jnp.stack(places), axis=0)
 
 
 class Hypergradient(NamedTuple):
-    """A(wT) and its derivatives in the poisoning points (n_p, m) and in λ; the same from every method.
+    """A(wT) and its derivatives in the poisoning points (n_p, m) and in λ. Every method returns one.
 
-    `diagnostics`: what else the method can say of itself, numbers by name. `memory`: what its next call may start from.
+    `diagnostics`: more numbers about the computation, by name. `memory`: what the method's next call may start from.
     """
 
     value: Float[Array, ""]
@@ -54,17 +54,17 @@ class Hypergradient(NamedTuple):
 
 
 class Bilevel(eqx.Module):
-    """One outer problem: which rows stay, which are learned, and what is measured (Eq. 2).
+    """One outer problem: the fixed training rows, the poisoning points, and what is measured (Eq. 2).
 
-    Arguments: the `learner`; `rest`, the training rows that stay fixed; `y_poison` (n_p,), the labels of the
-    poisoning points; `target`, D_target, the rows on which the attacker's A is measured; `poison_weight` (n_p,), by
-    default ones: a point of weight 0 is not there, without changing any shape; `valid`, D_val, on which the defender
-    measures (default: D_target); `specific`: the attacker wants the labels that D_target has, A = −L, else he wants any
-    others, A = L; `defence`, which takes rows out before the victim is trained (see `Sanitiser`); `aim`, a loss whose
-    mean on D_target the attacker pursues in L's place (see `attacks.aims`); `scoring`, by how much each row of D_target
-    counts in his success, and in an `aim` (default: alike); `groups` (n_rest + n_p,), the number of each row's and each
-    point's group, where rows belong together in folds. With D_val = D_target and A = L the outer problem is the minimax
-    of Eq. 3.
+    Arguments: the `learner`; `rest`, the training rows that stay fixed; `y_poison` (n_p,), the labels of the poisoning
+    points; `target`, D_target, the rows on which the attacker's A is measured; `poison_weight` (n_p,), default ones: a
+    point of weight 0 is ignored, without changing any shape; `valid`, D_val, on which the defender measures (default:
+    D_target); `specific`: if true, the attacker wants the labels that D_target has, A = −L, otherwise any others,
+    A = L; `defence`, which removes rows before the victim is trained (see `Sanitiser`); `aim`, a loss whose mean on
+    D_target the attacker maximises instead of L (see `attacks.aims`); `scoring`, the weight of each row of D_target in
+    his success and in an `aim` (default: equal); `groups` (n_rest + n_p,), the group number of each row and each
+    point, if rows must stay together in folds. With D_val = D_target and A = L the outer problem is the minimax of
+    Eq. 3.
     """
 
     learner: Learner
@@ -81,23 +81,23 @@ class Bilevel(eqx.Module):
 
     @property
     def minimax(self) -> bool:
-        """Whether attacker and defender look at one number (Eq. 3)."""
+        """Whether attacker and defender have the same objective (Eq. 3)."""
         return self.valid is None and not self.specific and self.aim is None
 
     def defended(self) -> "Bilevel":
-        """Return the problem in which the defender's loss stands in A's place, for its derivative in λ."""
+        """Return the problem with the defender's loss instead of A, for its derivative in λ."""
         target = self.target if self.valid is None else self.valid
         return replace(self, target=target, valid=None, specific=False, aim=None, scoring=ALIKE)
 
     def blocks(self, x_poison: Float[Array, "n_p m"]) -> tuple[Rows, ...]:
-        """Return D'_tr = rest ∪ D_p, as far as the defence lets it pass."""
+        """Return D'_tr = rest ∪ D_p; rows that the defence removes have weight 0."""
         if not self.y_poison.size:
             return sanitised((self.rest,), self.defence)
         weight = jnp.ones_like(self.y_poison) if self.poison_weight is None else self.poison_weight
         return sanitised((self.rest, Rows(x_poison, self.y_poison, weight)), self.defence)
 
     def settled(self, x_poison: Float[Array, "n_p m"]) -> "Bilevel":
-        """Return the problem in which these points are fixed rows, so that λ alone is learned."""
+        """Return the problem in which these points are fixed rows and only λ is learned."""
         nothing = jnp.zeros(0, self.y_poison.dtype)
         return replace(self, rest=join(self.blocks(x_poison)), y_poison=nothing, poison_weight=None, defence=None)
 
@@ -116,7 +116,7 @@ class Bilevel(eqx.Module):
         return self.attained(self.learner.model.logits(params, self.target.x))
 
     def attained(self, logits: Float[Array, "n *classes"]) -> Float[Array, ""]:
-        """Return A where D_target's rows have these logits."""
+        """Return A if D_target's rows have these logits."""
         if self.aim is None:
             loss = jnp.vdot(self.target.weight, self.learner.loss(logits, self.target.y)) / self.target.size
         else:
@@ -124,7 +124,7 @@ class Bilevel(eqx.Module):
         return -loss if self.specific else loss
 
     def success(self, params: Any) -> Float[Array, ""]:
-        """Return the share of D_target's rows that go the attacker's way, or how he scores on them."""
+        """Return the attacker's score on D_target: by default the share of its rows classified as he wants."""
         task = self.learner.task(self.target.x.shape[1])
         return self.scoring.success(
             task, self.learner.model.logits(params, self.target.x), self.target.y, self.specific
@@ -142,7 +142,7 @@ class Bilevel(eqx.Module):
 
 
 class HypergradientMethod(eqx.Module):
-    """A way to ∇A in X_p and λ at once; held by the attack as a field."""
+    """A method that computes A's derivatives in X_p and λ at once. An attack holds one as a field."""
 
     def start(
         self,
@@ -151,7 +151,7 @@ class HypergradientMethod(eqx.Module):
         log_strength: Float[Array, "*groups"],
         key: Key[Array, ""],
     ) -> Any:
-        """Return the memory for a first call; the next calls get their predecessor's."""
+        """Return the memory for the first call. Each later call gets the memory that the call before returned."""
         return ()
 
     @abc.abstractmethod
@@ -167,7 +167,7 @@ class HypergradientMethod(eqx.Module):
 
 
 def finite_status(*arrays: Any) -> Status:
-    """Return ok, or non_finite when any number is NaN or infinite, or flat when the derivatives are all 0.
+    """Return non_finite if any number is NaN or infinite, flat if all derivatives are 0, otherwise ok.
 
     The first array is the value, the others are derivatives.
     """
@@ -178,7 +178,7 @@ def finite_status(*arrays: Any) -> Status:
 
 
 def worst(*checks: tuple[Bool[Array, ""], Status]) -> Status:
-    """Return the status of the first check that is false, ok when all are true."""
+    """Return the status of the first check that is false, or ok if all are true."""
     status = Status.ok
     for passed, otherwise in reversed(checks):
         status = Status.where(passed, status, otherwise)
@@ -186,9 +186,9 @@ def worst(*checks: tuple[Bool[Array, ""], Status]) -> Status:
 
 
 def check_unrolled(problem: Bilevel, method: Any) -> None:
-    """Raise `InputError` when the victim has no training steps to differentiate."""
+    """Raise `InputError` if the victim has no training steps to differentiate."""
     if problem.learner.solved:
         raise InputError(
-            f"{type(method).__name__} differentiates the steps of inner training, and this victim is solved to "
+            f"{type(method).__name__} differentiates the steps of inner training, but this victim is solved to "
             "optimality; use Implicit"
         )

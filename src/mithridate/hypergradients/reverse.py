@@ -6,9 +6,9 @@ With the update w(t+1) = Φ(w(t), X_p, λ) the adjoint runs backwards from dw = 
     dλ   ← dλ   + (∂Φ/∂λ)ᵀ dw   = dλ   − η·(∇_λ ∇_w L(w(t)))ᵀ dw
     dw   ← (∂Φ/∂w)ᵀ dw          = dw   − η·∇²_w L(w(t)) dw
 
-JAX's reverse mode through the loop that trains is this recursion: the forward pass keeps what the T steps need
-of the trajectory, one backward pass serves X_p and λ with the same dw. The derivative is exact for the T steps
-taken, whether or not they reach the optimum.
+JAX's reverse mode through the training loop is this recursion. The forward pass keeps what the T steps need of the
+trajectory, and one backward pass serves X_p and λ with the same dw. The derivative is exact for the T steps taken,
+whether or not they reach the optimum.
 """
 
 import math
@@ -50,24 +50,24 @@ class Reverse(HypergradientMethod):
         return Hypergradient(value_, poison, hyper, finite_status(value_, poison, hyper))
 
     def loop(self, step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
-        """Take all steps; reverse mode keeps what it needs of each."""
+        """Take all steps; reverse mode keeps what it needs of each step."""
         return scan(step, run, state, schedule)
 
 
 class Checkpointed(Reverse):
-    """Algorithm 2 with checkpoints (Griewank, 1992): the same number, in less memory.
+    """Algorithm 2 with checkpoints (Griewank, 1992): the same number in less memory.
 
-    The T steps are cut into segments of `every` steps (default ⌈√T⌉). The forward pass keeps the state at the start of
-    each; the backward pass takes a segment's steps once more before it walks them back. So T/every + 1 states and the
-    intermediate values of `every` steps are in memory at a time, O(√T) by default, for T more steps forwards. Raises
-    `InputError` when `every` < 1.
+    The T steps are divided into segments of `every` steps (default ⌈√T⌉). The forward pass keeps the state at the start
+    of each segment. The backward pass repeats the steps of a segment before it goes back through them. So T/every + 1
+    states and the intermediate values of `every` steps are in memory at a time, O(√T) by default, at the cost of T more
+    forward steps. Raises `InputError` if `every` < 1.
     """
 
     every: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
         if self.every is not None and self.every < 1:
-            raise InputError(f"every = {self.every}: a checkpoint can be kept every 1 step or more")
+            raise InputError(f"every = {self.every}: must be at least 1 step")
 
     def loop(self, step: Step, run: Any, state: Any, schedule: PyTree[Array]) -> Any:
         """Take all steps, segment by segment."""

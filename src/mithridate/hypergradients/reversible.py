@@ -1,9 +1,9 @@
 """Reverse mode with the weights recomputed backwards instead of stored (App. E.1).
 
-Two rules can be run backwards. Gradient descent (full-batch or minibatch): w(t) solves w = w(t+1) + η·∇L(w), found by
-fixed-point iteration, which contracts where η·curvature < 1; errors grow on the way back, and the drift ‖ŵ0 − w0‖
-tells by how much. Heavy ball: exactly, bit for bit, in fixed-point numbers, with the bits that the momentum's
-multiplication drops kept in a buffer (Maclaurin, Duvenaud and Adams, 2015, Algorithm 3).
+Two kinds of rules can be run backwards. Gradient descent (full-batch or minibatch): w(t) solves w = w(t+1) + η·∇L(w),
+by fixed-point iteration, which contracts if η·curvature < 1. Errors grow on the way back; the drift ‖ŵ0 − w0‖ shows by
+how much. Heavy ball is reversed exactly, bit for bit: it runs in fixed-point numbers, and a buffer keeps the bits that
+the multiplication by the momentum drops (Maclaurin, Duvenaud and Adams, 2015, Algorithm 3).
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ class Reversal(Protocol):
     """A rule that can also be run backwards."""
 
     def start(self, state: Any, steps: int) -> Any:
-        """Return the rule's state before the first of so many steps in the form that can be reversed."""
+        """Return the rule's state before the first of `steps` steps, in a form that can be reversed."""
         ...
 
     def step(self, gradient: Gradient, carry: Any, number: Array, item: PyTree[Array]) -> Any:
@@ -77,7 +77,7 @@ class FixedPoint(eqx.Module):
 
 
 class Carry(NamedTuple):
-    """Heavy ball in fixed-point numbers: integers for w, v and the dropped bits, and the full buffers put away."""
+    """Heavy ball in fixed-point numbers: integers for w, v and the dropped bits, and the buffers that are full."""
 
     params: Any
     velocity: Any
@@ -87,10 +87,10 @@ class Carry(NamedTuple):
 
 
 class BitExact(eqx.Module):
-    """Heavy ball in fixed-point numbers with `bits` binary places; γ has to be a ratio n/d with d ≤ 1024.
+    """Heavy ball in fixed-point numbers with `bits` binary places; γ must be a ratio n/d with d ≤ 1024.
 
-    v·γ is v // d · n; the remainder of the division and the room that the product leaves go into a buffer,
-    which grows by log2(d/n) bits a step and is put on a shelf before it overflows.
+    v·γ is v // d · n. The remainder of the division, and the values that the product cannot take, go into a buffer. It
+    grows by log2(d/n) bits a step, and is stored and emptied before it overflows.
     """
 
     rule: HeavyBall
@@ -130,7 +130,7 @@ class BitExact(eqx.Module):
             carry.buffer,
         )
         buffer = jax.tree.map(lambda b: jnp.where(full, 0, b), carry.buffer)
-        # Each integer operation below is undone by one in `unstep`.
+        # `unstep` undoes each integer operation below.
         buffer = jax.tree.map(lambda b, v: b * d + v % d, buffer, carry.velocity)
         velocity = jax.tree.map(lambda b, v: v // d * n + b % n, buffer, carry.velocity)
         buffer = jax.tree.map(lambda b: b // n, buffer)
@@ -178,10 +178,10 @@ class BitExact(eqx.Module):
 class Reversible(HypergradientMethod):
     """Reverse mode that stores no trajectory: each step is undone, then differentiated.
 
-    Arguments: `iterations` of the fixed point (1 is the first-order reversal of Muñoz-González et al., 2017);
-    `bits`, binary places of heavy ball's fixed-point numbers (default 24 in float32, 50 in float64); `drift`, the
-    largest ‖ŵ0 − w0‖/‖wT − w0‖ that counts as sound. Diagnostics: that ratio as `drift`. Raises `InputError` for a
-    rule that cannot be run backwards.
+    Arguments: `iterations` of the fixed point (1 is the first-order reversal of Muñoz-González et al., 2017); `bits`,
+    the binary places of heavy ball's fixed-point numbers (default 24 in float32, 50 in float64); `drift`, the largest
+    accepted ‖ŵ0 − w0‖/‖wT − w0‖. Diagnostics: that ratio as `drift`. Raises `InputError` for a rule that cannot be run
+    backwards.
     """
 
     iterations: int = eqx.field(default=20, static=True)
@@ -190,7 +190,7 @@ class Reversible(HypergradientMethod):
 
     def __check_init__(self):
         if self.iterations < 1:
-            raise InputError(f"iterations = {self.iterations}: the fixed point needs at least 1")
+            raise InputError(f"iterations = {self.iterations}: must be at least 1")
 
     def __call__(
         self,

@@ -1,10 +1,10 @@
 """Outer step rules: how a hypergradient becomes a move of X_p or of λ (Eq. 5).
 
-Each is an Optax transformation, so any other Optax rule can stand in its place. The rules by name are cached:
-asking twice for the same rule gives the same object, and compiled steps are reused.
+Each is an Optax transformation, so any other Optax rule can replace it. The rules by name are cached: asking twice for
+the same rule gives the same object, and compiled steps are reused.
 
-The derivative of a mean loss over hundreds of rows is so small that the paper's α = 0.99 would not move the
-points; hence the normalised rules, which are the defaults.
+The derivative of a mean loss over hundreds of rows is so small that the paper's α = 0.99 would not move the points. So
+the normalised rules are the defaults.
 """
 
 import functools
@@ -39,9 +39,9 @@ def normalise_rows() -> optax.GradientTransformation:
 def poison_rule(name: str, size: float) -> optax.GradientTransformation:
     """Return the rule `name` for X_p with step size `size` = α > 0.
 
-    `normalised`: α along each point's own direction; `raw`: α times the derivative; `adam`: Adam with rate α;
-    `restarting`: as `normalised`, the step falling to a twentieth within 20 steps and beginning again at half its last
-    beginning.
+    `normalised`: a step of length α along each point's derivative; `raw`: α times the derivative; `adam`: Adam with
+    rate α; `restarting`: as `normalised`, but the length falls to a twentieth within 20 steps and then restarts at half
+    its last starting value.
     """
     _check(name, size, POISON_RULES, "poison_step")
     if name == "restarting":
@@ -59,10 +59,10 @@ def poison_rule(name: str, size: float) -> optax.GradientTransformation:
 def hyper_rule(name: str, size: float) -> optax.GradientTransformation:
     """Return the rule `name` for λ with largest step `size` = β > 0.
 
-    `constant` is the paper's rule on the normalised derivative: it ends by oscillating with the size of β. `decay`
-    divides that step by √t. `rprop` (Riedmiller and Braun, 1993) halves the step when the derivative changes its
-    sign and lengthens it otherwise, within [0.01, β]: it neither oscillates nor comes to rest while the points
-    still move. `raw` is β times the derivative.
+    `constant` is the paper's rule on the normalised derivative: in the end λ oscillates by the size of β. `decay`
+    divides that step by √t. `rprop` (Riedmiller and Braun, 1993) halves the step when the derivative changes its sign
+    and lengthens it otherwise, within [0.01, β]: it does not oscillate, and does not stop while the points still move.
+    `raw` is β times the derivative.
     """
     _check(name, size, HYPER_RULES, "hyper_step")
     # Optax's default eps of 1e-6 is larger than λ's derivative where regularisation is weak.

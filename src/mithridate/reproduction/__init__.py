@@ -1,8 +1,8 @@
-"""The paper's figures and tables, made again: one directory of results per run.
+"""The paper's figures and tables, reproduced: one directory of results per run.
 
-Each figure's `run` computes a frame of plain numbers, draws the figure, and says of every sentence in which the paper
-reports what it saw whether it came out, with numbers. A figure that did not come out is drawn and said to be so. A
-table is printed from the program's own presets and data sets, with every difference from the paper's.
+Each figure's `run` computes a frame of plain numbers and draws the figure. For every observation of the paper it says,
+with numbers, whether we see it too. A figure that differs from the paper's is drawn too, and the claims say so. A table
+is printed from the program's own presets and data sets, with every difference from the paper's.
 """
 
 import importlib
@@ -13,9 +13,9 @@ from mithridate.reproduction.outcome import Claim, Reproduction
 
 
 def _lazily(module: str, function: str = "run", dataset: str | None = None) -> Callable[..., Any]:
-    """Return a function of this package by name, imported when it is called.
+    """Return a function of this package by name; it is imported when it is called.
 
-    `dataset` is the one to take when none is named; None leaves that to the function.
+    `dataset` is the default data set; with None the function decides.
     """
 
     def run(named: Any = None, /, *arguments: Any, **options: Any) -> Any:
@@ -41,10 +41,10 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 """What can be reproduced, by name: functions of (dataset, *, preset, splits, seed, on_progress).
 
-`dataset` None means the figure's own. They return a `Reproduction`, or what can be saved and reported on like one.
+`dataset` None means the figure's own. They return a `Reproduction`, or an object that can be saved and reported alike.
 """
 
 STUDIES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8")
-"""Those made from audits, whose options they take as well."""
+"""The figures that are made from audits; they also take the options of audits."""
 
 __all__ = ["FIGURES", "STUDIES", "Claim", "Reproduction"]

@@ -1,8 +1,8 @@
-"""Effects that the claims are judged by: one value per split, read off a figure's frame.
+"""The effects by which claims are judged: one value per split, read from a figure's frame.
 
-The frame has the columns `split`, `policy`, `n_poison`, `ratio` and the quantity read, in one row per split, policy and
-ratio. Differences of these series are paired, since a split's policies share its rows and its starting points. The
-paper names shares of poison by reading them off its curves; `at` takes the audited ratio nearest to the one named.
+The frame has the columns `split`, `policy`, `n_poison`, `ratio` and the quantity, with one row per split, policy and
+ratio. Differences of these series are paired, since the policies of a split share its rows and starting points. The
+paper reads shares of poison off its curves; `at` takes the nearest audited ratio.
 """
 
 import math
@@ -13,13 +13,13 @@ from mithridate.reproduction.outcome import mean_and_half, signed
 from mithridate.results.verdict import TOLERATED
 
 SMALL, LEARNED, CLEAN = "fixed=-8", "learned", "cv-clean"
-"""The policies by their names in the records: the small λ, λ_RMD and λ_CLEAN."""
+"""The names of policies in the records: the small λ, λ_RMD and λ_CLEAN."""
 EFFECTIVE = 100 * TOLERATED
-"""An attack that raises the error by more points than this is effective; a victim it raises it less on is stable."""
+"""An attack is effective if it raises the error by more points than this; otherwise the victim is stable."""
 AS_GOOD = 1.0
-"""Error rates this near, in points, count as the same."""
+"""Error rates that differ by less, in points, count as the same."""
 NEAR = 0.02
-"""An audited ratio this near to a share named in the paper stands for it."""
+"""The largest distance between an audited ratio and the share in the paper that it represents."""
 
 
 def large(frame: pd.DataFrame) -> str:
@@ -35,9 +35,9 @@ def nearest(frame: pd.DataFrame, share: float) -> float:
 
 
 def at(frame: pd.DataFrame, column: str, policy: str, share: float | None = None) -> pd.Series:
-    """Return a quantity by split under a policy at a share of poison; None means the most that was audited.
+    """Return a quantity by split under a policy at a share of poison; None means the largest audited share.
 
-    NaN in every split where no such share was audited.
+    It is NaN in every split if no such share was audited.
     """
     ratio = frame["ratio"].max() if share is None else nearest(frame, share)
     rows = frame[frame["policy"] == policy].set_index(["split", "ratio"])[column].unstack()
@@ -45,7 +45,7 @@ def at(frame: pd.DataFrame, column: str, policy: str, share: float | None = None
 
 
 def rise(frame: pd.DataFrame, column: str, policy: str, since: float = 0.0) -> pd.Series:
-    """Return by split what a quantity gains from a share of poison to the most."""
+    """Return by split how much a quantity rises from a share of poison to the largest."""
     return at(frame, column, policy) - at(frame, column, policy, since)
 
 
@@ -61,7 +61,7 @@ def gap(frame: pd.DataFrame, column: str, policy: str, other: str) -> pd.Series:
 
 
 def up_to(values: pd.Series, ratio: float) -> pd.Series:
-    """Return by split the mean of values by split and ratio over the ratios from 0 to this one; NaN for NaN."""
+    """Return by split the mean of values over the ratios from 0 to this one; NaN if the ratio is NaN."""
     kept = values[values.index.get_level_values("ratio") <= ratio]
     return kept.groupby("split").mean(skipna=False).reindex(values.index.unique("split"))
 
@@ -78,5 +78,5 @@ def listed(means: pd.Series, unit: str = "") -> str:
 
 
 def size(values: pd.Series) -> str:
-    """Return the mean over splits and half its 95 % interval in words."""
+    """Return the mean over splits and half its 95 % interval, as text."""
     return signed(*mean_and_half(values))

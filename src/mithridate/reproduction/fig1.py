@@ -1,21 +1,22 @@
 """Fig. 1 (Sect. 4, App. D.1): what a single poisoning point can do to logistic regression in the plane.
 
-The point x_p, of label 1, is put at every place of a grid on Φ(X_p), and the victim is trained on D_tr ∪ {(x_p, 1)}:
+The point x_p, with label 1, is put at every place of a grid on Φ(X_p). The victim is trained on D_tr ∪ {(x_p, 1)}
 without regularisation (λ = −8), with λ = log 20, and with the λ that the defender learns there by Eq. 1,
 
     λ(x_p) = argmin over λ in Φ(λ) of L(D_val, w*(x_p, λ)).
 
-So one map is a few thousand bilevel problems; they are solved as one batched, compiled loop over the places. The attack
+So one map is a few thousand bilevel problems. They are solved as one batched, compiled loop over the places. The attack
 itself is Algorithm 1 with one point, against either fixed λ.
 
-Not settled by the paper, and chosen here: the grid; Φ(λ), which is that of MNIST; no regularisation is λ = −8; the
-penalty is divided by the number of rows (see `penalties`), without which gradient descent with η = 0.2 and λ = log 20
+The paper leaves some choices open. Here the grid is ours, Φ(λ) is that of MNIST, no regularisation means λ = −8, and
+the penalty is divided by the number of rows (see `penalties`); otherwise gradient descent with η = 0.2 and λ = log 20
 diverges.
 
-The victim is evaluated in one respect not as in App. D.1: its minibatches hold 33 rows, not 32. There are 33 rows with
-the poison, and in every 33rd epoch minibatches of 32 leave it to a step of its own, of the size of all the others'
-together: the victim then is what that last step made of it, up to 100 % of the validation rows wrong with λ = log 20 as
-well, and the map one of the order in which the rows were drawn. The columns `minibatch_*` have it to the letter.
+The evaluation differs from App. D.1 in one respect: minibatches have 33 rows, not 32. There are 33 rows with the
+poison. With minibatches of 32, in every 33rd epoch the poison is left for a step of its own, as large as the step of
+all other rows together. Such a last step decides what the victim is, with up to 100 % of the validation rows wrong,
+also with λ = log 20, and the map then shows the order in which the rows were drawn. The columns `minibatch_*` follow
+the paper exactly.
 """
 
 from collections.abc import Callable
@@ -51,18 +52,18 @@ from mithridate.victims.rules import MinibatchSGD
 
 DATASET = "synthetic"
 SIZES = {"quick": (5, 39), "paper": (10, 77)}
-"""How often the data are drawn, and places along each axis of Φ(X_p): one every 0.5, or every 0.25."""
+"""By preset: the number of draws of the data, and of places along each axis of Φ(X_p) (every 0.5 or every 0.25)."""
 TOGETHER = 32
-"""Places whose victims are trained as one batch: their weights for all λ stay in the cache."""
+"""How many places' victims are trained as one batch: their weights for all λ fit into the cache."""
 GRIDS = 3
 """How often the interval of λ is refined, as in `tuning.minimise`."""
 
 
 class Measured(NamedTuple):
-    """What a victim does with the poison at each of k places.
+    """What was measured of the victim with the poison at each of k places.
 
     Loss and error on the validation rows; error on the test rows; `changed`, the share of test rows that are classified
-    otherwise than by the victim trained at the first place; its weights and bias.
+    differently than by the victim trained at the first place; weights and bias.
     """
 
     valid_loss: Float[Array, " k"]
@@ -83,11 +84,11 @@ def run(
     side: int | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Reproduction:
-    """Make Fig. 1 again.
+    """Reproduce Fig. 1.
 
     Arguments: `dataset`, which can only be the synthetic one; `preset`, quick (5 splits, 39 × 39 places) or paper
-    (10 splits, 77 × 77 places); `splits`, how often the data are drawn anew; `side`, the places along each axis;
-    `on_progress` as in `audit`. Raises `InputError` before anything is computed.
+    (10 splits, 77 × 77 places); `splits`, the number of draws of the data; `side`, the number of places along each
+    axis; `on_progress` as in `audit`. Raises `InputError` before anything is computed.
     """
     if dataset not in (None, DATASET):
         raise InputError(f"fig1 is drawn in the plane of the data set {DATASET!r}; it cannot be made on {dataset!r}")
@@ -108,10 +109,10 @@ def run(
 def compute(config: AuditConfig, side: int, on_progress: Callable[[Progress], None]) -> pd.DataFrame:
     """Return one row per thing that can be drawn, of these kinds (column `kind`).
 
-    `train` and `valid`: the data, `x1`, `x2` and `label`. For each policy, with the columns of `answered` and
-    `inner_steps` (T as run): `clean`, without poison; `path`, the point at `step` 0, 1, … of the
-    attack, `status` of the hypergradient of the step that led there (for the learned λ: the path against λ = −8, each
-    point answered); `map`, the point at each place of the grid.
+    `train` and `valid`: the data, `x1`, `x2` and `label`. The others exist for each policy, with the columns of
+    `answered` and `inner_steps` (T as run). `clean`: without poison. `path`: the point at `step` 0, 1, … of the attack,
+    and the `status` of the hypergradient of the step that led there (for the learned λ, the path is that against λ =
+    −8, with λ learned at each point). `map`: the point at each place of the grid.
     """
     data, frames = load_dataset(DATASET), []
     assert data.bounds is not None
@@ -147,17 +148,17 @@ def compute(config: AuditConfig, side: int, on_progress: Callable[[Progress], No
 
 
 def problem_of(attack: Attack, split: Split) -> Bilevel:
-    """Return the training rows of a split with room for one poisoning point of label 1, and its validation rows."""
+    """Return the problem of a split: its training rows with one poisoning point of label 1, and its validation rows."""
     rest, valid = Rows.of(split.x_train, split.y_train), Rows.of(split.x_valid, split.y_valid)
     return Bilevel(attack.learner, rest, jnp.ones(1), valid, jnp.ones(1))
 
 
 def answered(attack: Attack, config: AuditConfig, split: Split, places: np.ndarray, there: np.ndarray) -> pd.DataFrame:
-    """Return the defender's λ and what was measured, with the poison at each of the places (k, 2), where it is there.
+    """Return the defender's λ and the measurements, with the poison at each of the places (k, 2), if `there`.
 
     The attack's policy is a fixed λ, or the λ learned by Eq. 1 at each place. `attacker_loss` is A, the validation loss
-    after the attack's inner training; the columns of `Measured` are of the victim retrained by SGD in minibatches with
-    room for all rows, `minibatch_valid_error`, `_test_error` and `_changed` in those of the configuration.
+    after the attack's inner training. The columns of `Measured` are of the victim retrained by SGD in minibatches that
+    hold all rows; `minibatch_valid_error`, `_test_error` and `_changed` are for the configuration's minibatches.
     """
     problem, strengths = problem_of(attack, split), attack.policy.strengths
     given = (jnp.asarray(places, dtype=float), jnp.asarray(there, dtype=float))
@@ -180,10 +181,10 @@ def answered(attack: Attack, config: AuditConfig, split: Split, places: np.ndarr
 
 
 def ascend(attack: Attack, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the point's path (steps + 1, 2) by Algorithm 1 against a fixed λ, and its steps' statuses (steps,).
+    """Return the point's path (steps + 1, 2) by Algorithm 1 against a fixed λ, and the statuses of its steps (steps,).
 
-    It starts as a clone of a validation row of class 0, with the label 1. Every such row is tried, since a single point
-    may climb the lesser of two hills; the path on which A is the highest is returned.
+    The point starts as a clone of a validation row of class 0, with label 1. Every such row is tried, since a single
+    point may end at a local maximum. The path with the highest A is returned.
     """
     outer = OuterStep(Reverse(), attack.feasible, attack.policy.strengths, attack.ascent, None)
     starts = jnp.asarray(split.x_valid[split.y_valid == 0], dtype=float)
@@ -225,10 +226,10 @@ def best_responses(
     there: Float[Array, " k"],
     key: Key[Array, ""],
 ) -> Float[Array, " k"]:
-    """Return λ(x_p) of Eq. 1 for the one poisoning point at each place; there, it has the weight `there`.
+    """Return λ(x_p) of Eq. 1 for the one poisoning point at each place; the point has the weight `there`.
 
-    This is `tuning.minimise` of `tuning.validation_losses` at every place, all places together: three grids of 17 λ,
-    each about the minimiser on the last, ties to the smallest. NaN where no loss was finite.
+    This is `tuning.minimise` of `tuning.validation_losses` for all places together: three grids of 17 λ, each about the
+    minimiser on the last, with ties going to the smallest. NaN where no loss was finite.
     """
     low, high = (jnp.asarray(bound, dtype=float) for bound in (strengths.low, strengths.high))
 
@@ -303,11 +304,11 @@ def measure(
 
 
 def _with_point(problem: Bilevel, given: tuple[Array, Array]) -> tuple[Bilevel, Array]:
-    """Return the problem whose one poisoning point has a weight, and its place as X_p (1, m)."""
+    """Return the problem with one poisoning point of the given weight, and its place as X_p (1, m)."""
     place, there = given
     return replace(problem, poison_weight=there[None]), place[None]
 
 
 def _over_places(function: Callable[[Any], Any], given: Any) -> Any:
-    """Map a function over the first axis, so many places at a time."""
+    """Map a function over the first axis, a batch of places at a time."""
     return jax.lax.map(function, given, batch_size=min(TOGETHER, len(jax.tree.leaves(given)[0])))

@@ -1,4 +1,4 @@
-"""What Sect. 4 says of Fig. 1, held against the frame; the figure itself and its caption."""
+"""The claims of Sect. 4 about Fig. 1, compared with the frame; the figure and its caption."""
 
 import functools
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from mithridate.reproduction.outcome import Claim, above, below, mean_and_half, 
 from mithridate.results.figures import COLOURS
 
 NONE, STRONG, LEARNED = "fixed=-8", "fixed=log(20)", "learned"
-"""No regularisation, that of Fig. 1 (centre), and λ learned by Eq. 1 (right)."""
+"""The policies: no regularisation, λ = log 20 (Fig. 1, centre), and λ learned by Eq. 1 (right)."""
 
 MARGIN = 5.0
-"""Points of error, or per cent of the rows, from which on a change is called significant; below, slight."""
+"""A change of at least this many points of error, or per cent of the rows, is significant; otherwise slight."""
 MUCH = float(np.log(10))
-"""λ this far apart differ significantly: one penalty is ten times the other."""
+"""λ that differ by more than this differ significantly: one penalty is ten times the other."""
 
 BLUE, GREEN, RED, GREY = COLOURS[5], COLOURS[2], COLOURS[1], "0.65"
 
@@ -31,9 +31,9 @@ claim = functools.partial(outcome.claim, where="Sect. 4")
 
 
 def optima(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return, by split and policy, the row of the attack's path at which A is the highest.
+    """Return, by split and policy, the row of the attack's path with the highest A.
 
-    The learned λ's row is at the optimum against λ = −8.
+    For the learned λ it is the row at the optimum against λ = −8.
     """
     path = frame[frame["kind"] == "path"]
     fixed = path[path["policy"] != LEARNED]
@@ -44,7 +44,7 @@ def optima(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return Sect. 4's observations, each with its verdict; every value is of one draw of the data."""
+    """Return the observations of Sect. 4, each with its verdict. There is one value per draw of the data."""
     best = optima(frame).unstack("policy")
     clean = frame[frame["kind"] == "clean"].pivot(index="split", columns="policy")
     maps = frame[frame["kind"] == "map"].pivot(index=["split", "x1", "x2"], columns="policy")
@@ -250,7 +250,7 @@ def _boundary(axis: Axes, row: Any, **style: str) -> None:
 
 
 def _legend(step: float) -> list[Line2D]:
-    """Return the legend's entries; what is white in the panels is grey here, on white."""
+    """Return the legend's entries. White lines of the panels are grey here, on the white background."""
     points = {"ls": "", "mec": "black", "mew": 0.6}
     return [
         Line2D([], [], marker="o", mfc=BLUE, ms=6, label="training rows, class 0", **points),
@@ -267,7 +267,7 @@ def _legend(step: float) -> list[Line2D]:
 
 
 def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str]) -> str:
-    """Return what was done, for the reader of the figure."""
+    """Return the caption: what was done."""
     maps = frame[(frame["kind"] == "map") & (frame["split"] == 0)]
     side, (low, high) = maps["x1"].nunique(), (maps["x1"].min(), maps["x1"].max())
     steps = maps.groupby("policy")["inner_steps"].first().astype(int)
@@ -286,25 +286,25 @@ def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str
             f"Places: {side} × {side} on Φ(X_p) = [{low:g}, {high:g}]². The point is of class 1, the one on the right.",
             f"Attack: Algorithm 1, {config.hyperiterations} hyperiterations, rule {config.poison_rule!r}, α = "
             f"{config.poison_step:g}, from clones of all validation rows of class 0, by RMD through T = {steps[NONE]} "
-            f"steps of gradient descent, η = {config.learning_rate:g}; shown is the best of their paths, the optimum "
-            f"is the place on it where the validation loss A is the highest. Statuses of its steps: {counted}.",
+            f"steps of gradient descent, η = {config.learning_rate:g}. The figure shows the best of their paths; the "
+            f"optimum is its place with the highest validation loss A. Statuses of its steps: {counted}.",
             "Validation error, test error and boundaries: of the victim retrained from scratch by SGD, η = "
-            f"{config.train_learning_rate:g}, minibatches of {config.train + config.points}, {config.epochs} epochs; "
-            f"not of {config.batch_size}, which leave one row over that has a step of its own, in one epoch of "
-            f"{config.train + config.points} the poison: the last such step would be most of what is measured. "
+            f"{config.train_learning_rate:g}, minibatches of {config.train + config.points}, {config.epochs} epochs. "
+            f"Minibatches of {config.batch_size} would leave one row over, which gets its own step; in one epoch of "
+            f"{config.train + config.points} this row is the poison, and the last such step would decide the result. "
             "Validation loss A (thin lines, in (c) those of (a)): after the attack's inner training.",
             f"λ: minimiser of A over Φ(λ) = [{weakest:g}, {strongest:.3g}] on three grids, each finer, resolution "
             f"{(strongest - weakest) / 1024:.2g}; {learned}, steps cut where they could diverge within Φ(λ). Penalty: "
             "e^λ/(2n)·‖w‖², n the rows.",
-            f"A change is called significant from {MARGIN:g} points of error or {MARGIN:g} % of the test rows on, "
-            "slight below; of λ, from log(10) on. Test rows: all others of the data set.",
+            f"A change is significant if it is at least {MARGIN:g} points of error or {MARGIN:g} % of the test rows, "
+            "otherwise slight; for λ, at least log(10). Test rows: all other rows of the data set.",
             f"Seed {config.seed}, {config.precision}. Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()),
         ]
     )
 
 
 def _degrees(*weights: tuple[Any, Any]) -> pd.Series:
-    """Return by how many degrees the boundary turns from the first weights w1, w2 to the others, by split."""
+    """Return the angle in degrees between the boundaries of the first weights w1, w2 and the others, by split."""
     before, after = (np.degrees(np.arctan2(w2, w1)) for w1, w2 in weights)
     return ((after - before + 180) % 360 - 180).abs()
 

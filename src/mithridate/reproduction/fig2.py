@@ -30,9 +30,9 @@ from mithridate.results.figures import COLOURS
 from mithridate.results.results import AuditResult
 
 LEVEL = 0.11
-"""From this share of poison on the learned policy's error has to be level: two thirds of the most."""
+"""From this share of poison on, the learned policy's error must be level: two thirds of the largest share."""
 STRENGTH, NORM = 3, 6
-"""Styles of λ, that of the learned policy's error, and of ‖w‖²."""
+"""Styles of λ (the same as of the learned policy's error) and of ‖w‖²."""
 
 
 def frame(results: Sequence[AuditResult]) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def frame(results: Sequence[AuditResult]) -> pd.DataFrame:
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return Sect. 5.1's observations for each data set, each with its verdict; errors are in points."""
+    """Return the observations of Sect. 5.1 for each data set, with verdicts; errors are in points."""
     frame = frame.assign(points=100 * frame["test_error"])
     found = [one for name, rows in frame.groupby("dataset", sort=False) for one in _of(str(name), rows)]
     return found + _across(frame)
@@ -157,7 +157,7 @@ def _of(dataset: str, rows: pd.DataFrame) -> list[Claim]:
 
 
 def _across(frame: pd.DataFrame) -> list[Claim]:
-    """Return what is said of ImageNet against the others, where both were run; splits are paired by their number."""
+    """Return the claims about ImageNet against the others, if both were run; splits are paired by their number."""
     strengths = {str(name): at(rows, "log_strength", LEARNED) for name, rows in frame.groupby("dataset", sort=False)}
     own, others = [{n: s for n, s in strengths.items() if (n in FEATURES) is it} for it in (True, False)]
     return [
@@ -210,4 +210,4 @@ run = Remade(
     "‖w‖² of the learned policy (below), against the share of poison. Splits: {splits}; lines: their mean, bands: its "
     "95 % interval.",
 )
-"""Make Fig. 2 again (see `Remade`)."""
+"""Reproduce Fig. 2 (see `Remade`)."""

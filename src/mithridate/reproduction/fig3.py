@@ -28,11 +28,11 @@ from mithridate.reproduction.studies import LAYERS, NETWORK, Remade, by_layer
 PEAK = 0.13
 """The share of poison at which the paper's learned policy has its largest error."""
 RUINED = 3.0
-"""The paper's error rises to 15 % from about a third of it or less."""
+"""The paper's error rises to 15 %, at least about three times the clean error."""
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return Sect. 5.2's observations for each data set, each with its verdict; errors are in points."""
+    """Return the observations of Sect. 5.2 for each data set, with verdicts; errors are in points."""
     frame = frame.assign(points=100 * frame["test_error"])
     return [one for name, rows in frame.groupby("dataset", sort=False) for one in _of(str(name), rows)]
 
@@ -148,7 +148,7 @@ def _of(dataset: str, rows: pd.DataFrame) -> list[Claim]:
 
 
 def _output_against_the_rest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the output layer's ‖w‖²/d over the biggest of the others', splits × ratios, of the learned policy."""
+    """Return the output layer's ‖w‖²/d over that of the next biggest layer, splits × ratios, learned policy."""
     learned = rows[rows["policy"] == LEARNED]
     wide = learned.pivot(index=["split", "ratio"], columns="layer", values="weight_norm")
     last = wide.columns.max()
@@ -188,4 +188,4 @@ run = Remade(
     "(left), λ that the learned policy sets (middle), and ‖w_layer‖²/d_layer of its victim (right), against the share "
     "of poison. Splits: {splits}; lines: their mean, bands: its 95 % interval.",
 )
-"""Make Fig. 3 again (see `Remade`)."""
+"""Reproduce Fig. 3 (see `Remade`)."""

@@ -1,15 +1,15 @@
-"""Fig. 4 (App. E.1): does it matter by which method λ's hypergradient is computed?
+"""Fig. 4 (App. E.1): does the method for λ's hypergradient matter?
 
-Algorithm 1 is run once per method. The points' hypergradient is always by reverse mode (RMD) through the same inner
-training; `hypGradL` alone is exchanged. λ is wherever its own descent leaves it: with a closing solve every method
-would end at the same best response, and nothing would be compared.
+Algorithm 1 is run once per method. The points' hypergradient always uses reverse mode (RMD) through the same inner
+training; only `hypGradL` differs. λ stays where its own descent ends: with a closing solve every method would end at
+the same best response, and there would be nothing to compare.
 
-By default λ moves by Rprop, so that it comes to rest where a method's own derivative changes its sign. On MNIST 0 v 8
-(one split, 3 batches) λ by RMD ends at most 0.04 from the best response to its points; by `decay` 0.08; by `constant`,
-the paper's β, 0.58, more than the methods differ by, and `raw`, Eq. 5 as it stands, does not leave the lower end of
-Φ(λ), where the derivative is 1e-7.
+By default λ moves by Rprop, so it stops where a method's own derivative changes its sign. On MNIST 0 v 8 (one split, 3
+batches) λ by RMD ends at most 0.04 from the best response to its points. With `decay` it ends 0.08 from it; with
+`constant`, the paper's β, 0.58, which is more than the difference between the methods. With `raw`, which is Eq. 5
+unchanged, it does not leave the lower end of Φ(λ), where the derivative is 1e-7.
 
-The paper's exact hypergradient is at the end of T = 1500 steps with η = 1e-2, which is as far from the optimum as
+The paper computes the exact hypergradient after T = 1500 steps with η = 1e-2, which is as far from the optimum as
 T = 150 with η = 0.1. A fifth curve shows the same formula (Eq. 4) where it holds: at the minimum of the training loss.
 """
 
@@ -68,9 +68,9 @@ from mithridate.victims.rows import Rows
 from mithridate.victims.rules import Exact, GradientDescent, add
 
 CLEAN_ROUNDS, CLEAN_ROUND = 5, 10
-"""λ's own steps on clean data: T_λ = 50 of Table 2."""
+"""The number of λ's own steps on clean data: T_λ = 50 of Table 2."""
 FINER = 10
-"""The exact hypergradient's inner training takes so many more steps: T = 1500 for 150, η = 1e-2 for 0.1 on MNIST."""
+"""The exact hypergradient has this many times the inner steps: T = 1500 for 150, η = 1e-2 for 0.1 on MNIST."""
 FIXED: dict[str, Any] = {
     "model": "logistic",
     "inner": "gd",
@@ -80,11 +80,11 @@ FIXED: dict[str, Any] = {
     "select": "last",
     "alternate": False,
 }
-"""What makes this experiment; every other option of an audit can be changed."""
+"""The options that define this experiment. All other options of an audit can be changed."""
 
 
 class Retrained(HypergradientMethod):
-    """A method's hypergradient of the same problem with the victim trained by another rule."""
+    """A method's hypergradient of the same problem, but with another training rule."""
 
     method: HypergradientMethod
     rule: GradientDescent | Exact
@@ -107,7 +107,7 @@ class Retrained(HypergradientMethod):
         key: Key[Array, ""],
         memory: Any = (),
     ) -> Hypergradient:
-        """Return A(wT) and its derivatives at (X_p, λ), for the other rule's wT."""
+        """Return A(wT) and its derivatives at (X_p, λ), with wT from the other rule."""
         return self.method(self._retrained(problem), x_poison, log_strength, key, memory)
 
     def _retrained(self, problem: Bilevel) -> Bilevel:
@@ -115,10 +115,10 @@ class Retrained(HypergradientMethod):
 
 
 class Descended(eqx.Module):
-    """A defender whose λ is only ever moved by its own descent.
+    """A defender whose λ moves only by its own descent.
 
-    On clean data it takes T_λ steps from the lower end of Φ(λ), where `Learned` would solve; from then on λ moves
-    within the attack's outer step, and the policy leaves it where it is.
+    On clean data it takes T_λ steps from the lower end of Φ(λ), while `Learned` would solve. After that λ moves within
+    the attack's outer step, and the policy does not change it.
     """
 
     strengths: Box
@@ -132,7 +132,7 @@ class Descended(eqx.Module):
     def respond(
         self, problem: Bilevel, x_poison: Float[Array, "n_p m"], log_strength: Strength, key: Key[Array, ""]
     ) -> Strength:
-        """Return λ: where the descent on clean data ends, then as it is."""
+        """Return λ: on clean data where the descent ends, later unchanged."""
         if self.poisoned:
             return log_strength
         # Points of weight 0 have a derivative of 0 and stay.
@@ -143,14 +143,14 @@ class Descended(eqx.Module):
         return np.asarray(state.log_strength, dtype=float)
 
     def after_clean(self, log_strength: Strength) -> "Descended":
-        """Return itself, knowing that data may be poisoned now."""
+        """Return the same policy, for data that may be poisoned."""
         return replace(self, poisoned=True)
 
 
 def rules(attack: Attack) -> dict[str, GradientDescent]:
-    """Return three ways of inner training: the attack's, steps cut finer (App. E.1's T and η), and more steps.
+    """Return three rules of inner training: the attack's, one with smaller steps (App. E.1), and one with more steps.
 
-    `finer` follows gradient flow for the same time η·T as the attack's; `longer` keeps η and follows it further.
+    `finer` follows gradient flow for the same time η·T as the attack's rule; `longer` keeps η and follows it further.
     """
     rule = attack.learner.rule
     assert isinstance(rule, GradientDescent)
@@ -186,11 +186,11 @@ def run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> Reproduction:
-    """Make Fig. 4 again and, with `out`, write it there.
+    """Reproduce Fig. 4 and, with `out`, write it there.
 
     Arguments: `dataset`, a name or a `Dataset`; `preset`, quick (3 splits × 4 ratios) or paper (10 × 8, in batches of
-    13 points); `splits`, another number of them; `optimum`, whether the fifth curve is drawn as well; `on_progress` as
-    in `audit`; `options`, fields of `AuditConfig` but those of `FIXED`. Raises `InputError`, `DataError` or
+    13 points); `splits`, another number of splits; `optimum`, whether to draw the fifth curve; `on_progress` as in
+    `audit`; `options`, fields of `AuditConfig` except those of `FIXED`. Raises `InputError`, `DataError` or
     `StorageError` before anything is computed.
     """
     if given := sorted(options.keys() & FIXED.keys()):
@@ -252,7 +252,7 @@ def compute(data: Dataset, config: AuditConfig, optimum: bool, on_progress: Call
 
 
 def attacked_by(attack: Attack, method: HypergradientMethod) -> Attack:
-    """Return the attack with λ moved along this method's hypergradient alone, the points along reverse mode's."""
+    """Return the attack that moves only λ along this method's hypergradient, and the points along reverse mode's."""
     both, policy = Combined(Reverse(), method), attack.policy
     assert policy.descent is not None
     defender = Descended(policy.strengths, policy.descent, both, attack.feasible, attack.ascent)
@@ -262,12 +262,13 @@ def attacked_by(attack: Attack, method: HypergradientMethod) -> Attack:
 def _row(cell: tuple[int, Split, str, Attack, Rows], poisoning: Poisoning, metrics: Any) -> dict[str, Any]:
     """Return what was measured in one cell.
 
-    `test_error` to `weight_norm_sq`: the victim retrained from scratch; `log_strength`, the defender's λ;
-    `best_log_strength`, the closing solve's best response to the same points; `value`, the attack's objective;
-    `hypergradients`, the statuses of all steps so far. At the final points, of λ's derivative alone: `hyper` by this
-    method, its `status` and `seconds` (compiled, best of three), `hyper_rmd` by RMD, `drift` of the weights run
-    backwards, `drift_finer` the same with finer steps; `gap`, |⟨v, ∇L(w)⟩|/A, and `cg_steps` (see `Implicit`);
-    `residual_*`, ‖∇L(wT)‖/‖∇L(w0)‖ after inner training as in `rules`; `inner_steps`, T for λ, 0 at the optimum.
+    `test_error` to `weight_norm_sq`: of the victim retrained from scratch; `log_strength`: the defender's λ;
+    `best_log_strength`: the closing solve's best response to the same points; `value`: the attack's objective;
+    `hypergradients`: the statuses of all steps so far. The rest is about λ's derivative at the final points. `hyper`:
+    by this method, with its `status` and `seconds` (compiled, best of three); `hyper_rmd`: by RMD; `drift`: of the
+    weights recomputed backwards; `drift_finer`: the same with finer steps; `gap`: |⟨v, ∇L(w)⟩|/A, and `cg_steps` (see
+    `Implicit`); `residual_*`: ‖∇L(wT)‖/‖∇L(w0)‖ after inner training as in `rules`; `inner_steps`: T for λ, 0 at the
+    optimum.
     """
     index, split, name, attack, _ = cell
     train = attack.rows(*poisoning.apply(split.x_train, split.y_train))

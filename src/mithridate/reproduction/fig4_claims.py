@@ -1,4 +1,4 @@
-"""What App. E.1 says of Fig. 4, held against the frame; the figure itself and its caption."""
+"""The claims of App. E.1 about Fig. 4, compared with the frame; the figure and its caption."""
 
 import functools
 from collections import Counter
@@ -21,15 +21,15 @@ REVERSE, REVERSED, FORWARD = "RMD", "RMD, weights not stored", "FMD"
 EXACT, SOLVED = "exact hypergradient", "exact hypergradient at the optimum"
 
 POINTS_MARGIN = 1.0
-"""Test errors this near, in points, count as a good approximation."""
+"""Test errors that differ by less, in points, count as a good approximation."""
 STRENGTH_MARGIN = 0.1
-"""λ this near count as equal, as in an audit's `off-response`."""
+"""λ that differ by less count as equal, as in an audit's `off-response`."""
 STATIONARY = 1e-3
 """‖∇L(wT)‖/‖∇L(w0)‖ up to which `Implicit` counts wT as optimal, and the drift up to which `Reversible` does."""
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return App. E.1's observations, each with its verdict; every value is of one split, paired between methods.
+    """Return the observations of App. E.1, each with its verdict. Methods are paired by split.
 
     Differences are averaged over the poisoned ratios of a split; intervals are over splits.
     """
@@ -130,9 +130,9 @@ def claims(frame: pd.DataFrame) -> list[Claim]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Return Fig. 4: test error on the left, λ on the right, against the share of poison; below, differences from RMD.
+    """Return Fig. 4: test error (left) and λ (right) against the share of poison; below, differences from RMD.
 
-    The methods differ by less than the splits do, so that their paired differences tell more than the curves.
+    The methods differ by less than the splits, so the paired differences show more than the curves.
     """
     shown = frame.rename(columns={"method": "policy"}).assign(test_error=100 * frame["test_error"])
     figure = Figure(figsize=(11, 7.4), layout="constrained")
@@ -174,7 +174,7 @@ def _draw_difference(axis: Axes, shown: pd.DataFrame, metric: str, label: str) -
 
 
 def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str]) -> str:
-    """Return what was done, for the reader of the figure."""
+    """Return the caption: what was done."""
     first, splits = frame.iloc[0], frame["split"].nunique()
     eta, T = config.learning_rate * config.inner_steps / first["inner_steps"], first["inner_steps"]
     exact = frame[(frame["method"] == EXACT) & (frame["n_poison"] > 0)]
@@ -198,9 +198,9 @@ def caption(frame: pd.DataFrame, config: AuditConfig, versions: Mapping[str, str
             f"in batches of {config.batch}, poison {config.budget}; the victim {victim}.",
             f"Attack: Algorithm 1, {config.joint_hyperiterations} outer steps a batch, points by the rule "
             f"{config.poison_rule!r} (step {config.poison_step:g}), λ by the rule {config.hyper_rule!r} (largest step "
-            f"{config.hyper_step:g}) within [{config.strength_bounds[0]:g}, {config.strength_bounds[1]:.3g}]. λ is "
-            "wherever its own descent ends: no closing solve, the last step's points; on clean data 50 steps from the "
-            "lower bound. Both hypergradients of a step are at the same points.",
+            f"{config.hyper_step:g}) within [{config.strength_bounds[0]:g}, {config.strength_bounds[1]:.3g}]. λ "
+            "stays where its own descent ends, without a closing solve, and the last step's points are kept; on clean "
+            "data it takes 50 steps from the lower bound. Both hypergradients of a step are at the same points.",
             f"X_p: always RMD through T = {T} steps of full-batch gradient descent, η = {eta:g}. λ by RMD, by FMD "
             "(Alg. 3) and by RMD without the weights stored, recomputed by the first-order reversal w + η∇L(w) "
             "(Muñoz-González et al., 2017): through the same steps. λ by the exact hypergradient (Eq. 4, conjugate "
@@ -254,7 +254,7 @@ def _relative(frame: pd.DataFrame, method: str) -> float:
 
 
 def _statuses(frame: pd.DataFrame, method: str) -> str:
-    """Return how many of a method's steps had which status, over all splits."""
+    """Return the number of a method's steps with each status, over all splits, as text."""
     rows = frame[(frame["method"] == method) & (frame["n_poison"] == frame["n_poison"].max())]
     counts: Counter[str] = Counter()
     for text in rows["hypergradients"]:

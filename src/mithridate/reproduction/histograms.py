@@ -1,7 +1,6 @@
-"""Fig. 7 and 8 (App. E.3): how the victims' weights are spread, clean and at the most poison.
+"""Fig. 7 and 8 (App. E.3): the distribution of the victims' weights, without poison and at the largest share.
 
-The histograms are of one split. What the claims are judged by is known of every split: how far the weights are from 0,
-their root mean square.
+The histograms show one split. The claims are judged over all splits, by the root mean square of the weights.
 """
 
 import functools
@@ -21,16 +20,16 @@ from mithridate.results.figures import COLOURS
 from mithridate.results.results import AuditResult
 
 BINS = (9, 61)
-"""The fewest and the most bins; between them as many as the square root of the number of weights."""
+"""The smallest and largest number of bins; between them it is the square root of the number of weights."""
 SHOWN = (SMALL, LEARNED)
-"""The policies of both figures, from above."""
+"""The policies of both figures, from top to bottom."""
 
 
 def frame(results: Sequence[AuditResult]) -> pd.DataFrame:
-    """Return, for data set, split, policy, ratio (0 and the most) and layer, rows of two sorts by `measure`.
+    """Return rows of two kinds (`measure`) for each data set, split, policy, ratio (0 and the largest) and layer.
 
-    `rms`: `value` is the root mean square of the layer's weights. `weights`: `value` is how many of the layer's weights
-    lie from `low` to `high`, of split 0 alone; the policies and ratios of a data set and layer have the same bins.
+    `rms`: `value` is the root mean square of the layer's weights. `weights`, for split 0 only: `value` is the number of
+    the layer's weights from `low` to `high`; the policies and ratios of a data set and layer have the same bins.
     """
     every = by_layer(results)
     ends = every["n_poison"].isin([0]) | (every["n_poison"] == every.groupby("dataset")["n_poison"].transform("max"))
@@ -150,7 +149,7 @@ fig7 = Remade(
     "on the clean and on the most poisoned rows, for λ = −8 (above) and λ learned (below); counts on a logarithmic "
     "scale. The claims are judged over {splits} splits.",
 )
-"""Make Fig. 7 again (see `Remade`)."""
+"""Reproduce Fig. 7 (see `Remade`)."""
 
 fig8 = Remade(
     "fig8",
@@ -162,4 +161,4 @@ fig8 = Remade(
     "split 0 retrained on the clean and on the most poisoned rows, by layer, for λ = −8 (above) and λ learned (below); "
     "counts on a logarithmic scale. The claims are judged over {splits} splits.",
 )
-"""Make Fig. 8 again (see `Remade`)."""
+"""Reproduce Fig. 8 (see `Remade`)."""

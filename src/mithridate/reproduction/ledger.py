@@ -1,4 +1,4 @@
-"""Everything reproduced in one run, and the claims of one or of many runs as one table."""
+"""A run of everything, and the claims of one or more runs as one table."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +16,9 @@ from mithridate.reproduction import FIGURES
 from mithridate.reproduction.outcome import Claim, signed
 
 LEDGER = "claims.json"
-"""The file in which a run's claims are: one figure's, or those of all."""
+"""The file with the claims of a run: of one figure or of all."""
 RUN = "mithridate-all-"
-"""How the directory of a run of everything begins, when none is named."""
+"""The prefix of the directory of a run of everything, if the user names none."""
 STYLES = {"holds": "green", "does not hold": "red", "not enough data": "yellow"}
 
 
@@ -32,9 +32,9 @@ class Entry(NamedTuple):
 def make_all(
     names: Iterable[str], on_progress: Callable[[Progress], None], **options: Any
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each of these `FIGURES` by name, made with these options, or the error that says why it cannot be.
+    """Yield each of these `FIGURES` by name, made with these options, or the error that says why it could not be made.
 
-    An error the user can mend, such as a data set that is not at hand, leaves out one figure and no other.
+    An error that the user can mend, such as a missing data set, leaves out only that figure.
     """
     for name in names:
 
@@ -49,7 +49,7 @@ def make_all(
 
 
 def write_ledger(directory: Path, names: Iterable[str], left_out: dict[str, str]) -> Path:
-    """Write what the figures in these folders of `directory` claim into one file, and what was left out and why."""
+    """Write the claims of the figures in these folders of `directory` into one file, and what was left out and why."""
     said = [_said(directory / name / LEDGER) for name in names if (directory / name / LEDGER).exists()]
     text = json.dumps({"figures": said, "left_out": left_out}, indent=2, ensure_ascii=False, allow_nan=False)
     target = directory / LEDGER
@@ -61,14 +61,14 @@ def write_ledger(directory: Path, names: Iterable[str], left_out: dict[str, str]
 
 
 def read_claims(directories: Sequence[str | Path]) -> list[Entry]:
-    """Return the claims in directories of one figure or of a run of all, in order.
+    """Return the claims in these directories, each of one figure or of a run of all, in order.
 
-    Raises `StorageError` for a directory that holds none.
+    Raises `StorageError` for a directory without claims.
     """
     found = []
     for directory in map(Path, directories):
         own = directory / LEDGER
-        # A run of all that was cut short has the figures' files, but not its own.
+        # An interrupted run of all has the files of its figures, but not its own.
         paths = [own] if own.exists() else sorted(directory.glob(f"*/{LEDGER}"))
         if not paths:
             raise StorageError(f"{directory} holds no claims; make them with `mithridate reproduce all --out DIR`")
@@ -83,9 +83,9 @@ def read_claims(directories: Sequence[str | Path]) -> list[Entry]:
 
 
 def last_run(folder: Path) -> Path:
-    """Return the last run of everything whose directory was named by the program, in this folder.
+    """Return the last run of everything in this folder whose directory the program named.
 
-    Raises `StorageError` when there is none.
+    Raises `StorageError` if there is none.
     """
     runs = sorted(path.parent for path in folder.glob(f"{RUN}*/{LEDGER}"))
     if not runs:

@@ -1,4 +1,4 @@
-"""What a reproduction leaves: a frame, a figure, a caption, and claims with verdicts; in memory and as a directory."""
+"""The result of a reproduction: a frame, a figure, a caption and claims with verdicts, in memory or as a directory."""
 
 import json
 import textwrap
@@ -18,12 +18,11 @@ Answer = Literal["holds", "does not hold", "not enough data"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, and whether it came out here.
+    """A sentence of the paper, and whether it holds here.
 
-    `number` orders the claims; `paper` is the sentence; `found`, what was seen, in words and numbers; `effect` ±
-    `half` in `unit`, the mean over splits and half its 95 % interval (None with one split); `expected`, what the effect
-    had to be for the sentence to hold; `verdict`; `where` the sentence stands in the paper; the `dataset` it is about,
-    where a figure has several.
+    `number` orders the claims; `paper`: the sentence; `found`: what we saw, in words and numbers; `effect` ± `half` in
+    `unit`: the mean over splits and half its 95 % interval (None with one split); `expected`: the effect for which the
+    sentence holds; `verdict`; `where`: its place in the paper; `dataset`: the data set, if a figure has several.
     """
 
     number: str
@@ -47,7 +46,7 @@ class Claim:
 
 
 def mean_and_half(values: pd.Series) -> tuple[float | None, float | None]:
-    """Return the mean of one value per split and half its 95 % interval; None where there is none."""
+    """Return the mean of one value per split and half its 95 % interval; None if undefined."""
     frame = pd.DataFrame({"policy": "", "n_poison": 0, "ratio": 0.0, "value": values.astype(float)})
     found = curves(frame, ("value",))[""]["value"]
     mean, low = found["mean"][0], found["low"][0]
@@ -55,7 +54,7 @@ def mean_and_half(values: pd.Series) -> tuple[float | None, float | None]:
 
 
 def above(bound: float, name: str = "") -> tuple[str, Callable[[float, float], Answer]]:
-    """Return the expectation that an effect exceeds `bound`, and its judge: the whole interval has to."""
+    """Return the expectation that an effect exceeds `bound`, and its judge: the whole interval must."""
 
     def judge(low: float, high: float) -> Answer:
         return "holds" if low > bound else "does not hold" if high <= bound else "not enough data"
@@ -64,7 +63,7 @@ def above(bound: float, name: str = "") -> tuple[str, Callable[[float, float], A
 
 
 def below(bound: float, name: str = "") -> tuple[str, Callable[[float, float], Answer]]:
-    """Return the expectation that an effect stays under `bound`, and its judge: the whole interval has to."""
+    """Return the expectation that an effect stays below `bound`, and its judge: the whole interval must."""
 
     def judge(low: float, high: float) -> Answer:
         return "holds" if high < bound else "does not hold" if low >= bound else "not enough data"
@@ -73,7 +72,7 @@ def below(bound: float, name: str = "") -> tuple[str, Callable[[float, float], A
 
 
 def within(margin: float) -> tuple[str, Callable[[float, float], Answer]]:
-    """Return the expectation that an effect is at most `margin` either way, and its judge: the whole interval is."""
+    """Return the expectation that an effect lies within ±`margin`, and its judge: the whole interval must."""
 
     def judge(low: float, high: float) -> Answer:
         if -margin <= low and high <= margin:
@@ -93,7 +92,7 @@ def claim(
     where: str = "",
     dataset: str = "",
 ) -> Claim:
-    """Return the claim judged by one value per split; without a spread there are not enough data to judge by."""
+    """Return the claim, judged by one value per split. With one split the verdict is "not enough data"."""
     mean, half = mean_and_half(values)
     expected, judge = expectation
     verdict = "not enough data" if mean is None or half is None else judge(mean - half, mean + half)
@@ -101,7 +100,7 @@ def claim(
 
 
 def signed(mean: float | None, half: float | None) -> str:
-    """Return `+1.23 ± 0.45`, or as much of it as is known."""
+    """Return `+1.23 ± 0.45`, or the known part of it."""
     if mean is None:
         return "unknown"
     return f"{mean + 0.0:+.3g}" + ("" if half is None else f" ± {half:.2g}")
@@ -109,10 +108,10 @@ def signed(mean: float | None, half: float | None) -> str:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One figure of the paper, made again.
+    """One figure of the paper, reproduced.
 
-    `name`, as fig4; `frame`, plain numbers; `claims`; `caption`, how it was made; `settings`, the same for programs;
-    `figure`, drawn from the frame alone.
+    `name`, such as fig4; `frame`, plain numbers; `claims`; `caption`, how it was made; `settings`, the same for
+    programs; `figure`, drawn only from the frame.
     """
 
     name: str
@@ -129,7 +128,7 @@ class Reproduction:
     def save(self, directory: str | Path) -> Path:
         """Write `NAME.parquet`, `NAME.png`, `NAME.svg`, `caption.txt` and `claims.json`; return the directory.
 
-        It appears whole or not at all. Raises `StorageError` when it exists and is not empty, or cannot be written.
+        It appears completely or not at all. Raises `StorageError` if it exists and is not empty, or cannot be written.
         """
         return written_whole(Path(directory), self._write)
 

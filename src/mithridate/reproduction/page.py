@@ -1,4 +1,4 @@
-"""One page of all that was reproduced: each figure, what the paper says of it and what came out, tables, settings."""
+"""One page with all results: each figure with the paper's claims and our findings, the tables, the settings."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from mithridate.reproduction import FIGURES
 from mithridate.reproduction.ledger import read_claims
 from mithridate.reproduction.outcome import Claim, signed
 
-ABOUT = """# The paper, made again
+ABOUT = """# The paper, reproduced
 
-Every figure and table of *Regularisation Can Mitigate Poisoning Attacks: A Novel Analysis Based on Multiobjective
-Bilevel Optimisation*, as this program makes them, with each sentence in which the paper says what it saw, and whether
-it came out. An effect is the mean over random splits ± half its 95 % interval; a sentence holds when the whole interval
-is where the sentence says, does not when none of it is, and anything else is not enough data to say. What differs from
-the paper's settings stands under each figure.
+This page shows every figure and table of *Regularisation Can Mitigate Poisoning Attacks: A Novel Analysis Based on
+Multiobjective Bilevel Optimisation* as this program makes them. It lists each observation of the paper and says whether
+we see it too. An effect is the mean over random splits ± half its 95 % interval. An observation *holds* if the whole
+interval is where the paper says, and *does not hold* if no part of it is. Otherwise there is *not enough data*. Each
+figure names its differences from the paper's settings.
 
 This page is written from the runs' own data:
 
@@ -27,9 +27,9 @@ This page is written from the runs' own data:
 def write_page(directories: Sequence[Path], target: Path) -> Path:
     """Write the Markdown page `target` about the figures and tables in these directories, in the paper's order.
 
-    A directory holds one figure or table, or is that of a run of all. Pictures are copied into a folder `images` beside
-    the page, named after it. Raises `StorageError` for a directory that holds neither, or that cannot be read, and for
-    a page that cannot be written.
+    A directory holds one figure or table, or a run of all. Pictures are copied into a folder of `images` beside the
+    page that has the page's name. Raises `StorageError` for a directory that holds neither or cannot be read, and for a
+    page that cannot be written.
     """
     folders = [found for directory in directories for found in _folders(directory)]
     try:

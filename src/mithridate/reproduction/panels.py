@@ -1,4 +1,4 @@
-"""Parts that the figures share: how policies are called in them, and curves on axes of their own."""
+"""Parts that the figures share: the names of policies and data sets, and curves on their own axes."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ POISON = "poison in the training set [%]"
 
 
 def called(policy: str) -> str:
-    """Return what the figures call a policy."""
+    """Return a policy's name in the figures."""
     return {LEARNED: "λ learned ($λ_{RMD}$)", CLEAN: "$λ_{CLEAN}$"}.get(
         policy, policy.replace("fixed=", "λ = ").replace("-", "−")
     )
 
 
 def shown_as(dataset: str) -> str:
-    """Return a data set's name, and that it is not the paper's where it is not."""
+    """Return a data set's name, with a note if it is not the paper's."""
     return dataset if dataset in PAPERS else f"{dataset} (not the paper's data)"
 
 
@@ -56,7 +56,7 @@ def curve(axis: Axes, frame: pd.DataFrame, metric: str, label: str, style: int) 
 
 
 def fit(axis: Axes) -> None:
-    """Let the lines decide what the axis shows: bands over two or three splits can be many times as wide."""
+    """Fit the axis to the lines: bands over two or three splits can be many times as wide."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()])
     if np.isfinite(values).any():
         low, high = np.nanmin(values), np.nanmax(values)
@@ -66,7 +66,7 @@ def fit(axis: Axes) -> None:
 
 
 def titled(figure: Figure, frame: pd.DataFrame, text: str) -> None:
-    """Write what the figure shows above it, and how many splits."""
+    """Write the title above the figure, with the number of splits."""
     splits = frame["split"].nunique()
     spread = f"mean over {splits} splits, band: 95 % interval of the mean" if splits > 1 else "one split, no spread"
     figure.suptitle(f"{text}\n{spread}", fontsize=10)

@@ -28,9 +28,9 @@ from mithridate.results.results import AuditResult
 
 RATES = {"fpr": "false positive rate", "fnr": "false negative rate"}
 FOCUS = 0.10
-"""From this share of poison on the attack on MNIST focuses on the false positives."""
+"""In the paper, the attack on MNIST focuses on false positives from this share of poison on."""
 CRITICAL = {"mnist": ("fpr", 0.06), "other": ("fnr", 0.05)}
-"""The rate that over-regularising raises and up to which share of poison: MNIST, the others."""
+"""The rate that over-regularising raises, and up to which share of poison: for MNIST, and for the others."""
 TURN = 0.13
 """The share of poison after which the network's rates decrease."""
 
@@ -47,7 +47,7 @@ def frame(results: Sequence[AuditResult]) -> pd.DataFrame:
 
 
 def logistic_claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return App. E.2.1's observations for each data set, each with its verdict; rates are in points."""
+    """Return the observations of App. E.2.1 for each data set, with verdicts; rates are in points."""
     return [
         one
         for name, rows in _in_points(frame)
@@ -56,7 +56,7 @@ def logistic_claims(frame: pd.DataFrame) -> list[Claim]:
 
 
 def network_claims(frame: pd.DataFrame) -> list[Claim]:
-    """Return App. E.2.2's observations for each data set, each with its verdict; rates are in points."""
+    """Return the observations of App. E.2.2 for each data set, with verdicts; rates are in points."""
     return [
         one
         for name, rows in _in_points(frame)
@@ -70,13 +70,13 @@ def _in_points(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _bounded(dataset: str, rows: pd.DataFrame, where: str) -> list[Claim]:
-    """Return for each rate whether the learned policy's stays under λ = −8's, judged where it stays under by least."""
+    """Return for each rate whether the learned policy's stays below λ = −8's, judged where the gap is smallest."""
     found = []
     for number, (rate, name) in zip("ab", RATES.items(), strict=True):
         under = gap(rows, rate, SMALL, LEARNED)
         under = under[under.index.get_level_values("ratio") > 0]
         means = under.groupby("ratio").mean(skipna=False)
-        # Where a victim diverged it is not known whether it stays under.
+        # If a victim diverged, it is unknown whether it stays below.
         least = under.xs(means.fillna(-math.inf).idxmin(), level="ratio")
         found.append(
             outcome.claim(
@@ -182,7 +182,7 @@ fig5 = Remade(
     "retrained on the poisoned rows, against the share of poison. Splits: {splits}; lines: their mean, bands: its 95 % "
     "interval.",
 )
-"""Make Fig. 5 again (see `Remade`)."""
+"""Reproduce Fig. 5 (see `Remade`)."""
 
 fig6 = Remade(
     "fig6",
@@ -194,4 +194,4 @@ fig6 = Remade(
     "the victim retrained on the poisoned rows, against the share of poison. Splits: {splits}; lines: their mean, "
     "bands: its 95 % interval.",
 )
-"""Make Fig. 6 again (see `Remade`)."""
+"""Reproduce Fig. 6 (see `Remade`)."""

@@ -1,7 +1,7 @@
-"""The experiments of Sect. 5, each the audits that several figures are drawn from.
+"""The experiments of Sect. 5. Each is a set of audits from which several figures are drawn.
 
-Fig. 2, 5 and 7 show one study, logistic regression on three data sets; Fig. 3, 6 and 8 another, a network on ImageNet
-features. An audit is computed once in a process, by whichever figure asks for it first.
+Fig. 2, 5 and 7 show one study, logistic regression on three data sets. Fig. 3, 6 and 8 show another, a network on
+ImageNet features. An audit is computed once per process, when the first figure needs it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,24 +22,24 @@ from mithridate.reproduction.outcome import Claim, Reproduction
 from mithridate.results.results import AuditResult
 
 KEYS = ["dataset", "split", "policy", "n_poison", "ratio"]
-"""What a row of every figure's frame is about."""
+"""The key columns of every figure's frame."""
 PAPERS = ("mnist-0v8", "fashion-mnist-0v2", "dogfish")
 """The data sets of Table 1."""
 FEATURES = ("dogfish", "springer-tench")
-"""The ImageNet data set, and the one that stands in for it where its files are missing."""
+"""The ImageNet data set, and the one that replaces it if its files are missing."""
 LAYERS = {1: "first hidden layer", 2: "second hidden layer", 3: "output layer"}
-"""What the paper calls the layers of its network."""
+"""The paper's names for the layers of its network."""
 SET = ("model", "policies")
-"""Options of an audit that make a study, and that cannot be changed."""
+"""The options of an audit that define a study and cannot be changed."""
 _DONE: dict[AuditConfig, AuditResult] = {}
 
 
 @dataclass(frozen=True)
 class Study:
-    """Which audits an experiment of the paper is.
+    """The audits that make up an experiment of the paper.
 
-    `model`; `tuned`, the policies besides the small and the large fixed λ; `images`, the data sets besides the ImageNet
-    one; `quick`, by data set, the options in which the quick preset departs from the paper's settings.
+    `model`; `tuned`: the policies besides the small and the large fixed λ; `images`: the data sets besides the ImageNet
+    one; `quick`: for each data set, the options of the quick preset that differ from the paper's settings.
     """
 
     model: str
@@ -48,7 +48,7 @@ class Study:
     quick: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def datasets(self) -> tuple[str, ...]:
-        """Return the data sets, the first of `FEATURES` that is at hand among them."""
+        """Return the data sets, with the first of `FEATURES` that is available."""
         paper, other = FEATURES
         return (*self.images, paper if at_hand(paper) else other)
 
@@ -88,15 +88,15 @@ _SHORTER = {
     "epochs": 1000,
 }
 NETWORK = Study("mlp", (LEARNED,), quick=dict.fromkeys(FEATURES, _SHORTER))
-"""Sect. 5.2. The quick preset takes fewer and longer steps on half of the rows, of the same η·T."""
+"""Sect. 5.2. The quick preset takes fewer and longer steps with the same η·T, on half of the rows."""
 
 
 @dataclass(frozen=True)
 class Remade:
-    """A figure of a study, made again when called.
+    """A figure of a study, reproduced when called.
 
-    `frame` makes the figure's plain numbers from the audits' results, `claims` and `draw` need that frame alone; `text`
-    opens the caption, in which {splits} is their number.
+    `frame` makes the figure's plain numbers from the audits' results; `claims` and `draw` need only that frame; `text`
+    begins the caption, with {splits} for the number of splits.
     """
 
     name: str
@@ -116,10 +116,10 @@ class Remade:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         **options: Any,
     ) -> Reproduction:
-        """Return the figure for the data sets named, with commas between them, or for all of the study's.
+        """Return the figure for these data sets (names separated by commas), or for all of the study's.
 
-        Arguments: `preset`, quick or paper; `splits`, another number of them; `seed`; `on_progress` as in `audit`;
-        `options`, fields of `AuditConfig` but those of `SET`. Raises `InputError` or `DataError` before anything is
+        Arguments: `preset`, quick or paper; `splits`, another number of splits; `seed`; `on_progress` as in `audit`;
+        `options`, fields of `AuditConfig` except those of `SET`. Raises `InputError` or `DataError` before anything is
         computed.
         """
         names = self.study.datasets() if dataset is None else tuple(dict.fromkeys(dataset.split(",")))
@@ -134,7 +134,7 @@ class Remade:
 
 
 def audited(configs: Sequence[AuditConfig], on_progress: Callable[[Progress], None]) -> list[AuditResult]:
-    """Return the audits' results, computing those that this process has not computed before."""
+    """Return the audits' results; audits that this process has computed before are not computed again."""
     missing = [config for config in configs if config not in _DONE]
     data = [load_dataset(config.dataset) for config in missing]
     cells = [config.splits * len(config.policies) * (1 + -(-config.points // config.batch)) for config in missing]
@@ -160,7 +160,7 @@ def by_layer(results: Sequence[AuditResult]) -> pd.DataFrame:
     columns = ["test_error", "log_strengths", "weight_norms"]
     wide = records(results, *columns)
     layers = wide["weight_norms"].map(len)
-    # One λ for all layers is every layer's.
+    # A single λ is the λ of every layer.
     wide["log_strengths"] = [[*own] * (n // len(own)) for own, n in zip(wide["log_strengths"], layers, strict=True)]
     long = wide.explode(columns[1:])
     long.insert(len(KEYS), "layer", long.groupby(level=0).cumcount() + 1)
@@ -169,7 +169,7 @@ def by_layer(results: Sequence[AuditResult]) -> pd.DataFrame:
 
 
 def _described(result: AuditResult, config: AuditConfig, paper: AuditConfig) -> str:
-    """Return what was run on one data set, in what it differs from Tables 1 to 3, and what to distrust."""
+    """Return what was run on one data set, the differences from Tables 1 to 3, and the warnings."""
     said = [
         f"{config.dataset}: {config.train} training and {config.valid} validation rows, {config.points} points in "
         f"batches of {config.batch}, poison {config.budget}; λ learned within [{config.strength_bounds[0]:g}, "
@@ -182,7 +182,11 @@ def _described(result: AuditResult, config: AuditConfig, paper: AuditConfig) -> 
         for name in AuditConfig.model_fields
         if name not in ("preset", "seed") and getattr(config, name) != getattr(paper, name)
     ]
-    said.append(f"Other than in the paper (in brackets): {', '.join(changed)}." if changed else "As in Tables 1 to 3.")
+    said.append(
+        f"Differences from the paper (its values in brackets): {', '.join(changed)}."
+        if changed
+        else "As in Tables 1 to 3."
+    )
     steps = result.frame.groupby("policy", sort=False)["inner_steps"].first()
     if cut := [f"{policy} T = {T}" for policy, T in steps.items() if config.inner_steps != T]:
         product = config.learning_rate * config.inner_steps

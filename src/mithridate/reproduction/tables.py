@@ -1,7 +1,7 @@
 """Tables 1 to 3 (App. D.2): the data sets, the settings of the attack, the settings of training.
 
-What is printed is what the program uses: its presets, its data sets, and the inner training as an audit runs it. Beside
-it stands what the paper states wherever that is something else.
+The tables print what the program uses: its presets, its data sets, and the inner training as an audit runs it. Where
+the paper states something else, they print that too.
 """
 
 import functools
@@ -26,14 +26,14 @@ from mithridate.results.results import written_whole
 
 Interval = tuple[float, float]
 Row = dict[str, Any]
-"""A row of a table, by the names of its columns: numbers, pairs of them, or None where nothing is stated."""
+"""A row of a table, by column name: numbers, pairs of numbers, or None if nothing is stated."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What the paper states of one victim: its name there, and its row in each table by the columns' names.
+    """What the paper states about one victim: its name there, and its row in each table by column name.
 
-    `where`, the place in the paper; the tables are in App. D.2.
+    `where`: the place in the paper; the tables are in App. D.2.
     """
 
     name: str
@@ -95,7 +95,7 @@ OTHERS = (
     ("digits-0v8", "logistic"),
     ("breast-cancer", "logistic"),
 )
-"""The program's own victims, which the paper does not have."""
+"""Victims of this program that are not in the paper."""
 
 TITLES = {
     "table1": "Characteristics of the data sets (paper, Table 1); rows by class",
@@ -103,23 +103,23 @@ TITLES = {
     "table3": "Settings for training the victim that is evaluated (paper, Table 3)",
 }
 NOTES = {
-    "table1": "Training and validation rows are drawn anew for each split.",
-    "table2": "T_Dp: hyperiterations where λ is fixed, T_mult where it is learned, each per batch of points. α and β "
-    "are lengths of steps here: every point's hypergradient is divided by its norm, and λ moves by Rprop with steps of "
-    "at most β, each round closed by its best response; in the paper they multiply the hypergradients (Eq. 5). λ on "
-    "clean data is solved for, so there is no T_λ. Inner training is full-batch gradient descent, by SGD in the paper; "
-    "its steps are cut, with η·T as it was, where they would come near divergence. The penalty is e^λ/(2n)·‖w‖², in "
-    "the paper e^λ/2·‖w‖² (Eq. 6).",
+    "table1": "Training and validation rows are drawn again for each split.",
+    "table2": "T_Dp: hyperiterations with fixed λ, T_mult with learned λ, each per batch of points. Here α and β are "
+    "step lengths: every point's hypergradient is divided by its norm, λ moves by Rprop with steps of at most β, and "
+    "each round ends with λ's best response. In the paper α and β multiply the hypergradients (Eq. 5). λ on clean data "
+    "is solved for, so there is no T_λ. Inner training is full-batch gradient descent, in the paper SGD; where its "
+    "steps would come near divergence they are cut, with the same η·T. The penalty is e^λ/(2n)·‖w‖², in the paper "
+    "e^λ/2·‖w‖² (Eq. 6).",
     "table3": "SGD with a fixed step, from scratch, on the poisoned training set.",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper, as the program has it.
+    """One table of the paper, as used by the program.
 
-    `name`, as table1; `frame`, the cells as text, one row per victim, the last column naming every difference from the
-    paper; `caption`; `settings`, the same numbers for programs. A table makes no claims.
+    `name`, such as table1; `frame`, the cells as text, one row per victim, with every difference from the paper in the
+    last column; `caption`; `settings`, the same numbers for programs. A table has no claims.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Table:
     def save(self, directory: str | Path) -> Path:
         """Write `NAME.parquet`, `NAME.md` and `settings.json`; return the directory.
 
-        It appears whole or not at all. Raises `StorageError` when it exists and is not empty, or cannot be written.
+        It appears completely or not at all. Raises `StorageError` if it exists and is not empty, or cannot be written.
         """
         return written_whole(Path(directory), self._write)
 
@@ -161,9 +161,9 @@ def run(
 ) -> Table:
     """Return the table `name`: table1, table2 or table3.
 
-    Arguments: `dataset`, for its rows alone (default: the paper's, and those the program has besides); the others as
-    for a figure: `preset` and `splits` change nothing in a table, `seed` draws the split whose rows are counted. Data
-    that are not at hand are not downloaded for a table, unless named. Raises `InputError` or `DataError`.
+    Arguments: `dataset`, to print only its rows (default: the paper's data sets and the program's own); the others as
+    for a figure: `preset` and `splits` change nothing in a table, `seed` draws the split whose rows are counted.
+    Missing data are not downloaded for a table, unless named. Raises `InputError` or `DataError`.
     """
     victims = [*PAPER, *OTHERS]
     if dataset is not None:
@@ -196,7 +196,7 @@ def _entry(dataset: str) -> Entry:
 def characteristics(dataset: str, model: str, data: Dataset | None, seed: int) -> Row:
     """Return a row of Table 1: rows by class, as drawn for the first split, and features.
 
-    Without the data, what the presets and the catalogue say: halves, and no test rows by class.
+    Without the data, it uses the presets and the catalogue: equal halves, and no test rows by class.
     """
     if data is None:
         own = setting(dataset)
@@ -247,11 +247,11 @@ ROWS: dict[str, Callable[[str, str, Dataset | None, int], Row]] = {
     "table2": attack_settings,
     "table3": training_settings,
 }
-"""What the program has to say in each table."""
+"""The function that makes the program's row of each table."""
 
 
 def _as_text(dataset: str, model: str, name: str, ours: Row, stated: Stated | None) -> dict[str, str]:
-    """Return a row as it is printed."""
+    """Return a row as text."""
     kind = "" if name == "table1" else " (DNN)" if model == "mlp" else " (LR)"
     title = {"victim" if kind else "data set": dataset + kind, "in the paper": stated.name + kind if stated else "—"}
     cells = {column: _cell(column, value) for column, value in ours.items() if not column.endswith(" run")}
@@ -292,4 +292,4 @@ def _bound(value: float, of_strength: bool) -> str:
 
 
 table1, table2, table3 = (functools.partial(run, name) for name in TITLES)
-"""Each table as a function of the data set, as a figure's `run`."""
+"""Each table as a function of the data set, like a figure's `run`."""

@@ -1,4 +1,4 @@
-"""How much poison an estimator of scikit-learn takes, the way scikit-learn asks how much data it needs."""
+"""How much poison a scikit-learn estimator takes, in the style of scikit-learn's learning curves."""
 
 from mithridate.sklearn.curves import PoisoningCurve, poisoning_curve
 from mithridate.sklearn.display import PoisoningCurveDisplay

@@ -1,4 +1,4 @@
-"""What an attacker of a training fold may do: which rows are his, and what he changes of them.
+"""What an attacker of a training fold may do: which rows are his, and what he changes in them.
 
     budget   added: new rows; replaced: rows drawn at random; chosen: rows that he picks
     edits    labels: the features stay; features: the labels stay the true ones (clean-label); both
@@ -31,7 +31,7 @@ class Capability(NamedTuple):
 
     @classmethod
     def checked(cls, budget: Any, edits: Any) -> "Capability":
-        """Raise `InputError` for what is none."""
+        """Return it, or raise `InputError` for an unknown budget or edits."""
         for name, value, allowed in (("budget", budget, get_args(Budget)), ("edits", edits, get_args(Edits))):
             if value not in allowed:
                 raise InputError(one_of(name, value, allowed))
@@ -39,10 +39,11 @@ class Capability(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Poison of k points: rows of the user's X as they are and as they `start`ed, labels by number (k,).
+    """Poison of k points, as rows of the user's X: now (`cells`) and at their start (`start`), with labels (k,).
 
-    `rows` (k,), the rows of the fold that they take the place of, or None where they are added; `sources` (k,), the
-    rows of the fold whose features they have or had at their start: who holds one out must not fit on its copy.
+    Labels are class numbers. `rows` (k,): the rows of the fold that the points replace, None if they are added.
+    `sources` (k,): the rows of the fold whose features the points have now or had at their start. When such a row is
+    held out, no fit may use its copy.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Points(NamedTuple):
         return Points(self.name, cells, start, self.labels[own], rows, self.sources[own], self.plain)
 
     def begins(self, other: "Points") -> bool:
-        """Return whether these are the first points of another poison."""
+        """Return whether these are the first points of another poison, `other`."""
         begun = other.first(len(self.labels))
         same = np.array_equal(self.labels, begun.labels) and np.array_equal(self.sources, begun.sources)
         if self.rows is not None and begun.rows is not None:
@@ -71,7 +72,7 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """A training fold: rows of the user's X (n, …), as raw numbers (n, columns), labels by number (n,)."""
+    """A training fold: rows of the user's X (n, …), the same as raw numbers (n, columns), and class numbers (n,)."""
 
     table: Table
     cells: Any
@@ -87,25 +88,25 @@ class Fold:
 
     @cached_property
     def drawn(self) -> np.ndarray:
-        """The rows in the order in which they are drawn where the attacker does not choose them."""
+        """The order in which rows are drawn if the attacker does not choose them."""
         return np.random.default_rng((self.seed, 1)).permutation(len(self.labels))
 
     @cached_property
     def view(self) -> View:
-        """What the attacker sees, whatever the estimator."""
+        """What the attacker sees with any estimator."""
         x = self.encoder.transform(self.raw)
         probabilities = LogisticRegression(max_iter=1000).fit(x, self.labels).predict_proba(x)
         return View(x, None, self.labels, probabilities, np.arange(len(x)))
 
     def among(self, capability: Capability, count: int) -> np.ndarray:
-        """Return the rows whose label can be had wrong with `count` points."""
+        """Return the rows whose labels can be flipped with `count` points."""
         return self.drawn[:count] if capability == ("replaced", "labels") else np.arange(len(self.labels))
 
     def points(self, flips: Flips, capability: Capability, count: int) -> Points:
-        """Return at most `count` points that come to the same as these flips, within the capability.
+        """Return at most `count` points with the same effect as these flips, within the capability.
 
-        Where only features may change, a flip becomes a row that has the wanted label by right, moved onto the row to
-        be flipped.
+        If only features may change, a flip becomes a row that truly has the wanted label, moved onto the row to be
+        flipped.
         """
         wanted, places = np.arange(min(count, len(flips.rows))), flips.rows
         if capability.edits == "features":
@@ -122,12 +123,12 @@ class Fold:
         return Points(flips.name, cells, start, labels, rows, sources, flips.plain)
 
     def unchanged(self, rows: np.ndarray, capability: Capability) -> Points:
-        """Return these rows as points that keep label and features, to be moved."""
+        """Return these rows as points with their own labels and features, from which an attack can move them."""
         own = take(self.cells, rows)
         return Points("own labels", own, own, self.labels[rows], None if capability.budget == "added" else rows, rows)
 
     def _by_right(self, labels: np.ndarray, capability: Capability, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which of these labels rows can be had for that have them by right, and those rows."""
+        """Return for which of these labels a row that truly has the label is available, and those rows."""
         sure = np.argsort(-self.view.probabilities[np.arange(len(self.labels)), self.labels], kind="stable")
         order = self.drawn[:count] if capability.budget == "replaced" else sure
         left = {number: iter(order[self.labels[order] == number]) for number in range(len(self.classes))}
@@ -138,8 +139,7 @@ class Fold:
     def poisoned(self, points: Points, held: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
         """Return the fold's rows and labels with the points in them, without the rows that are `held` out (n,).
 
-        Points that are added are scattered: a search that cuts its folds in the order of the rows would have them all
-        in one.
+        Added points are scattered: otherwise a search that cuts its folds in row order would have them all in one fold.
         """
         n, k = len(self.labels), len(points.labels)
         held = np.zeros(n, dtype=bool) if held is None else held

@@ -1,4 +1,4 @@
-"""One training fold poisoned: the attack on a surrogate, from raw rows to raw points."""
+"""Poison for one training fold: the attack on a surrogate, from raw rows to raw points."""
 
 import math
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ from mithridate.victims.rules import Exact, GradientDescent
 Surrogate = str | Learner | Model
 
 REACH = 0.05
-"""A step of the points, as a share of the feasible set's diagonal."""
+"""The step of the points, as a share of the feasible set's diagonal."""
 BATCHES = 3
-"""The fewest batches of points that are crafted one after the other."""
+"""The smallest number of batches that are crafted one after the other."""
 SLACK = 1.05
-"""By how much a number of points may be rounded up to whole batches."""
+"""The factor by which a number of points may be rounded up to whole batches."""
 INNER = GradientDescent(0.1, 200)
-"""The training of a surrogate that cannot be solved."""
+"""The training rule of a surrogate that cannot be solved to optimality."""
 
 
 class Plan(NamedTuple):
-    """What is the same for every fold, so that one compilation serves them all.
+    """Everything that is the same for every fold, so that one compilation serves all folds.
 
-    `rows`, how many every fold has at least; `counts`, how many points are the poison at each share, in whole batches
-    of `batch`; `fits`, how often the attacker fits the estimator in a split, or None; `wide` is float64.
+    `rows`: the smallest number of rows in a fold; `counts`: the number of points at each share, in whole batches of
+    `batch`; `fits`: how often the attacker fits the estimator in a split, or None; `wide`: whether to use float64.
     """
 
     schema: Schema
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Begun(Attack):
-    """The attack begun from points that are given, in places that are given."""
+    """The attack, started from given points in given places."""
 
     begun: AttackPoints
 
@@ -66,7 +66,7 @@ class _Begun(Attack):
 
 
 def check_surrogate(surrogate: Any) -> bool:
-    """Return whether the surrogate wants float64. Raises `InputError` for what is none."""
+    """Return whether the surrogate needs float64. Raises `InputError` if it is no surrogate."""
     if isinstance(surrogate, Learner):
         return surrogate.solved
     if surrogate in ("logistic", "mlp") if isinstance(surrogate, str) else isinstance(surrogate, Model):
@@ -75,17 +75,17 @@ def check_surrogate(surrogate: Any) -> bool:
 
 
 def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> tuple[tuple[int, ...], int]:
-    """Return the least number of points for each share of a training set of n rows, in whole batches, and the batch.
+    """Return the number of points for each share of a training set of n rows, in whole batches, and the batch size.
 
-    Batches are as large as leaves every number within 5 %; the most points may end with a smaller batch. Raises
-    `InputError` for more points than the `half` of the rows in which they have to find their places.
+    The batch size is the largest that rounds every number up by at most 5 %; the last batch may be smaller. Raises
+    `InputError` if there are more points than `half` of the rows, in which they must find their places.
     """
     exact = [math.ceil(n * share / (1 - share if budget == "added" else 1) - 1e-9) for share in shares]
     most = max(exact)
     if most >= half:
         raise InputError(
-            f"shares: {shares[-1]:g} of a training fold of {n} rows are {most} points; below {half} can be crafted, as "
-            "half of the rows stay clean for the attacker to measure on"
+            f"shares: {shares[-1]:g} of a training fold of {n} rows are {most} points; fewer than {half} can be "
+            "crafted, because half of the rows stay clean for the attacker to measure on"
         )
     for batch in range(max(1, math.ceil(most / BATCHES)), 0, -1):
         counts = tuple(min(batch * math.ceil(count / batch), most) for count in exact)
@@ -95,14 +95,14 @@ def counts_of(shares: tuple[float, ...], n: int, budget: Budget, half: int) -> t
 
 
 def craft(fold: Fold, plan: Plan, begun: Points | None = None) -> list[Points]:
-    """Return points that poison a training fold, crafted on a surrogate, one set a scaling.
+    """Return points that poison a training fold, crafted on a surrogate, one set per scaling.
 
-    They start where `begun` says, as many as those are. By default they start as clones of the rows on which the
-    attacker measures, labels flipped, in random places of the others: each is half of the fold. Of given points, whose
-    places can be anywhere, a third of the fold is what he measures on.
+    They start from the points `begun`. By default they start as clones of the rows on which the attacker measures, with
+    labels flipped, in random places among the other rows; each part is half of the fold. Given points can have any
+    places, so then he measures on a third of the fold.
 
-    What is near, and what a penalty makes dear, depends on the scale of the features, which an estimator may change or
-    not: the surrogate sees them standardised in one set, each with a feasible range of 1 in the other.
+    Distances and penalties depend on the scale of the features, and an estimator may rescale them or not. So one set is
+    crafted on standardised features, the other on features scaled to a feasible range of 1.
     """
     x, standardised = fold.view.x, fold.encoder.feasible
     ranges = standardised.box.high - standardised.box.low
@@ -154,7 +154,7 @@ def _crafted(
 
 
 def _rows(fold: Fold, plan: Plan, begun: Points | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows that the surrogate is trained on, those that are measured on, and those that are replaced."""
+    """Return the rows that train the surrogate, the rows on which the attacker measures, and the replaced rows."""
     labels = fold.labels
     if begun is None:
         half = plan.rows // 2
@@ -168,17 +168,17 @@ def _rows(fold: Fold, plan: Plan, begun: Points | None) -> tuple[np.ndarray, np.
 
 
 def _sources(x: np.ndarray, rows: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the rows, with features x, that the points are clones of: the nearest."""
+    """Return the rows, with features x, of which the points are clones: the nearest ones."""
     return rows[NearestNeighbors(n_neighbors=1).fit(x).kneighbors(start, return_distance=False)[:, 0]]
 
 
 def _reach(diagonal: float) -> float:
-    """Return the size of a step, rounded to a power of 2: every other size has to be compiled anew."""
+    """Return the step size, rounded to a power of 2, because each new size must be compiled."""
     return 2.0 ** round(math.log2(REACH * diagonal)) if diagonal > 0 else REACH
 
 
 def _stretched(feasible: Mixed, factor: np.ndarray) -> Mixed:
-    """Return Φ of the features times `factor`, which is 1 where they are categories."""
+    """Return Φ of the features multiplied by `factor`, which is 1 for categories."""
     m = len(factor)
     return Mixed(
         feasible.box.low * factor,

@@ -27,14 +27,15 @@ SHARES = (0.0, 0.05, 0.1, 0.166)
 
 
 class PoisoningCurve(NamedTuple):
-    """What `poisoning_curve` returns. Arrays are (n_shares, n_splits), unless said.
+    """What `poisoning_curve` returns. Arrays are (n_shares, n_splits) unless stated otherwise.
 
-    `shares` (n_shares,), poison's real share of the training fold, the mean over splits; `test_scores`, fitted on the
-    poison that harmed most on held-out rows; `baseline_scores`, on the most harmful of those in which nothing is
-    optimised: rows picked by a simple rule, labels flipped (where only features may change, rows made equal to such
-    ones); `hyperparameters` and `baseline_hyperparameters`, what each fit tuned, an array for each name (objects where
-    some are no numbers); `fit_times` and `baseline_fit_times` in seconds; `poison`, one `Poison` for each split;
-    `counts` (n_shares,), the most points that are the poison at each share; `attack`, the name of the winner (objects).
+    `shares` (n_shares,): the actual share of poison in the training fold, as a mean over splits. `test_scores`: the
+    score after fitting on the poison that did most harm on held-out rows. `baseline_scores`: the same for the most
+    harmful poison without optimisation, flipped labels of rows picked by a simple rule (or, if only features may
+    change, rows made equal to such rows). `hyperparameters`, `baseline_hyperparameters`: what each fit tuned, an array
+    for each name (of objects if some are not numbers). `fit_times`, `baseline_fit_times`: in seconds. `poison`: one
+    `Poison` for each split. `counts` (n_shares,): the largest number of points at each share. `attack`: the winner's
+    name (objects).
     """
 
     shares: np.ndarray
@@ -69,7 +70,7 @@ class PoisoningCurve(NamedTuple):
 
     @property
     def worst_scores(self) -> np.ndarray:
-        """The worse of attack and baseline, split by split: what the estimator has been seen to lose."""
+        """The lower of attack and baseline score in each split: the worst that was found."""
         return np.minimum(self.test_scores, self.baseline_scores)
 
 
@@ -92,41 +93,41 @@ def poisoning_curve(
     n_jobs: int | None = None,
     random_state: Any = None,
 ) -> PoisoningCurve:
-    """Return how an estimator's cross-validated score falls with poison, and how its hyperparameters move.
+    """Return how an estimator's cross-validated score falls with poison, and how its hyperparameters change.
 
-    Threat model. In every split of `cv` the attacker knows the training fold and the estimator, and nothing of the test
-    fold. `budget` says which rows are his: rows that he picks ("chosen"), rows drawn at random ("replaced"), or new
-    ones ("added"). `edits` says what he changes: "labels" (features stay), "features" (labels stay the true ones:
-    clean-label; features may go anywhere within `feasible`), or "both". Chosen and both is the worst case.
+    Threat model. In every split of `cv` the attacker knows the training fold and the estimator. He knows nothing about
+    the test fold. `budget` says which rows are his: rows that he picks ("chosen"), rows drawn at random ("replaced"),
+    or new rows ("added"). `edits` says what he changes: "labels" (features stay), "features" (labels stay true,
+    clean-label; features may go anywhere within `feasible`), or "both". The worst case is "chosen" with "both".
 
-    He tries many candidates: flips of rows picked by simple rules; flips grown by swapping rows; and, where features
-    may change, the transfer from a `surrogate`, whose λ is tuned (`policy`), begun at random places and at the best
-    flips, with standardised features and with features scaled to their range. He judges each by fitting the estimator
-    on poisoned parts of the training fold and scoring it on the rows held out, with their true labels. For each share
-    the most harmful is kept (`attack`). Then the estimator is cloned and fitted on the whole poisoned fold, its own
-    search included, and scored on the clean test fold. Nobody differentiates through the estimator and not every
-    candidate is tried, so a curve is a lower bound of the worst case.
+    He tries many candidates: flips of rows picked by simple rules, and flips improved by swapping rows. If features may
+    change, he also tries the transfer from a `surrogate` whose λ is tuned (`policy`). It starts at random places and at
+    the best flips, with standardised features and with features scaled to their range. To judge a candidate, he fits
+    the estimator on poisoned parts of the training fold and scores it on the rows held out, with their true labels. For
+    each share he keeps the most harmful candidate (`attack`). Then the estimator is cloned and fitted on the whole
+    poisoned fold, with its own search, and scored on the clean test fold. There is no derivative through the estimator,
+    and not every candidate is tried, so the curve is a lower bound of the worst case.
 
-    The winner and the baseline, the best flips in which nothing is optimised, are both fitted and scored. Held-out rows
-    can mislead, so the worse of the two counts (`worst_scores`). Where one attack wins at every share, the poison at a
-    share contains that of every lower one, unless its rows depend on their number, as a tightest ball's.
+    The winner and the baseline (the best flips without optimisation) are both fitted and scored. Held-out rows can
+    mislead, so the worse of the two counts (`worst_scores`). If one attack wins at every share, the poison at a share
+    contains that of every lower share, except for attacks whose rows depend on their number, such as a tightest ball.
 
     Arguments: `estimator`, any classifier, cloned for each fit; `X` (n, m), an array, a sparse matrix or a data frame
-    with numbers, booleans and categories, in whose own columns and units the poison is handed over; columns of whole
-    numbers stay whole; `y` (n,), labels of two or more classes of any kind; `shares` of poison in the training fold,
-    rising from 0 on to below 0.5: each is rounded up to a whole number of points, and of batches of points within 5 %;
-    `surrogate`, "logistic" (solved to optimality), "mlp" (32 hidden units), or a `Learner` or `Model` of mithridate;
-    `policy`, how the surrogate's λ is set (default: `Learned()`); `feasible` = (low, high) for the numbers of poisoned
-    rows whose features may change, each a number or one a column (default: each column's range in the training fold);
-    `budget` and `edits`, see above; "replaced" and "chosen" rows keep the training fold's size and so the meaning of
-    hyperparameters such as C, "added" ones stand at places drawn at random; `steps` hyperiterations for each batch of
-    points; `fits`, about how often the estimator is fitted in a split to find flips (default: 240 where it is linear, a
-    kernel machine or nearest neighbours, else 120; more find more); `groups`, `cv`, `scoring` and `n_jobs` as of
-    scikit-learn's `learning_curve`; `random_state`, which decides all that is drawn, whatever `n_jobs`.
+    with numbers, booleans and categories (the poison is returned in its columns and units, and whole numbers stay
+    whole); `y` (n,), labels of two or more classes of any kind; `shares` of poison in the training fold, rising, from 0
+    to below 0.5 (each is rounded up to whole points, and to whole batches within 5 %); `surrogate`, "logistic" (solved
+    to optimality), "mlp" (32 hidden units), or a `Learner` or `Model` of mithridate; `policy`, how the surrogate's λ is
+    set (default: `Learned()`); `feasible` = (low, high), the limits of numbers in poisoned rows whose features may
+    change, each one number or one per column (default: each column's range in the training fold); `budget` and `edits`,
+    see above ("replaced" and "chosen" keep the size of the training fold, and so the meaning of hyperparameters such as
+    C; "added" rows are put in at random places); `steps`, the hyperiterations for each batch of points; `fits`, about
+    how often the estimator is fitted in a split to find flips (default: 240 if it is linear, a kernel machine or
+    nearest neighbours, else 120; more fits find more); `groups`, `cv`, `scoring` and `n_jobs` as in scikit-learn's
+    `learning_curve`; `random_state`, the seed of everything that is drawn, with any `n_jobs`.
 
-    Raises `InputError` or `DataError` for arguments and data that cannot be used, and for an estimator that cannot be
-    fitted, predict and be scored on the clean rows of the first split, before anything is crafted; what it raises later
-    is passed on. Not checked: that the estimator's own randomness is fixed.
+    Raises `InputError` or `DataError` for arguments and data that cannot be used. It also raises if the estimator
+    cannot fit, predict and be scored on the clean rows of the first split, before anything is crafted. Errors that the
+    estimator raises later are passed on. Not checked: that the estimator's own randomness is fixed.
 
     Example:
         >>> from sklearn.datasets import make_blobs
@@ -187,11 +188,11 @@ def poisoning_curve(
 
 
 def _tried(estimator: Any, scoring: Any, fold: Fold, test: tuple[Any, np.ndarray]) -> Any:
-    """Return the scorer, once the estimator has been fitted, has predicted and been scored without poison."""
+    """Return the scorer, after a check that the estimator can fit, predict and be scored without poison."""
     doing = "on the clean rows of the first split"
     own: Any = tried("estimator", "clone", clone, estimator)
     if not hasattr(own, "fit"):
-        raise InputError(f"estimator = {estimator!r}: it has no fit; give a classifier of scikit-learn's kind")
+        raise InputError(f"estimator = {estimator!r}: it has no fit; give a scikit-learn classifier")
     tried("estimator", f"fit {doing}", own.fit, fold.cells, fold.classes[fold.labels])
     if not hasattr(own, "predict"):
         raise InputError(f"estimator = {estimator!r}: it has no predict; give a classifier")
@@ -221,7 +222,7 @@ class _Fit(NamedTuple):
 def _of_split(
     estimator: Any, scorer: Any, fold: Fold, train: np.ndarray, test: tuple[Any, np.ndarray], plan: Plan
 ) -> tuple[list[_Fit], list[_Fit], Poison, list[str]]:
-    """Return the fits on the poison of each share and on its baseline, the poison, and the names of the winners."""
+    """Return the fits on the poison and on the baseline of each share, the poison, and the names of the winners."""
 
     def measured(points: Points) -> _Fit:
         own: Any = clone(estimator)
@@ -240,7 +241,7 @@ def _of_split(
 
 
 def _together(attacks: list[Points], fold: Fold, train: np.ndarray) -> Poison:
-    """Return the points of all shares, those of the largest first; what is the start of another is stored once."""
+    """Return the points of all shares, the largest share first. Shared first points are stored once."""
     kept: list[Points] = []
     parts = []
     for points in reversed(attacks):

@@ -14,7 +14,7 @@ from mithridate.results.figures import COLOURS, DASHES, MARKERS
 from mithridate.sklearn.curves import poisoning_curve
 
 SHADES = ("0.6", COLOURS[1], COLOURS[0])
-"""Of the worse of both, the attack, the baseline."""
+"""Styles of: the worse of both, the attack, the baseline."""
 XLABEL = "poison in the training set [%]"
 
 
@@ -23,8 +23,8 @@ class PoisoningCurveDisplay:
 
     Arguments, as `poisoning_curve` returns them: `shares` (n_shares,), `test_scores` and `baseline_scores` (n_shares,
     n_splits), `hyperparameters` and `baseline_hyperparameters`; `score_name`, for the axis. `plot` sets `ax_`,
-    `figure_`, and `lines_`, `fill_between_` and `errorbar_`: the worse of attack and baseline in each split, which is
-    what counts, then the attack, then the baseline; None for what the style does not draw.
+    `figure_`, `lines_`, `fill_between_` and `errorbar_`. The last three have an entry for the worse of attack and
+    baseline in each split (the one that counts), for the attack and for the baseline; they are None if not drawn.
 
     Example:
         >>> import numpy as np
@@ -119,7 +119,7 @@ class PoisoningCurveDisplay:
         for i, (label, scores) in enumerate(curves.items()):
             scores = -scores if negate_score else scores
             mean, spread = scores.mean(axis=1), scores.std(axis=1)
-            # The worse of both lies on one of the others or on both: it is drawn wide, and beneath them.
+            # The worse of both lies on one of the other lines or on both: it is drawn wider, beneath them.
             style = {"color": SHADES[i], "ls": DASHES[i], "lw": 1.8 if i else 7, "alpha": 1 if i else 0.35}
             style |= {"marker": MARKERS[i], "ms": 4 if i else 0, "label": label}
             if std_display_style == "errorbar":
@@ -138,12 +138,12 @@ class PoisoningCurveDisplay:
         return self
 
     def plot_hyperparameters(self, axes: Any = None) -> "PoisoningCurveDisplay":
-        """Draw what was tuned against the share of poison, a panel for each hyperparameter, a dot for each split.
+        """Draw the tuned hyperparameters against the share of poison: one panel for each, one dot for each split.
 
-        Arguments: `axes`, one for each (default: a new figure's). Lines are means, geometric where a positive
-        hyperparameter spans more than a factor of 20, which also makes its axis logarithmic; those that are no
-        numbers have a tick for each value and no line. Sets `axes_` and `figure_`. Raises `InputError` when nothing was
-        tuned, or the axes are too few.
+        Arguments: `axes`, one for each hyperparameter (default: those of a new figure). Lines are means. If a positive
+        hyperparameter spans more than a factor of 20, the mean is geometric and the axis logarithmic. Hyperparameters
+        that are not numbers have a tick for each value and no line. Sets `axes_` and `figure_`. Raises `InputError` if
+        nothing was tuned or there are too few axes.
         """
         tuned = self.hyperparameters or {}
         if not tuned:
@@ -175,7 +175,7 @@ def _draw(axis: Any, x: np.ndarray, name: str, values: np.ndarray, baseline: np.
         if numeric:
             mean = np.exp(np.log(part).mean(axis=1)) if logarithmic else part.mean(axis=1)
             axis.plot(x, mean, ls=DASHES[i], lw=1.8, **style)
-        # Splits that agree lie side by side.
+        # Splits with the same value are drawn side by side.
         aside = x[:, None] + (np.linspace(-0.25, 0.25, part.shape[1]) + 0.05 * i)[None]
         axis.plot(aside, part, MARKERS[i], ms=4, alpha=0.5, color=style["color"])
         if not numeric:

@@ -1,9 +1,9 @@
 """Which rows an attacker relabels, and how: every simple way to pick them, as orders of rows.
 
-A way is made for each pair of classes, from one to another: the rows of the first that a logistic regression on
-standardised features is surest of ("confident"), those it is least sure of ("near"), rows at random, and a tight ball
-of them, in standardised features or in the space in which the estimator itself compares rows ("own ball"). A thinned
-way reaches further and leaves rows in between as they are: where most neighbours have a wrong label, the rest is lost.
+Each way is tried for each pair of classes, from one to another. It picks rows of the first class: those of which a
+logistic regression on standardised features is surest ("confident") or least sure ("near"), random rows, or a tight
+ball, in standardised features or in the space in which the estimator itself compares rows ("own ball"). A thinned way
+reaches further and leaves rows in between unchanged: if most neighbours have a wrong label, these rows are lost too.
 """
 
 import itertools
@@ -17,16 +17,16 @@ from mithridate.attacks.picking import by_score, tightest_ball
 THINNED = (0.75, 0.6)
 """The share of the rows within reach that a thinned way relabels."""
 KEPT = 0.1
-"""The share of a class that keeps its labels: an estimator has to be told of every class."""
+"""The share of a class that keeps its labels: an estimator needs rows of every class."""
 FEWEST = 6
-"""The fewest rows of a class that keep their labels, which searches need to cut their own folds."""
+"""The smallest number of a class's rows that keep their labels: searches need them for their own folds."""
 
 
 Cut = Callable[[np.ndarray], np.ndarray]
 
 
 class Flips(NamedTuple):
-    """Rows of a training fold (k,) and the labels (k,) that they shall have.
+    """Rows of a training fold (k,) and their new labels (k,).
 
     `plain`: nothing is optimised, as in the baseline.
     """
@@ -52,7 +52,7 @@ class View(NamedTuple):
 
 
 def flips_of(view: View, k: int, draw: np.random.Generator) -> list[Flips]:
-    """Return all ways to relabel at most k rows, way by way, each for every pair of classes."""
+    """Return all ways to relabel at most k rows, each for every pair of classes."""
     names = ["confident", "near", "ball", "own ball", "random"]
     pairs, limited = _pairs(view), _spare(view)
     orders = {pair: dict(_orders(view, pair[0], k, draw)) for pair in pairs}
@@ -72,7 +72,7 @@ def flips_of(view: View, k: int, draw: np.random.Generator) -> list[Flips]:
 
 
 def _pairs(view: View) -> list[tuple[int, int]]:
-    """Return (from, to) for each class and the one it is nearest to, the likeliest to be confused first."""
+    """Return (from, to) for each class and its nearest class; pairs that are easily confused come first."""
     classes = range(view.probabilities.shape[1])
     confused = np.array([view.probabilities[view.labels == own].mean(axis=0) for own in classes])
     np.fill_diagonal(confused, -1.0)
@@ -81,7 +81,7 @@ def _pairs(view: View) -> list[tuple[int, int]]:
 
 
 def _from(pairs: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
-    """Return this pair and those that go on from it where its class is used up, and undo nothing of it."""
+    """Return this pair and the pairs to continue with when its class is used up; none of them undoes another."""
     found = [pairs[first]]
     for own, other in pairs[first + 1 :] + pairs[:first]:
         if own not in [to for _, to in found] and other not in [begun for begun, _ in found]:
@@ -90,7 +90,7 @@ def _from(pairs: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
 
 
 def _spare(view: View) -> Cut:
-    """Return a function that cuts an order of rows to those that their classes can spare."""
+    """Return a function that limits an order of rows to those that their classes can spare."""
     sizes = np.bincount(view.labels, minlength=view.probabilities.shape[1])
     spare = np.maximum(0, sizes - np.maximum(FEWEST, np.ceil(KEPT * sizes))).astype(int)
 
@@ -104,7 +104,7 @@ def _spare(view: View) -> Cut:
 
 
 def _orders(view: View, own: int, k: int, draw: np.random.Generator) -> Iterator[tuple[tuple[str, float], np.ndarray]]:
-    """Yield the orders of the rows of a class, by (name, share of the rows within reach)."""
+    """Yield ((name, share of the rows within reach), order) for the rows of a class."""
     rows = view.among[view.labels[view.among] == own]
     if not len(rows):
         return
@@ -120,6 +120,6 @@ def _orders(view: View, own: int, k: int, draw: np.random.Generator) -> Iterator
 
 
 def _mixed(view: View, k: int, draw: np.random.Generator, limited: Cut) -> Flips:
-    """Return rows of all classes at random, each with another label at random."""
+    """Return random rows of all classes, each with another random label."""
     rows, n_classes = limited(draw.permutation(view.among))[:k], view.probabilities.shape[1]
     return Flips("random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes)

@@ -1,19 +1,19 @@
-"""The space in which a fitted estimator compares rows: near in it is alike to the estimator."""
+"""The space in which a fitted estimator compares rows: rows that are near there look alike to the estimator."""
 
 from typing import Any
 
 import numpy as np
 
 WIDTH = 64
-"""How many random directions stand for the leaves of trees."""
+"""The number of random directions that represent the leaves of trees."""
 
 
 def own_space(fitted: Any, cells: Any, seed: int) -> np.ndarray | None:
-    """Return rows (n, …) as the fitted estimator compares them, (n, d); None where it does not say.
+    """Return rows (n, …) as the fitted estimator compares them, (n, d), or None if that is not known.
 
-    Of trees and forests the leaves that a row falls into: the inner product of two rows is about the number of leaves
-    that they share. Of boosting that has no `apply`, by how much each stage moves its answer. Of anything else, as
-    nearest neighbours and kernels, the features that reach it through its pipeline.
+    For trees and forests these are the leaves that a row falls into: the inner product of two rows is about the number
+    of leaves that they share. For boosting without `apply`, it is by how much each stage changes the output. For
+    others, such as nearest neighbours and kernels, these are the features that reach it through its pipeline.
     """
     final, seen = _unwrapped(fitted, cells)
     if hasattr(final, "apply"):
@@ -28,13 +28,13 @@ def own_space(fitted: Any, cells: Any, seed: int) -> np.ndarray | None:
 
 
 def quick(fitted: Any) -> bool:
-    """Return whether an estimator of this kind is quickly fitted: linear, a kernel, or nearest neighbours."""
+    """Return whether this kind of estimator is quick to fit: linear, a kernel machine, or nearest neighbours."""
     final = _final(fitted)
     return any(hasattr(final, name) for name in ("coef_", "support_", "kneighbors"))
 
 
 def _unwrapped(fitted: Any, cells: Any) -> tuple[Any, Any]:
-    """Return the estimator that decides, out of searches and pipelines, and the rows as they reach it."""
+    """Return the final estimator inside searches and pipelines, and the rows as they reach it."""
     if hasattr(fitted, "best_estimator_"):
         return _unwrapped(fitted.best_estimator_, cells)
     if hasattr(fitted, "steps"):
@@ -49,7 +49,7 @@ def _final(fitted: Any) -> Any:
 
 
 def _sketched(leaves: np.ndarray, seed: int) -> np.ndarray:
-    """Return leaves by number (n, trees) in random directions, one for each leaf of each tree, added up."""
+    """Return the sum over trees of one random direction for each leaf, for leaf numbers (n, trees)."""
     draw, found = np.random.default_rng(seed), np.zeros((len(leaves), WIDTH))
     for tree in leaves.T:
         names, numbers = np.unique(tree, return_inverse=True)

@@ -1,8 +1,8 @@
-"""Flips grown by refits: batches of relabelled rows are swapped for others where held-out errors rise.
+"""Flips grown by refits: batches of relabelled rows are swapped for others if held-out errors do not fall.
 
-A row that is wrong when held out, amid rows that are all wrong as well, needs no label of its own: it is given back,
-and a row at the edge of what is lost is relabelled in its stead. (Greedy flips as of Paudice et al. 2018, in batches;
-on forests the principle of Timber, Calzavara et al. 2024, by refits.)
+If a row and all its neighbours are wrong when held out, the row need not be relabelled. It gets its label back, and a
+row at the edge of the wrong region is relabelled instead. (These are greedy flips as in Paudice et al. 2018, in
+batches; for forests the principle of Timber, Calzavara et al. 2024, by refits.)
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ NEIGHBOURS = 10
 FIRST = 6
 """The first batch is a sixth of the rows."""
 SHRINKING = 0.85
-"""By how much a batch shrinks after a swap that failed."""
+"""The factor by which a batch shrinks after a swap that failed."""
 
 
 def grown(
@@ -28,9 +28,9 @@ def grown(
     swaps: int,
     draw: np.random.Generator,
 ) -> tuple[Flips, Outcome]:
-    """Return flips after so many swaps, those kept that did not lower the harm, and their outcome.
+    """Return the flips after `swaps` swaps, and their outcome; a swap is kept if it does not lower the harm.
 
-    Rows come from the classes that `start` relabels, and get the label that it gives them.
+    Rows come from the classes that `start` relabels, and get the labels that `start` gives them.
     """
     to = dict(zip(view.labels[start.rows].tolist(), start.labels.tolist(), strict=True))
     rows, best = start.rows, outcome
@@ -43,9 +43,9 @@ def grown(
         if not batch:
             break
         lost = best.wrong[near].mean(axis=1) + 1e-3 * draw.random(len(view.x))
-        # In turn: those given back are the surest to be lost, any, or those that lie alone.
+        # Rows that get their labels back, in turn: the surest to be wrong, random ones, the least sure to be wrong.
         out = (rows[np.argsort(-lost[rows])], draw.permutation(rows), rows[np.argsort(lost[rows])])[swap % 3]
-        # Those relabelled lie at the edge of what is lost; every other time they may be lost already.
+        # Relabelled rows lie at the edge of the wrong region; every other time they may lie inside it.
         gain = lost[rest] - (swap % 2) * best.wrong[rest]
         changed = np.concatenate([out[batch:], rest[np.argsort(-gain)][:batch]])
         new = Flips(start.name, changed, np.array([to[own] for own in view.labels[changed].tolist()]), False)

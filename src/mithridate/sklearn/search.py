@@ -14,20 +14,20 @@ from mithridate.sklearn.trials import Outcome, Trials
 from mithridate.sklearn.tuned import settled, tuned_hyperparameters
 
 FITS = {True: 240, False: 120}
-"""How often the attacker fits an estimator in a split, by whether its kind is quickly fitted."""
+"""How often the attacker fits an estimator in a split, by whether it is quick to fit."""
 PARTS = 3
-"""Into how many parts a training fold is cut, each held out once."""
+"""The number of parts into which a training fold is cut; each is held out once."""
 SCREENED = 0.4
-"""The share of the fits that may go into a first look at every way of flipping."""
+"""The largest share of the fits for a first, cheap trial of every way to flip."""
 KEPT = 6
-"""How many ways of flipping are looked at in full after the first look."""
+"""The number of ways that are tried in full after the first trial."""
 FINALISTS = {True: (2, 4, 4), False: (2, 1, 1)}
-"""How many candidates are tried anew, the best of all and the best in which nothing is optimised, and on how many new
-cuts, by whether the estimator is quickly fitted and searches nothing."""
+"""How many candidates are tried again: the best of all, the best without optimisation, and the number of new cuts; by
+whether the estimator is quick to fit and has no search."""
 
 
 class Found(NamedTuple):
-    """The poison of one share that harms most on held-out rows, and the most harmful that nothing was optimised in."""
+    """The poison of one share that harms most on held-out rows, and the most harmful without optimisation."""
 
     attack: Points
     baseline: Points
@@ -40,12 +40,12 @@ class _Tried(NamedTuple):
 
 
 def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
-    """Return what is found for each of the plan's counts of points.
+    """Return what is found for each of the plan's numbers of points.
 
-    Ways of flipping are tried on one part of the fold, the best of them on all; the best of these is grown by swaps.
-    The transfer from a surrogate joins in where features may change. All this is done on the estimator without its own
-    search, if it has one, with what it tunes on clean rows. The finalists are tried anew, on the estimator as it is
-    and on other cuts of the fold: what was selected on a cut looks better there than it is.
+    All ways to flip are tried on one part of the fold, the best of them on all parts, and the best of these is grown by
+    swaps. If features may change, the transfer from a surrogate is tried too. All this uses the estimator without its
+    own search, with the hyperparameters that it tunes on clean rows. The finalists are tried again, with the original
+    estimator and on other cuts of the fold, because a candidate looks too good on the cut that selected it.
     """
     clean: Any = clone(estimator)
     clean.fit(fold.cells, fold.classes[fold.labels])
@@ -74,7 +74,7 @@ def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
 
 
 def _flips(fold: Fold, view: View, plan: Plan, trials: Trials, count: int, fits: int) -> list[_Tried]:
-    """Return ways of flipping tried in full, the most harmful first, grown ones included."""
+    """Return the flips that were tried in full: the grown ones first, then the others, the most harmful first."""
     capability, parts = plan.capability, len(trials.parts)
     draw = np.random.default_rng((fold.seed, count))
     view = view._replace(among=fold.among(capability, count))
@@ -96,7 +96,7 @@ def _flips(fold: Fold, view: View, plan: Plan, trials: Trials, count: int, fits:
 
 
 def _transfers(fold: Fold, plan: Plan, best: Points) -> list[Points]:
-    """Return what is crafted on a surrogate: from places at random, and from the best flips."""
+    """Return the points crafted on a surrogate, from random places and from the best flips."""
     largest, capability = plan.counts[-1], plan.capability
     anew = fold.unchanged(fold.drawn[:largest], capability) if capability.edits == "features" else None
     return [*craft(fold, plan, anew), *(craft(fold, plan, best) if len(best.labels) else [])]

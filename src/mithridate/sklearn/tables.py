@@ -1,4 +1,4 @@
-"""What scikit-learn takes as X (arrays, data frames, sparse matrices), as a table's raw numbers and back."""
+"""From what scikit-learn takes as X (arrays, data frames, sparse matrices) to a table's raw numbers and back."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ Bounds = tuple[Any, Any]
 class Poison(NamedTuple):
     """The points of one split, in the form of the user's X and y.
 
-    `X` (k, …) as crafted, `X_start` as they started (the same where only labels change), `y` (k,) their labels; `rows`
-    (k,), the rows of the user's X that they take the place of, or None where they are added. `parts` (n_shares,) says
-    which of them are the poison of each share: `X[parts[i]]`, `y[parts[i]]`. Where one attack wins at every share, that
-    is the first so many, and the poison of a share contains that of every lower one.
+    `X` (k, …): the crafted points; `X_start`: the points at their start (the same if only labels change); `y` (k,):
+    their labels; `rows` (k,): the rows of the user's X that they replace, None if they are added. `parts` (n_shares,):
+    which points are the poison of each share, `X[parts[i]]`, `y[parts[i]]`. If one attack wins at every share, these
+    are the first points, and the poison of a share contains that of every lower share.
     """
 
     X: Any
@@ -38,9 +38,9 @@ class Poison(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """X as raw numbers (n, columns), with what its columns hold.
+    """X as raw numbers (n, columns), and the kinds of its columns.
 
-    `cells` are the user's own rows: a data frame, an array, or a CSR matrix.
+    `cells` are the user's rows: a data frame, an array, or a CSR matrix.
     """
 
     cells: Any
@@ -49,9 +49,9 @@ class Table:
 
     @classmethod
     def of(cls, X: Any, feasible: Bounds | None) -> "Table":
-        """Read X; `feasible`, where given, bounds its numbers, in its own units.
+        """Read X. `feasible`, if given, bounds its numbers, in X's units.
 
-        Raises `InputError` and `DataError` for what cannot be read.
+        Raises `InputError` or `DataError` if X cannot be read.
         """
         if isinstance(X, pd.DataFrame):
             cells, frame = X, X.set_axis([str(name) for name in X.columns], axis="columns").reset_index(drop=True)
@@ -108,7 +108,7 @@ def _bounded(columns: list[Column], feasible: Bounds) -> list[Column]:
 
 
 def classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes, and each row's number among them. Raises `InputError` for what are not classes."""
+    """Return the classes and each row's class number. Raises `InputError` if y does not hold classes."""
     labels = np.asarray(y)
     if labels.shape != (n,):
         raise InputError(f"y must be ({n},), one label for each row of X; got {labels.shape}")
@@ -125,12 +125,12 @@ def take(cells: Any, rows: np.ndarray) -> Any:
 
 
 def stacked(parts: list[Any]) -> Any:
-    """Return rows of several data frames, arrays or sparse matrices of one kind, one after the other."""
+    """Return the rows of several data frames, arrays or sparse matrices of one kind, stacked."""
     if isinstance(parts[0], pd.DataFrame):
         return pd.concat(parts, ignore_index=True).astype(parts[0].dtypes.to_dict())
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else type(parts[0])(vstack(parts, format="csr"))
 
 
 def with_points(cells: Any, points: Any, order: np.ndarray) -> Any:
-    """Return rows and points, numbered on from the rows, in this order; a data frame keeps its types."""
+    """Return rows and points in this order; points have the numbers after the rows. A data frame keeps its types."""
     return take(stacked([cells, points]), order)

@@ -1,4 +1,4 @@
-"""How much harm poison does, measured on rows that the estimator was not fitted on, all of the training fold's own."""
+"""How much harm poison does, measured within the training fold, on rows that the estimator was not fitted on."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Outcome(NamedTuple):
 
 
 class Trials:
-    """Fits of an estimator on a training fold's poisoned rows, each but one part, scored on that part's true labels.
+    """Fits of an estimator on all parts of a poisoned training fold but one, scored on that part's true labels.
 
-    The fold is cut anew for each seed; for None in the order of the rows, so that rows which belong together stay so.
-    Points that copy a row of the part are held out with it: a row that the attacker has copied is no fair test.
+    The fold is cut again for each seed. The seed None cuts in row order, so that rows which belong together stay
+    together. Points that copy a row of the held-out part are held out too: a copied row would be no fair test.
     """
 
     def __init__(self, estimator: Any, scorer: Any, fold: Fold, parts: int, seeds: Sequence[int | None]):
@@ -34,7 +34,7 @@ class Trials:
             self.parts += [held for _, held in cut.split(fold.labels, fold.labels)]
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
-        """Return what the first `parts` (default: all) say of the poison."""
+        """Return the outcome of the poison on the first `parts` (default: all)."""
         fold, wrong, scores = self.fold, np.zeros(len(self.fold.labels)), []
         own = self.parts[:parts]
         for rows in own:

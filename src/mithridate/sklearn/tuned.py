@@ -1,7 +1,7 @@
-"""The hyperparameters that an estimator of scikit-learn has tuned in `fit`, wherever in it they are.
+"""The hyperparameters that a scikit-learn estimator has tuned in `fit`, wherever in it they are.
 
-scikit-learn has two ways to say them: a search has `best_params_`; an estimator that cross-validates by itself has an
-attribute for each hyperparameter it was given several candidates for, as `C_` for `Cs` and `alpha_` for `alphas`.
+scikit-learn reports them in two ways. A search has `best_params_`. An estimator that cross-validates by itself has an
+attribute for each hyperparameter with several candidates, such as `C_` for `Cs` and `alpha_` for `alphas`.
 """
 
 from typing import Any
@@ -10,14 +10,14 @@ import numpy as np
 from sklearn.base import clone
 
 INSIDE = ("best_estimator_", "estimator_", "final_estimator_")
-"""Where a fitted meta-estimator keeps the fitted one that decides."""
+"""The attributes in which a fitted meta-estimator keeps its final estimator."""
 
 
 def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
     """Return what `fitted` has tuned, by scikit-learn's names (`step__C` for C of a pipeline's step).
 
-    Numbers are floats; a list of one for each class is a number where they agree, else a tuple. A search within a
-    search goes by the name it has in the inner one.
+    Numbers are floats. A list with one number for each class becomes a number if they agree, else a tuple. For a search
+    within a search, the names are those of the inner search.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -47,9 +47,9 @@ def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
 
 
 def settled(fitted: Any) -> Any:
-    """Return an unfitted copy of an estimator that keeps what `fitted` has tuned and searches no more, as far as known.
+    """Return an unfitted copy of an estimator that keeps what `fitted` has tuned and no longer searches, if possible.
 
-    A search becomes its best estimator; one that cross-validates by itself is left a single candidate, and two folds.
+    A search becomes its best estimator. An estimator that cross-validates by itself keeps one candidate and two folds.
     """
     if hasattr(fitted, "best_estimator_"):
         return settled(fitted.best_estimator_)

@@ -1,1 +1,1 @@
-"""What a victim is trained to do: which labels there are, what it predicts, and how that is scored."""
+"""What a victim is trained to do: its labels, its predictions, and how these are scored."""

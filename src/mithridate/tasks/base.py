@@ -18,25 +18,25 @@ class Task(Protocol):
         ...
 
     def check(self, name: str, y: np.ndarray) -> np.ndarray:
-        """Return valid labels (n,) in float64. Raises `InputError` that names the rows `name` for others."""
+        """Return the labels (n,) in float64. Raises `InputError`, which calls the rows `name`, for invalid labels."""
         ...
 
     def predicted(self, logits: Float[Array, "n *classes"]) -> Float[Array, " n"]:
-        """Return the label that a victim with these scores gives each row."""
+        """Return the label that a victim with these logits gives each row."""
         ...
 
     def wrong(self, given: Float[Array, " n"], y: Float[Array, " n"]) -> Bool[Array, " n"]:
-        """Return which rows are given a label that counts as an error; their share is the score, from 0 to 1."""
+        """Return which rows have a `given` label that counts as an error. Their share is the score, from 0 to 1."""
         ...
 
     def flipped(
         self, labels: np.ndarray, rule: Flip, draw: np.random.Generator, x: np.ndarray, y: np.ndarray
     ) -> np.ndarray:
-        """Return a wrong label for each of `labels` (k,), by a rule, seeing the rows x (n, m), y (n,)."""
+        """Return a wrong label for each of `labels` (k,), by a rule that may look at the rows x (n, m), y (n,)."""
         ...
 
     def fewest(self, y: np.ndarray, groups: np.ndarray | None = None) -> int:
-        """Return the most folds into which rows with labels y (n,) can be divided, of `groups` (n,) that are not."""
+        """Return the largest number of folds of rows with labels y (n,), without dividing any of `groups` (n,)."""
         ...
 
     def folds(self, y: np.ndarray, k: int, seed: int, groups: np.ndarray | None = None) -> Bool[np.ndarray, "k n"]:

@@ -1,4 +1,4 @@
-"""Classification: labels 0 … K − 1, of which one logit a row tells two apart, or K logits K."""
+"""Classification: labels 0 … K − 1. Two classes need one logit per row, K classes need K."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +14,10 @@ from mithridate.tasks.base import Flip
 
 
 class Rates(NamedTuple):
-    """Each class against the rest: others taken for it, its own missed; `fpr`, `fnr`, class 1's of two, or means."""
+    """False positive and false negative rates of each class against the rest (`fprs`, `fnrs`).
+
+    `fpr`, `fnr`: those of class 1 if there are two classes, else the means over classes.
+    """
 
     fpr: Float[Array, ""]
     fnr: Float[Array, ""]
@@ -24,7 +27,7 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True)
 class Classification:
-    """Rows of `n_classes` = K classes; an error is a row that is given another class than its own."""
+    """Rows of `n_classes` = K classes. An error is a row that gets a class other than its own."""
 
     n_classes: int = 2
     name = "classification"
@@ -37,12 +40,12 @@ class Classification:
         return y.astype(np.float64)
 
     def predicted(self, logits: Float[Array, "n *classes"]) -> Float[Array, " n"]:
-        """Return the class of each row: that of the largest logit, or 1 where the only one is positive."""
+        """Return the class of each row: the one with the largest logit, or 1 where a single logit is positive."""
         classes = logits > 0 if logits.ndim == 1 else jnp.argmax(logits, axis=1)
         return classes.astype(logits.dtype)
 
     def wrong(self, given: Float[Array, " n"], y: Float[Array, " n"]) -> Bool[Array, " n"]:
-        """Return which rows are given another class."""
+        """Return which rows got a class other than their own."""
         return given != y
 
     def rates(self, given: Float[Array, " n"], y: Float[Array, " n"]) -> Rates:
@@ -56,10 +59,10 @@ class Classification:
     def flipped(
         self, labels: np.ndarray, rule: Flip, draw: np.random.Generator, x: np.ndarray, y: np.ndarray
     ) -> np.ndarray:
-        """Return another class for each of `labels` (k,): of two the other one.
+        """Return another class for each of `labels` (k,); with two classes, the other one.
 
-        Of more classes, by `rule`: any other, drawn at random; or that whose mean lies nearest to, or farthest from,
-        the mean of the row's own, in the rows x (n, m), y (n,).
+        With more classes `rule` decides: any other class, drawn at random; or the class whose mean is nearest to, or
+        farthest from, the mean of the row's own class, among the rows x (n, m), y (n,).
         """
         if self.n_classes == 2:
             return 1 - labels
@@ -74,15 +77,15 @@ class Classification:
         return np.array([pick(distances[int(label)]) for label in labels], labels.dtype)
 
     def fewest(self, y: np.ndarray, groups: np.ndarray | None = None) -> int:
-        """Return the number of rows in the smallest class that there is, or could be; with `groups` (n,), of these."""
+        """Return the number of rows in the smallest class (with `groups` (n,), of groups), 0 if a class is missing."""
         if groups is not None:
             y = pd.DataFrame({"y": y, "group": groups}).drop_duplicates()["y"].to_numpy()
         return int(np.bincount(y.astype(int), minlength=2).min())
 
     def folds(self, y: np.ndarray, k: int, seed: int, groups: np.ndarray | None = None) -> Bool[np.ndarray, "k n"]:
-        """Return k stratified folds of labels y (n,), True where a row is held out; none divides a group of `groups`.
+        """Return k stratified folds of labels y (n,), True where a row is held out; no group of `groups` is divided.
 
-        Raises `InputError` when a class has fewer than k rows, or is in fewer groups.
+        Raises `InputError` if a class has fewer than k rows, or fewer than k groups.
         """
         fewest = self.fewest(y, groups)
         if not 2 <= k <= fewest:
@@ -97,5 +100,5 @@ class Classification:
 
 
 def _share(part: Bool[Array, "n k"], whole: Bool[Array, "n k"]) -> Float[Array, " k"]:
-    """Return how many of `whole` are in `part`, column by column."""
+    """Return the share of `whole` that is in `part`, column by column."""
     return jnp.sum(part, axis=0) / jnp.maximum(jnp.sum(whole, axis=0), 1)

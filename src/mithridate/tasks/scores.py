@@ -1,9 +1,9 @@
-"""How an indiscriminate attacker's harm is scored: from 0 to 1, the larger the more harm.
+"""How an indiscriminate attacker's harm is scored: from 0 to 1, larger is more harm.
 
 error           the share of rows that are wrong
-balanced-error  the mean over classes of the share of a class's rows that are wrong
-fnr             the share of the second class's rows (of `positive`'s) that are missed
-one-minus-auc   how often a row of the first class gets a higher score than one of the second, a tie for half
+balanced-error  the share of wrong rows within each class, averaged over the classes
+fnr             the share of the second class's rows (those of `positive`) that are missed
+one-minus-auc   how often a row of the first class gets a higher score than one of the second; a tie counts half
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from mithridate.tasks.base import Task
 
 
 class Score(NamedTuple):
-    """What a score is called, and what scores as a model does that tells nothing, in words."""
+    """The name of a score in words, and an uninformative model that has the same score, in words."""
 
     words: str
     telling_nothing: str
@@ -34,16 +34,16 @@ SCORES = {
 
 
 def check_score(name: str, classes: int) -> None:
-    """Raise `InputError` where a score is not defined for so many classes."""
+    """Raise `InputError` if a score is not defined for this number of classes."""
     if SCORES[name].two_classes and classes > 2:
         raise InputError(
-            f"score = {name}: it is of two classes, and there are {classes}; name the one to be found by positive, or "
-            "use score = balanced-error"
+            f"score = {name}: it needs two classes, and there are {classes}; name the one to be found with positive, "
+            "or use score = balanced-error"
         )
 
 
 def telling_nothing(name: str, labels: np.ndarray) -> float:
-    """Return the score, on rows with these labels 0 … K − 1, of a model that tells nothing of them."""
+    """Return the score of an uninformative model on rows with these labels 0 … K − 1."""
     shares = np.bincount(labels.astype(int)) / len(labels)
     return {
         "error": 1 - shares.max(),
@@ -54,7 +54,7 @@ def telling_nothing(name: str, labels: np.ndarray) -> float:
 
 
 class Scoring(eqx.Module):
-    """How rows are scored: `counted` (n,), by how much each counts (default: alike); `ranked`: by their order alone."""
+    """How rows are scored. `counted` (n,): the weight of each row (default: equal); `ranked`: only the order counts."""
 
     counted: Float[Array, " n"] | None = None
     ranked: bool = eqx.field(default=False, static=True)
@@ -66,18 +66,20 @@ class Scoring(eqx.Module):
     def success(
         self, task: Task, logits: Float[Array, "n *classes"], y: Float[Array, " n"], specific: bool | Bool[Array, ""]
     ) -> Float[Array, ""]:
-        """Return the share of rows that go the attacker's way: `specific`, those given the labels y, else the others.
+        """Return the share of rows that are classified as the attacker wants.
 
-        One that is `ranked` is one minus the area under the ROC curve, and never specific.
+        If `specific`, these are the rows that get the labels y, otherwise all others. A `ranked` score is one minus the
+        area under the ROC curve; it is never specific.
         """
         if self.ranked:
             return _one_minus_auc(logits, y)
         return self.mean((task.wrong(task.predicted(logits), y) != specific).astype(y.dtype))
 
     def rows(self, y: np.ndarray) -> float:
-        """Return as how many rows, all counting alike, these (n,) tell of their score (Kish's effective sample size).
+        """Return the number of equally weighted rows that would give the score as precisely as these (n,) do.
 
-        Of ranks as many as the rarer label has: an AUC is known no better than by its fewer rows.
+        This is Kish's effective sample size. For ranks it is the number of rows with the rarer label, because they
+        limit how precisely an AUC is known.
         """
         if self.ranked:
             return float(np.bincount(y.astype(int), minlength=2).min())
@@ -86,18 +88,18 @@ class Scoring(eqx.Module):
 
 
 ALIKE = Scoring()
-"""All rows count alike."""
+"""All rows have the same weight."""
 
 
 def balanced(y: np.ndarray, shares: Any) -> Float[Array, " n"]:
-    """Return by how much each of these labels (n,) counts if the classes are to have these shares (K,) of all."""
+    """Return the weight of each of these labels (n,) so that the classes get these shares (K,) of the total."""
     labels = np.asarray(y).astype(int)
     there = np.bincount(labels, minlength=len(shares))
     return jnp.asarray((np.asarray(shares) / np.maximum(there, 1))[labels] * len(labels), dtype=float)
 
 
 def _one_minus_auc(logits: Float[Array, "n *classes"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """Return it by the mean rank of the rows labelled 1 (Mann and Whitney, 1947), ties counted for half."""
+    """Return 1 − AUC from the mean rank of the rows labelled 1 (Mann and Whitney, 1947); ties count half."""
     scores = logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
     ordered, n = jnp.sort(scores), len(y)
     rank = (jnp.searchsorted(ordered, scores, side="left") + jnp.searchsorted(ordered, scores, side="right")) / (2 * n)

@@ -1,1 +1,1 @@
-"""What is poisoned: model, loss, penalty and training."""
+"""What is poisoned: model, loss, penalty and training rule."""

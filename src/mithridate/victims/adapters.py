@@ -1,4 +1,4 @@
-"""Your own model as the victim: two pure functions, an Equinox module, or either by the name to import it by."""
+"""Your own model as the victim: two pure functions, an Equinox module, or the name of either to import."""
 
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -18,16 +18,16 @@ class FunctionModel(eqx.Module):
     """A model made of two pure functions: w0 = init(key), logits = apply(w, x).
 
     Arguments: `init`, from a JAX key to w0, any pytree of floating arrays; `apply`, from w and rows (n, m) to their
-    logits, (n,) or (n, 1), positive for class 1, or (n, K), twice differentiable and without randomness; `weights`,
-    from w to what the penalty acts on, any pytree with one leaf per layer. The default is every leaf of w with two or
-    more axes whose name is not "bias", in the order of `jax.tree.leaves`, each a layer; `name`, under which results
-    speak of the model (default: the name of `apply`).
+    logits, (n,) or (n, 1), positive for class 1, or (n, K); it must be twice differentiable and without randomness;
+    `weights`, from w to what the penalty acts on, any pytree with one leaf per layer (default: every leaf of w with two
+    or more axes whose name is not "bias", in the order of `jax.tree.leaves`, each as a layer); `name`, the model's name
+    in results (default: the name of `apply`).
 
-    w is in the precision in force, whatever `init` returns. Both functions are kept as they are: making the model once
-    compiles it once. It does not run in Gram space (see `LinearFirstLayer` for a model that does).
+    w has the precision in force, whatever `init` returns. A model is compiled once: make it once and reuse it. It does
+    not run in Gram space (see `LinearFirstLayer` for a model that does).
 
-    Raises `InputError`, when it is first traced, for parameters that are not floating arrays or are empty, for no
-    weights to penalise, and for an output of another shape. Not checked: that `apply` is pure.
+    Raises `InputError`, when the model is first traced, for parameters that are not floating arrays or are empty, if
+    there are no weights to penalise, and for an output of another shape. Not checked: that `apply` is pure.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -80,15 +80,15 @@ class FunctionModel(eqx.Module):
 def from_equinox(
     make: Callable[..., Any], weights: Callable[..., Any] | None = None, name: str | None = None
 ) -> FunctionModel:
-    """Return a model from an Equinox module: w are its arrays, all else in it is constant.
+    """Return a model from an Equinox module: w are its arrays, everything else in it is constant.
 
     Arguments: `make`, from a JAX key to the module, which maps the features (m,) of *one* row to its logit, () or (1,),
-    or (K,); `weights` and `name` as in `FunctionModel`, with w the module without what is not an array (default for the
-    name: the module's class). A `make` that returns the same module whatever the key starts every training from its
-    weights.
+    or to K logits (K,); `weights` and `name` as in `FunctionModel`, where w is the module with its arrays only (default
+    name: the module's class). For fine-tuning, write a `make` that ignores the key: every training then starts from the
+    module's weights.
 
-    Raises `InputError` when `make` fails or returns something else, and for what is not a function of w and the row
-    alone: layers with state, and dropout that is on (give `eqx.nn.inference_mode(module)`).
+    Raises `InputError` when `make` fails or returns something else, and for a module that is not a function of w and
+    the row alone: one with layers with state or with active dropout (give `eqx.nn.inference_mode(module)`).
 
     Example:
         >>> import equinox as eqx
@@ -128,9 +128,9 @@ def _impure(part: Any) -> bool:
 
 
 def find_model(source: Any, n_features: int) -> Model:
-    """Return the model that `source` is, or names as "module:attribute", or makes of the number m of features.
+    """Return a model from `source`: a model, its name "module:attribute", or a function of the number of features.
 
-    Raises `InputError` when it cannot be imported, is not there, fails or is no model.
+    Raises `InputError` if it cannot be imported, does not exist, fails or is no model.
     """
     name, made = f"model = {name_of(source)}", found("model", source)
     if callable(made) and not _is_model(made):
@@ -150,9 +150,9 @@ def _is_model(thing: Any) -> TypeGuard[Model]:
 def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> None:
     """Raise `InputError` unless the model can be trained on rows x (n, m) and differentiated.
 
-    First by shapes alone: w0, the weights to penalise, one logit a row (or one a class), and that JAX can differentiate
-    the logits twice. Then in numbers, at one w0: logits and their derivative in w are finite, and the latter is not 0.
-    Not checked: other w0, and the derivative in the features.
+    First it checks shapes: w0, the weights to penalise, one logit per row (or per class), and that JAX can
+    differentiate the logits twice. Then it checks numbers at one w0: the logits and their derivative in w are finite,
+    and that derivative is not 0. Not checked: other w0, and the derivative in the features.
     """
     n, m = x.shape
     at = f"model = {name}"
@@ -194,7 +194,7 @@ def check_model(model: Model, x: np.ndarray, name: str, n_classes: int = 2) -> N
 
 
 def _check_params(params: Any) -> None:
-    """Raise `InputError` unless these are floating arrays, at least one, none of them empty."""
+    """Raise `InputError` unless there is at least one parameter and all are non-empty floating arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
         shape, kind = getattr(leaf, "shape", ()), getattr(leaf, "dtype", None)
@@ -208,7 +208,7 @@ def _check_params(params: Any) -> None:
 
 
 def _check_logits(out: Any, expected: str, *allowed: tuple[int, ...]) -> None:
-    """Raise `InputError` unless the output is one array of floating logits in an allowed shape, in words `expected`."""
+    """Raise `InputError` unless the output is one floating array in an allowed shape, which `expected` describes."""
     shape = getattr(out, "shape", None)
     if shape not in allowed:
         came = f"shape {shape}" if shape is not None else f"the type {type(out).__name__}"

@@ -37,10 +37,10 @@ Space = Literal["auto", "plain", "gram"]
 
 
 class Learner(eqx.Module):
-    """A victim whose training can be run, and differentiated, as a pure function.
+    """A victim: its training is a pure function that can be run and differentiated.
 
-    Arguments: a `model`, the `rule` that trains it (a `TrainingRule`, or `Exact`), the `loss` of one row, the
-    `penalty`; `space`, in which it is trained: in Gram space, the plain way, or as costs less (`auto`).
+    Arguments: a `model`; the `rule` that trains it (a `TrainingRule`, or `Exact`); the `loss` of one row; the
+    `penalty`; the `space` of training: "gram", "plain", or "auto", which takes the cheaper one.
 
     Example:
         >>> import numpy as np
@@ -85,9 +85,9 @@ class Learner(eqx.Module):
     def train(
         self, blocks: tuple[Rows, ...], log_strength: Float[Array, "*groups"], key: Key[Array, ""], loop: Loop = scan
     ) -> Any:
-        """Return wT, trained on `blocks` from a w0 drawn with `key`; NaN where a victim to be solved was not.
+        """Return wT, trained on `blocks` from a w0 drawn with `key`; NaN if an `Exact` victim was not solved.
 
-        Derivatives pass through the features of all blocks but the first, and through λ.
+        Derivatives pass through λ and through the features of all blocks except the first.
         """
         if self.solved:
             return self.solve(blocks, log_strength, key).or_nan()
@@ -95,14 +95,14 @@ class Learner(eqx.Module):
         return run.final(self.rule.final(loop(self.step, run, state, schedule)))
 
     def task(self, n_features: int) -> Classification:
-        """Return what the victim is trained to do: to tell apart as many classes as its model does in m features."""
+        """Return the victim's task: to tell apart the classes of its model, which sees m features."""
         row = jax.ShapeDtypeStruct((1, n_features), jnp.zeros(()).dtype)
         made = jax.eval_shape(lambda x: self.model.logits(self.model.init(jax.random.key(0)), x), row)
         return Classification(2 if len(made.shape) == 1 else made.shape[1])
 
     @property
     def strength_shape(self) -> tuple[int, ...]:
-        """The shape of λ: () for a number, which a penalty that does not say otherwise has, or (groups,)."""
+        """The shape of λ: () for a number (the default of a penalty), or (groups,)."""
         return getattr(self.penalty, "shape", ())
 
     @property
@@ -131,7 +131,7 @@ class Learner(eqx.Module):
     ) -> Float[Array, "k *measured"]:
         """Return `measure` of the w trained with each λ.
 
-        All are trained at once; a victim that is solved goes down from the last λ, each optimum found from the last.
+        All are trained at once. An `Exact` victim goes from the last λ down; each optimum is the start of the next.
         """
         if not (self.solved and self.chosen_space(blocks) == "gram"):
             return jax.lax.map(
@@ -180,9 +180,9 @@ class Learner(eqx.Module):
         return self.rule.step(run.gradient, state, item)
 
     def chosen_space(self, blocks: tuple[Rows, ...], reused: bool = False) -> Literal["plain", "gram"]:
-        """Return the space in which `train` runs on these blocks, by their shapes.
+        """Return the space in which `train` runs on blocks with these shapes.
 
-        With `reused`, that in which many runs cost least, once the first block has its Gram matrix.
+        With `reused`, return the space that is cheapest for many runs, when the first block has its Gram matrix.
         """
         if self.space != "auto":
             return self.space
@@ -198,11 +198,11 @@ class Learner(eqx.Module):
         return "gram" if gram.pays(blocks, width, steps, batch, reused) else "plain"
 
     def weight_norm_sq(self, params: Any) -> Float[Array, ""]:
-        """Return ‖w‖², biases left out."""
+        """Return ‖w‖², without the biases."""
         return squared_norm(self.model.weights(params))
 
     def with_rule(self, rule: TrainingRule | Exact) -> "Learner":
-        """Return the same victim trained by another rule."""
+        """Return the same victim with another training rule."""
         return replace(self, rule=rule)
 
     def fit(
@@ -225,7 +225,7 @@ class Learner(eqx.Module):
     def curvature(self, rows: Rows, log_strength: float | Float[np.ndarray, "*groups"]) -> float:
         """Return the largest eigenvalue of ∇²L at w0, by Lanczos with Hessian-vector products (Eq. 7).
 
-        At w0 = 0 this is the maximum over all w for logistic regression, whose σ' is largest there.
+        For logistic regression at w0 = 0 it is the maximum over all w, since σ' is largest there.
         """
         flat, restore = ravel_pytree(self.model.init(jax.random.key(0)))
         strength = jnp.asarray(log_strength, dtype=float)

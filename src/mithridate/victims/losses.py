@@ -1,6 +1,6 @@
 """Losses of one row, given its logits and its label.
 
-A loss says in `words` what it is; one without is told of by its name.
+A loss can describe itself in `words`; otherwise its name is used.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 @runtime_checkable
 class Loss(Protocol):
-    """What a learner asks of a loss: that of each row, from logits (n,) or (n, K) and labels (n,)."""
+    """What a learner needs of a loss: the loss of each row, from logits (n,) or (n, K) and labels (n,)."""
 
     def __call__(self, logits: Float[Array, "n *classes"], labels: Float[Array, " n"], /) -> Float[Array, " n"]:
         """Return the losses (n,), none of them negative."""
@@ -30,10 +30,10 @@ def _in_words(words: str) -> Callable[[Any], Any]:
 
 @jax.custom_jvp
 def _softplus(z: Array) -> Array:
-    """Return log(1 + e^z), whose derivatives of every order go by σ alone.
+    """Return log(1 + e^z), whose derivatives of every order need only σ.
 
-    Optax's cross-entropy has the same value; its second derivative takes a dozen intermediate arrays, which the
-    backward pass through training has to keep: a hypergradient took 1.3 times as long with it.
+    Optax's cross-entropy has the same value, but its second derivative makes a dozen intermediate arrays, which the
+    backward pass through training must keep. A hypergradient took 1.3 times as long with it.
     """
     return jnp.logaddexp(z, 0.0)
 
@@ -46,9 +46,9 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 @_in_words("logistic loss (cross-entropy)")
 def cross_entropy(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return the cross-entropy of each row, finite for all finite logits.
+    """Return the cross-entropy of each row. It is finite for all finite logits.
 
-    Of one logit (n,), positive for class 1, it is log(1 + e^z) − y·z; of K logits (n, K), log Σ e^z_k − z_y.
+    For one logit (n,), positive for class 1, it is log(1 + e^z) − y·z; for K logits (n, K), log Σ e^z_k − z_y.
     """
     if logits.ndim == 1:
         return _softplus(logits) - labels * logits
@@ -57,7 +57,7 @@ def cross_entropy(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]
 
 
 def _signed(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, "n k"]:
-    """Return labels as ±1, a column for the only logit, or for each class against the rest."""
+    """Return labels as ±1: for a single logit, or one column for each class against the rest."""
     if logits.ndim == 1:
         return (2 * labels - 1)[:, None]
     return jnp.where(labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None], 1.0, -1.0)
@@ -65,10 +65,10 @@ def _signed(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> F
 
 @_in_words("squared hinge loss (a linear support vector machine)")
 def squared_hinge(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return max(0, 1 − s·z)² of each row, s = ±1 its label; of K logits the sum over classes, each against the rest.
+    """Return max(0, 1 − s·z)² of each row, s = ±1 its label; for K logits the sum over each class against the rest.
 
-    Its second derivative is 2 or 0, with a jump where the margin is met: Newton's method still converges (Mangasarian,
-    2002), and derivatives through training hold where no row lies at the jump.
+    Its second derivative is 2 or 0, with a jump at s·z = 1. Newton's method still converges (Mangasarian, 2002).
+    Derivatives through training hold if no row lies at the jump.
     """
     sign = _signed(logits, labels)
     return jnp.sum(jnp.maximum(1 - sign * logits.reshape(sign.shape), 0.0) ** 2, axis=1)
@@ -76,7 +76,7 @@ def squared_hinge(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]
 
 @_in_words("squared loss (a ridge classifier)")
 def squared(logits: Float[Array, "n *classes"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return (s − z)²/2 of each row, s = ±1 its label; of K logits the sum over classes, each against the rest."""
+    """Return (s − z)²/2 of each row, s = ±1 its label; for K logits the sum over each class against the rest."""
     sign = _signed(logits, labels)
     return 0.5 * jnp.sum((sign - logits.reshape(sign.shape)) ** 2, axis=1)
 
@@ -85,7 +85,7 @@ LOSSES: dict[str, Loss] = {"logistic": cross_entropy, "squared-hinge": squared_h
 
 
 def curved(loss: Loss, n_classes: int = 2) -> bool:
-    """Return whether a loss bends anywhere: what solves with its second derivative takes one that is not 0."""
+    """Return whether the loss has a second derivative other than 0, as solvers with second derivatives need."""
     shape = () if n_classes == 2 else (n_classes,)
 
     def total(z: Array) -> Array:

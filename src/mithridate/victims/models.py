@@ -1,7 +1,7 @@
 """Models: pure `init` and `logits`, and which of their parameters a penalty may touch.
 
-A model whose first layer is linear also says how it falls into that layer and its `head`, logits = head(x·W): that is
-all that Gram space asks for.
+A model whose first layer is linear also says how it splits into that layer and its `head`, logits = head(x·W). Gram
+space needs no more.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,14 +17,14 @@ from mithridate.errors import InputError
 
 @runtime_checkable
 class Model(Protocol):
-    """What a learner asks of a model; parameters are any pytree."""
+    """What a learner needs of a model; the parameters are any pytree."""
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Draw w0 ~ p(w0)."""
         ...
 
     def logits(self, params: Any, x: Float[Array, "n m"]) -> Float[Array, "n *classes"]:
-        """Return one score per row, positive for class 1, or (n, K), one for each of K classes."""
+        """Return one logit per row (n,), positive for class 1, or one for each of K classes (n, K)."""
         ...
 
     def weights(self, params: Any) -> PyTree[Array]:
@@ -36,7 +36,7 @@ class Model(Protocol):
 class LinearFirstLayer(Model, Protocol):
     """A model with logits(params, x) = head(params, x·W), W (m,) or (m, h) its first layer's weights.
 
-    W has to be the first leaf of `weights`, and the head must not look at W.
+    W must be the first leaf of `weights`, and the head must not use W.
     """
 
     def first_layer(self, params: Any) -> Float[Array, "m *h"]:
@@ -44,7 +44,7 @@ class LinearFirstLayer(Model, Protocol):
         ...
 
     def with_first_layer(self, params: Any, weight: Any) -> Any:
-        """Return the parameters with something else in W's place."""
+        """Return the parameters with W replaced."""
         ...
 
     def head(self, params: Any, z: Float[Array, "n *h"]) -> Float[Array, "n *classes"]:
@@ -53,7 +53,7 @@ class LinearFirstLayer(Model, Protocol):
 
 
 class LinearParams(NamedTuple):
-    """Weights (m,) and bias () of a linear model, or (m, K) and (K − 1,); None for weights that Gram space keeps."""
+    """Weights (m,) and bias () of a linear model, or (m, K) and (K − 1,); no weights while Gram space has them."""
 
     weight: Any
     bias: Float[Array, "*free"]
@@ -63,11 +63,11 @@ class LogisticRegression(eqx.Module):
     """Logistic regression, logits x·w + b (paper, Sect. 5.1); with K > 2 classes softmax regression, x·W + Q·b.
 
     Arguments: `n_features` = m; `n_classes` = K; `init_std`, the standard deviation of the initial weights. The default
-    0 starts from the origin, the usual choice for a convex problem: gradient descent stopped early keeps in w whatever
-    part of w0 the data do not see, and that would be counted in ‖w‖². A constant added to all K logits changes
-    nothing, so that K biases would make the Hessian singular: there are K − 1, along the orthonormal columns of
-    Q (K, K − 1), orthogonal to that constant (Helmert's). With `free` there are K all the same: a loss that sets each
-    class against the rest does see that constant. Raises `InputError` for fewer than 2 classes.
+    0 starts from the origin, the usual choice for a convex problem. Otherwise gradient descent that stops early keeps
+    the part of w0 that the data do not see, and ‖w‖² would count it. A constant added to all K logits changes nothing,
+    so K biases would make the Hessian singular. There are only K − 1, along the orthonormal columns of Q (K, K − 1),
+    which are orthogonal to that constant (Helmert's). With `free` there are K: a loss of each class against the rest
+    does depend on that constant. Raises `InputError` for fewer than 2 classes.
     """
 
     n_features: int = eqx.field(static=True)
@@ -105,7 +105,7 @@ class LogisticRegression(eqx.Module):
         return z + self.bias(params)
 
     def bias(self, params: LinearParams) -> Float[Array, "*classes"]:
-        """Return b: the claim that a row's logits are x·w + b and nothing else."""
+        """Return b. A model with this method claims that a row's logits are exactly x·w + b."""
         if self.n_classes == 2:
             return params.bias
         if self.free:
@@ -119,17 +119,17 @@ def _check_classes(n_classes: int) -> None:
 
 
 class Layer(NamedTuple):
-    """Weights (inputs, outputs), or None where Gram space keeps them, and biases (outputs,) of a layer."""
+    """Weights (inputs, outputs) of a layer, None while Gram space has them, and its biases (outputs,)."""
 
     weight: Any
     bias: Float[Array, " outputs"]
 
 
 class MLP(eqx.Module):
-    """A fully connected network with leaky ReLUs, and one logit (paper, Sect. 5.2), or one for each of K > 2 classes.
+    """A fully connected network with leaky ReLUs and one logit (paper, Sect. 5.2), or K logits for K > 2 classes.
 
-    Arguments: `n_features` = m, `hidden`, the widths of the hidden layers, `slope`, the leaky ReLU's for negative
-    inputs, `n_classes` = K. Raises `InputError` for a width below 1 or fewer than 2 classes.
+    Arguments: `n_features` = m; `hidden`, the widths of the hidden layers; `slope`, the leaky ReLU's slope for negative
+    inputs; `n_classes` = K. Raises `InputError` for a width below 1 or fewer than 2 classes.
     """
 
     n_features: int = eqx.field(static=True)
@@ -147,7 +147,7 @@ class MLP(eqx.Module):
         widths = (self.n_features, *self.hidden, self.n_classes if self.n_classes > 2 else 1)
         draw = jax.nn.initializers.he_normal()
         keys = jax.random.split(key, len(widths) - 1)
-        # The default type of the key's own samples is the precision in force.
+        # Samples have the precision in force by default.
         return tuple(
             Layer(draw(k, (a, b), jnp.zeros(()).dtype), jnp.zeros(b))
             for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)

@@ -12,8 +12,8 @@ from mithridate.victims.rules import Exact, add
 
 CG_STEPS = 500
 SCALE = 2.0**-20
-"""Lineax also waits for v to move less than the tolerance of the *residual*, and takes a curvature below 100·ε·size for
-0. In units of v this small neither decides anything, and a power of two rounds nothing."""
+"""Lineax also waits until v moves less than the tolerance of the *residual*, and treats a curvature below 100·ε·size as
+0. With v in units this small, neither matters; a power of two rounds nothing."""
 
 
 class Solution(NamedTuple):
@@ -25,13 +25,13 @@ class Solution(NamedTuple):
     cg_steps: Int[Array, ""]
 
     def or_nan(self) -> Any:
-        """Return the minimiser, or NaN where the gradient is not small: nothing unsolved passes for solved."""
+        """Return the minimiser, or NaN if the gradient is not small: an unsolved problem must not look solved."""
         solved = self.residual <= 1e-3
         return jax.tree.map(lambda leaf: jnp.where(solved, leaf, jnp.nan), self.params)
 
 
 class Solve(NamedTuple):
-    """The solution of one linear system, whether CG reached its tolerance, and in how many steps."""
+    """The solution of one linear system, whether CG reached its tolerance, and the number of its steps."""
 
     value: Any
     converged: Bool[Array, ""]
@@ -48,8 +48,7 @@ def conjugate_gradient(
 ) -> Solve:
     """Solve the positive definite system product(v) = right to ‖right − product(v)‖ ≤ tolerance·‖right‖.
 
-    `start` is where to begin (default: 0). The residual is checked afterwards with one more product: what is called
-    converged is converged.
+    It begins at `start` (default: 0). One more product checks the residual at the end, so `converged` can be trusted.
     """
     structure = jax.eval_shape(lambda: right)
     tags = lx.positive_semidefinite_tag
@@ -90,14 +89,14 @@ def minimise_convex(objective: Callable[[Any], Array], w0: Any, start: Any, rule
         values = jax.lax.map(lambda size: objective(add(at.params, found.value, -size)), sizes)
         values, value = jnp.where(jnp.isfinite(values), values, jnp.inf), objective(at.params)
         rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-        # The longest of the steps that rounding cannot tell from the best. Where the whole step halves the gradient it
-        # is taken unseen: near the optimum the objective's own rounding, not its fall, would choose.
+        # Take the longest step that rounding cannot tell from the best. If the whole step halves the gradient, take it
+        # without looking at the objective: near the optimum its rounding, not its fall, would decide.
         longest = jnp.argmax(values <= jnp.min(values) + rounding)
         whole = residual(add(at.params, found.value, -1.0)) < 0.5 * at.residual
         best = jnp.where(whole, 0, longest)
         params = add(at.params, found.value, -sizes[best])
         after = residual(params)
-        # Where rounding hides the objective's fall, the gradient's still shows.
+        # Where rounding hides the fall of the objective, the gradient still falls.
         fallen = values[best] < value - rounding
         moving = fallen | (after < 0.5 * at.residual)
         new = Solution(params, after, at.newton_steps + 1, at.cg_steps + found.steps)

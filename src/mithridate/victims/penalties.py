@@ -1,8 +1,8 @@
 """Penalties R(w, λ), added to the *sum* of the rows' losses.
 
-The objective divides by the number of rows n, so L2 reads e^λ/(2n)·‖w‖² in the mean loss. The paper's Eq. 6
-leaves n out; with it, λ means the same for any n (it is scikit-learn's −log C), and the paper's bounds on λ lie
-within the stability limit 2n/η of its inner gradient descent, which they do not without.
+The objective divides by the number of rows n, so L2 is e^λ/(2n)·‖w‖² in the mean loss. The paper's Eq. 6 has no n.
+With n, λ means the same for any number of rows (it is scikit-learn's −log C), and the paper's bounds on λ lie within
+the stability limit 2n/η of its inner gradient descent. Without n they do not.
 """
 
 from typing import ClassVar, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ def squared_norm(weights: PyTree[Array]) -> Float[Array, ""]:
 
 @runtime_checkable
 class Penalty(Protocol):
-    """What a learner asks of a penalty."""
+    """What a learner needs of a penalty."""
 
     def __call__(self, weights: PyTree[Array], log_strength: Float[Array, "*groups"]) -> Float[Array, ""]:
         """Return R(w, λ)."""
@@ -32,7 +32,7 @@ class Penalty(Protocol):
 
 @runtime_checkable
 class Shrinking(Penalty, Protocol):
-    """A penalty Σ s_layer/2·‖w_layer‖², and nothing else: its gradient only shrinks each layer's weights."""
+    """A penalty that is exactly Σ s_layer/2·‖w_layer‖²: its gradient only shrinks each layer's weights."""
 
     def strengths(self, weights: PyTree, log_strength: Float[Array, "*groups"]) -> list[Float[Array, ""]]:
         """Return s of each layer."""
@@ -42,8 +42,8 @@ class Shrinking(Penalty, Protocol):
 class L2(eqx.Module):
     """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖², in the mean loss Σ_g e^λ_g/(2n)·‖w_g‖²; λ, the strength's log.
 
-    A scalar λ acts on all weights alike. A vector λ has one entry per group of layers: `groups` gives each layer's
-    entry, by default its own.
+    A scalar λ acts on all weights. A vector λ has one entry per group of layers. `groups` gives the entry of each
+    layer; by default each layer has its own.
     """
 
     words: ClassVar[str] = "L2: e^λ/(2n)·‖w‖² beside the mean of the n rows' losses"
@@ -52,7 +52,7 @@ class L2(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the λ that is tuned: a number, or one for each of the groups that are named."""
+        """The shape of the λ that is tuned: () for a number, or one entry for each named group."""
         return () if self.groups is None else (len(set(self.groups)),)
 
     def strengths(self, weights: PyTree, log_strength: Float[Array, "*groups"]) -> list[Float[Array, ""]]:

@@ -1,4 +1,4 @@
-"""Labelled rows: the one form in which training and validation data reach the numerical code."""
+"""Labelled rows: the form in which all training and validation data reach the numerical code."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from mithridate.tasks.classification import Classification
 AXIS = "rows"
 """The axis of a JAX mesh along which rows are divided among devices."""
 CHUNK = 4096
-"""Rows that are checked, or sent to the device, together, so that many take no memory besides their own."""
+"""How many rows are checked, or sent to the device, at once, so that a large set needs no second copy in memory."""
 
 
 class Rows(NamedTuple):
-    """n labelled rows with weights; a weight of 0 takes a row out without changing any shape.
+    """n labelled rows with weights. Weight 0 removes a row without changing any shape.
 
-    `x` is (n, m), `y` (n,) with labels 0 … K − 1, `weight` (n,); `gram`, where at hand, is x·xᵀ (n, n), which Gram
-    space then need not compute.
+    `x` is (n, m), `y` (n,) with labels 0 … K − 1, `weight` (n,). `gram`, if known, is x·xᵀ (n, n); Gram space then need
+    not compute it.
     """
 
     x: Float[Array, "n m"]
@@ -37,15 +37,15 @@ class Rows(NamedTuple):
     ) -> "Rows":
         """Put rows on the device in the default float type, each with weight 1.
 
-        With a `capacity`, rows of zeros and weight 0 follow up to that number. With `divided`, each device of the JAX
-        mesh in force gets its share of the features, if the mesh has an axis "rows" (`jax.set_mesh`); raises
-        `InputError` when the shares are not equal.
+        With a `capacity`, they are padded to that number by rows of zeros with weight 0. With `divided`, each device of
+        the JAX mesh in force gets its share of the features, if the mesh has an axis "rows" (`jax.set_mesh`). Raises
+        `InputError` if the shares are not equal.
         """
         n = capacity or len(y)
         devices = dict(zip(_mesh().axis_names, _mesh().axis_sizes, strict=True)).get(AXIS, 1) if divided else 1
         if n % devices:
             raise InputError(
-                f"{n} rows, those for added poison included, do not divide evenly among {devices} devices; use a "
+                f"{n} rows, with room for added poison, do not divide evenly among {devices} devices; use a "
                 f"multiple of {devices}"
             )
         spare = (0, n - len(y))
@@ -55,15 +55,15 @@ class Rows(NamedTuple):
 
     @property
     def size(self) -> Float[Array, ""]:
-        """The number of rows that count."""
+        """The sum of the weights: the number of rows that are not removed."""
         return jnp.sum(self.weight)
 
     def with_gram(self) -> "Rows":
-        """Return the same rows with their Gram matrix."""
+        """Return the rows with their Gram matrix."""
         return self._replace(gram=self.x @ self.x.T)
 
     def replaced(self, places: Int[Array, " k"], others: "Rows") -> "Rows":
-        """Return the rows with `others` (k rows) in these places; a place past the end takes nothing."""
+        """Return the rows with `others` (k rows) in these places; a place past the end replaces nothing."""
 
         def put(old: Array, new: Array) -> Array:
             return old.at[places].set(new, mode="drop")
@@ -76,7 +76,7 @@ class Rows(NamedTuple):
         return Rows(x, y, weight, gram)
 
     def with_weight(self, weight: Float[Array, " n"]) -> "Rows":
-        """Return the same rows counted by `weight`."""
+        """Return the rows with another `weight`."""
         return self._replace(weight=weight)
 
 
@@ -88,9 +88,9 @@ def join(blocks: tuple[Rows, ...]) -> Rows:
 
 
 def sanitised(blocks: tuple[Rows, ...], defence: Any) -> tuple[Rows, ...]:
-    """Return blocks of rows with the weights that a defence gives them, no derivative passing through these.
+    """Return blocks of rows with the weights that a defence gives them. No derivative passes through the weights.
 
-    `defence`, if there is one, has `sanitise`, from rows to their weights (see `defences.base.Sanitiser`).
+    `defence`, if not None, has a method `sanitise`, from rows to their weights (see `defences.base.Sanitiser`).
     """
     if defence is None:
         return blocks
@@ -100,9 +100,9 @@ def sanitised(blocks: tuple[Rows, ...], defence: Any) -> tuple[Rows, ...]:
 
 
 def take(blocks: tuple[Rows, ...], index: Int[Array, " b"], real: Bool[Array, " b"]) -> Rows:
-    """Return the rows of these numbers, counted through all blocks, those that are not `real` with weight 0.
+    """Return the rows with these numbers, counted through all blocks. Rows that are not `real` get weight 0.
 
-    No block is copied. Where rows are divided among devices, so are those taken.
+    No block is copied. If the blocks are divided among devices, so is the result.
     """
     parts, begin = [], 0
     for block in blocks:
@@ -123,7 +123,7 @@ def take(blocks: tuple[Rows, ...], index: Int[Array, " b"], real: Bool[Array, " 
 
 
 def _mesh() -> Any:
-    """Return the mesh in force; the function is on its way from one module of JAX to another."""
+    """Return the mesh in force. JAX is moving this function from one module to another, so both are tried."""
     module: Any = jax if hasattr(jax, "get_abstract_mesh") else jax.sharding
     return module.get_abstract_mesh()
 
@@ -139,7 +139,7 @@ def _features(x: np.ndarray, n: int, divided: bool) -> Float[Array, "n m"]:
         found[: len(here)] = here
         return found
 
-    # Many rows go over in parts, since a whole array would be copied on the way.
+    # Many rows are sent in parts, because a whole array would be copied on the way.
     if divided:
         sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(AXIS))
         shares = sharding.addressable_devices_indices_map(shape).items()
@@ -162,10 +162,10 @@ TWO = Classification()
 
 
 def check_rows(name: str, x: np.ndarray, y: np.ndarray, task: Task = TWO) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, m) and labels (n,), or raise `InputError` naming the first fault.
+    """Return features (n, m) and labels (n,), or raise `InputError` that names the first fault.
 
-    Copies in float64; features in float32 are returned as they are. Checked: shapes agree, at least one row, every
-    feature finite, labels those of the task.
+    Returns copies in float64, except that float32 features are returned unchanged. Checked: shapes agree, there is at
+    least one row, every feature is finite, the labels are those of the task.
     """
     x, y = np.asarray(x), np.array(y)
     x = x if x.dtype == np.float32 else np.array(x, dtype=np.float64)

@@ -1,8 +1,8 @@
 """Training rules: how w moves, one step at a time.
 
-A rule is a `schedule` (what each step needs to know, stacked along the first axis), a `start`, a `step` and a
-`final`. It sees the objective only through its gradient, and w only through sums and multiples, so it runs in any
-coordinates of w (see `gram`), and a hypergradient can replay, reverse or checkpoint a run without knowing the rule.
+A rule has a `schedule` (the input of each step, stacked along the first axis), a `start`, a `step` and a `final`. It
+sees the objective only through its gradient, and w only through sums and multiples. So it runs in any coordinates of w
+(see `gram`), and a hypergradient can replay, reverse or checkpoint a run without knowing the rule.
 """
 
 import math
@@ -19,7 +19,7 @@ from mithridate.errors import InputError
 
 
 class Batch(NamedTuple):
-    """Some of the rows: their numbers, and which of them count (the others pad the batch)."""
+    """Some of the rows: their numbers, and which of them are real (the others pad the batch)."""
 
     index: Int[Array, "*steps batch"]  # pyright: ignore[reportIncompatibleMethodOverride]
     real: Bool[Array, "*steps batch"]
@@ -40,11 +40,11 @@ def _check_steps(steps: int) -> None:
 
 
 def cuts(learning_rate: float, curvature: float, limit: float) -> int:
-    """Return the smallest k with η/k·curvature ≤ `limit`. Raises `InputError` when it would exceed 1000."""
+    """Return the smallest k with η/k·curvature ≤ `limit`. Raises `InputError` if it would exceed 1000."""
     needed = learning_rate * curvature / limit
     if not needed <= 1000:
         raise InputError(
-            f"the inner training would need {needed:.3g} times as many steps to be stable (its curvature is "
+            f"inner training would need {needed:.3g} times as many steps to be stable (its curvature is "
             f"{curvature:.3g}): lower learning_rate, the upper bound on λ or a fixed λ, or scale the features"
         )
     return max(1, math.ceil(needed))
@@ -57,7 +57,7 @@ def add(params: Any, move: Any, size: float | Array = 1.0) -> Any:
 
 @runtime_checkable
 class TrainingRule(Protocol):
-    """What a learner asks of a rule."""
+    """What a learner needs of a training rule."""
 
     @property
     def learning_rate(self) -> float:
@@ -65,7 +65,7 @@ class TrainingRule(Protocol):
         ...
 
     def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> PyTree[Array]:
-        """Return each step's input, stacked; its length is T. A row of weight 0 does not count."""
+        """Return the inputs of the T steps, stacked. Rows with weight 0 are ignored."""
         ...
 
     def start(self, params: Any) -> Any:
@@ -113,10 +113,10 @@ class GradientDescent(eqx.Module):
     def subdivided(self, curvature: float, limit: float = 1.6) -> "GradientDescent":
         """Return the rule with each step cut into k, the smallest k with η/k·curvature ≤ `limit`.
 
-        η·T, the time for which gradient flow is followed, stays the same. Gradient descent diverges once
-        η·curvature > 2; the paper's η = 0.1 does so on Fashion-MNIST (curvature about 39), and an attack on it then
-        poisons the step size, not the victim. The margin to 2 is for the poison, which raises the curvature. Raises
-        `InputError` when k would exceed 1000.
+        η·T, the time for which gradient flow is followed, stays the same. Gradient descent diverges if η·curvature > 2.
+        With the paper's η = 0.1 this happens on Fashion-MNIST (curvature about 39), and an attack then poisons the step
+        size, not the victim. The limit is below 2 because the poison raises the curvature. Raises `InputError` if k
+        would exceed 1000.
         """
         k = cuts(self.learning_rate, curvature, limit)
         return type(self)(self.learning_rate / k, self.steps * k)
@@ -161,9 +161,9 @@ class HeavyBall(eqx.Module):
 class MinibatchSGD(eqx.Module):
     """Minibatch stochastic gradient descent with a fixed step (Table 3).
 
-    Every epoch visits a fresh permutation of the rows; the last batch of an epoch may be smaller. Arguments:
-    `learning_rate` = η_tr > 0, `batch_size` ≥ 1, and either `epochs` ≥ 1 or, to stop within one, `steps` = T ≥ 1 (the
-    other is 0). Raises `InputError` otherwise.
+    Every epoch visits the rows in a new random order; the last batch of an epoch may be smaller. Arguments:
+    `learning_rate` = η_tr > 0, `batch_size` ≥ 1, and either `epochs` ≥ 1 or, to stop within an epoch, `steps` = T ≥ 1
+    (the other is 0). Raises `InputError` otherwise.
     """
 
     learning_rate: float
@@ -180,7 +180,7 @@ class MinibatchSGD(eqx.Module):
             )
 
     def schedule(self, weight: Float[Array, " n"], key: Key[Array, ""]) -> Batch:
-        """Return every batch of every epoch, or the first T of them. Rows of weight 0 come last in an epoch."""
+        """Return all batches of all epochs, or the first T of them. Rows with weight 0 come last in an epoch."""
         n = len(weight)
         per_epoch = math.ceil(n / self.batch_size)
         padding = per_epoch * self.batch_size - n
@@ -196,9 +196,9 @@ class MinibatchSGD(eqx.Module):
         return Batch(*(jnp.pad(part, ((0, 0), (0, padding))).reshape(shape)[: self.steps or None] for part in every))
 
     def subdivided(self, curvature: float, limit: float = 1.6) -> "MinibatchSGD":
-        """Return the rule with each step, or epoch, cut into k as in `GradientDescent.subdivided`.
+        """Return the rule with each step, or each epoch, cut into k, as in `GradientDescent.subdivided`.
 
-        Few rows have a higher curvature than all: give that of batches.
+        A few rows have a higher curvature than all rows together: give the curvature of batches.
         """
         k = cuts(self.learning_rate, curvature, limit)
         return replace(self, learning_rate=self.learning_rate / k, epochs=self.epochs * k, steps=self.steps * k)
@@ -208,7 +208,7 @@ class MinibatchSGD(eqx.Module):
         return params
 
     def step(self, gradient: Gradient, state: Any, item: Batch) -> Any:
-        """Return w − η·∇L(w) on the batch; a batch in which no row counts is no step."""
+        """Return w − η·∇L(w) on the batch, or w if no row of the batch is real."""
         return add(state, gradient(state, item), -self.learning_rate * jnp.any(item.real))
 
     def final(self, state: Any) -> Any:
@@ -217,11 +217,11 @@ class MinibatchSGD(eqx.Module):
 
 
 class Exact(eqx.Module):
-    """Training to optimality: w = argmin L(w), whatever solver finds it, as scikit-learn's `LogisticRegression` does.
+    """Training to optimality: w = argmin L(w), with any solver, like scikit-learn's `LogisticRegression`.
 
     Arguments: `tolerance`, the largest ‖∇L(w)‖/‖∇L(w0)‖ that counts as optimal (default 2e-5 in float32, 1e-8 in
-    float64); `most`, the largest number of Newton steps. Only for convex objectives. Raises `InputError` when a number
-    is out of its range.
+    float64); `most`, the largest number of Newton steps. Only for convex objectives. Raises `InputError` if a number is
+    out of its range.
     """
 
     tolerance: float | None = None

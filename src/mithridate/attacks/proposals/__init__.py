@@ -1,4 +1,4 @@
-"""Points that attacks begin from: candidates of every kind, one algorithm a file."""
+"""Points from which attacks can start: candidates of every kind, one algorithm per file."""
 
 from collections.abc import Iterator
 
@@ -13,20 +13,20 @@ __all__ = ["Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
 
 
 def plain_flips_of(ground: Ground) -> Iterator[Proposal]:
-    """Yield flips of rows that are picked without any derivative."""
+    """Yield label flips of rows that are picked without any derivative."""
     yield from random_flips(ground)
     yield from class_flips(ground)
     yield from mixed_flips(ground)
 
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:
-    """Yield all candidates in which no feature is moved."""
+    """Yield all candidates that change no feature."""
     for kind in (plain_flips_of, alfa, influence_flips):
         yield from kind(ground)
 
 
 def proposals_of(ground: Ground) -> Iterator[Proposal]:
-    """Yield all candidates of an attack that moves features; where labels stay, rows as they are to begin from."""
+    """Yield all candidates of an attack that moves features. If labels must stay, start from unchanged rows."""
     first, *picked = plain_flips_of(ground)
     if ground.attack.edits == "features":
         yield from (proposal._replace(kind="untouched rows") for proposal in (first, *picked))

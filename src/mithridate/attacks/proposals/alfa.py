@@ -1,8 +1,8 @@
-"""Labels flipped as ALFA does (Xiao et al., 2012): those that a poisoned victim would fit best, and a clean one worst.
+"""ALFA label flips (Xiao et al., 2012): the labels that a poisoned victim would fit best and a clean one worst.
 
-With ψ the clean victim's losses of each row and label, and ε those of a victim trained on the flips so far, the flips
-q minimise Σ q·(ε − ψ) within the budget: a linear programme that a sort solves. The victim is trained on them, and it
-begins anew.
+ψ are the clean victim's losses for each row and label, ε those of a victim trained on the flips so far. The flips q
+minimise Σ q·(ε − ψ) within the budget: a linear programme that a sort solves. Then the victim is trained on the flips,
+and this repeats.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def alfa(ground: Ground) -> Iterator[Proposal]:
-    """Yield the flips for the defender's λ on clean data."""
+    """Yield the flips for the λ that the defender has on clean data."""
     k = ground.at.end
     given = ground.clean, jnp.asarray(ground.strengths[0], dtype=float), ground.attack.key(k), ground.open_rows()
     picked, labels = ground.flipped(*_flipped(*given, jnp.asarray(k), ground.n_classes))
@@ -31,7 +31,7 @@ def alfa(ground: Ground) -> Iterator[Proposal]:
 def _flipped(
     problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int
 ) -> tuple[Array, Array]:
-    """Return the labels (n,) of the flips, and each row's rank among them, n where it is not open."""
+    """Return the labels (n,) of the flips, and each row's rank among them, n for rows that are not open."""
     rest, n = problem.rest, len(problem.rest.y)
     classes = jnp.arange(n_classes, dtype=rest.y.dtype)
 

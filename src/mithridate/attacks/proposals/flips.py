@@ -1,8 +1,8 @@
-"""Labels flipped in rows that are picked without any derivative.
+"""Label flips of rows that are picked without any derivative.
 
-Random rows of all classes; and of one class the rows that a clean victim is surest of, those nearest to its boundary,
-the tightest ball of them, and random ones. One-sided flips move the bias, which no penalty holds, and rows near to each
-other move what is predicted around them. Mixed in unequal shares, flips of two classes turn the boundary.
+The rows are random rows of all classes, or rows of one class: those of which a clean victim is surest, those nearest to
+its boundary, their tightest ball, or random ones. One-sided flips move the bias, which no penalty limits. Rows near to
+each other change the predictions around them. Flips of two classes in unequal shares turn the boundary.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from mithridate.attacks.proposals.ground import Ground, Proposal
 from mithridate.attacks.starts import clones
 
 MIXES = (0.25, 0.5, 0.75)
-"""Shares of the first class among the flips of two."""
+"""Shares of the flips labelled 1, when two classes are mixed."""
 
 
 def random_flips(ground: Ground) -> Iterator[Proposal]:
-    """Yield rows of all classes with another label, drawn at random; for a targeted attack those it begins from."""
+    """Yield random rows of all classes with other labels; for a targeted attack its own starting points."""
     attack, at = ground.attack, ground.at
     if attack.budget == "chosen" and attack.start is None and not attack.specific:
         rows = ground.draw("random").permutation(ground.pool)[: at.end]
@@ -30,7 +30,7 @@ def random_flips(ground: Ground) -> Iterator[Proposal]:
 
 
 def class_flips(ground: Ground) -> Iterator[Proposal]:
-    """Yield for each pair of classes the rows of one with the label of the other, picked in each of several ways."""
+    """Yield flips from one class to another, for each pair of classes and each way to pick the rows."""
     k = ground.at.end
     for sources, label in _pairs(ground):
         rows = ground.of_class(*sources)
@@ -42,7 +42,7 @@ def class_flips(ground: Ground) -> Iterator[Proposal]:
 
 
 def mixed_flips(ground: Ground) -> Iterator[Proposal]:
-    """Yield flips of two classes in unequal shares, the rows that a clean victim is surest of and random ones."""
+    """Yield flips of two classes in several shares, for each way to pick the rows."""
     if ground.n_classes != 2:
         return
     k = ground.at.end
@@ -62,7 +62,7 @@ def mixed_flips(ground: Ground) -> Iterator[Proposal]:
 
 
 def _orders(ground: Ground, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """Return the ways to pick k of these rows: their orders by name."""
+    """Return the ways to pick k of these rows: an order of the rows for each way's name."""
     ways = {"random rows": ground.draw("random").permutation(rows)}
     for number, margins in enumerate(ground.margins):
         ways[f"surest rows ({ground.named(number)})"] = by_score(margins, rows)
@@ -72,9 +72,9 @@ def _orders(ground: Ground, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:
 
 
 def _pairs(ground: Ground) -> list[tuple[tuple[int, ...], int]]:
-    """Return whose labels are flipped, and to which.
+    """Return pairs: the classes whose labels are flipped, and the label that they get.
 
-    Of two classes both ways; of more every other class's to one, and each class's to that of the nearest.
+    With two classes, both directions. With more, all other classes to one, and each class to the nearest.
     """
     classes = range(ground.n_classes)
     to_one = [(tuple(c for c in classes if c != label), label) for label in classes]

@@ -1,4 +1,4 @@
-"""What candidates are made from: the rows that an attacker may touch, and what clean victims make of them."""
+"""What candidates are made from: the rows that an attacker may touch, and their margins under clean victims."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from mithridate.hypergradients import Bilevel
 from mithridate.seeds import generator
 
 LEFT = 2
-"""Rows of a class that keep their label, whatever is flipped: without any there is nothing left to be learned."""
+"""How many rows of a class always keep their label: without any, the class could not be learned."""
 
 
 class Proposal(NamedTuple):
-    """Points that an attack may begin from: `kind`, by which algorithm, and `begun`, which rows they are, in words."""
+    """Points from which an attack may start. `kind`: the algorithm; `begun`: which rows they are, in words."""
 
     kind: str
     begun: str
@@ -36,11 +36,11 @@ def _margins(problem: Bilevel, log_strength: Array, key: Array, x: Array, y: Arr
 
 @dataclass(frozen=True)
 class Ground:
-    """Where an attack stands, with what its candidates have in common.
+    """The state of an attack, with what its candidates have in common.
 
-    `pool` (p,): the training rows whose labels or clones he can use; `places` (k,): those that are his where he cannot
-    pick; `strengths`: λ at which clean victims are trained, `margins` (n,) theirs of each training row, largest where
-    they are surest of its label.
+    `pool` (p,): the training rows whose labels or clones the attacker can use; `places` (k,): the rows that are his if
+    he cannot pick; `strengths`: the λ with which clean victims are trained; `margins` (n,) for each: the victim's
+    margins on the training rows, largest where it is surest of the label.
     """
 
     attack: Attacker
@@ -53,9 +53,9 @@ class Ground:
 
     @classmethod
     def of(cls, attack: Attacker, at: Stage) -> "Ground":
-        """Look around."""
+        """Train clean victims and return the ground at this stage."""
         n, k = len(at.y), at.end
-        # Rows at random are drawn once, for all candidates: who could draw again would pick.
+        # Random rows are drawn once, for all candidates: an attacker who could draw again could pick.
         places = clones(attack, at.x, at.y, k).places
         pool = places if attack.budget == "replaced" and attack.edits != "both" else np.arange(n)
         ends = at.policy.strengths.low, at.policy.strengths.high
@@ -72,11 +72,11 @@ class Ground:
 
     @property
     def n_classes(self) -> int:
-        """K, as many as there are labels among the training rows."""
+        """K, the number of classes among the training rows."""
         return 1 + int(np.max(self.at.y))
 
     def surest(self, labels: np.ndarray) -> np.ndarray:
-        """Return all rows of the pool, first those of other classes than most of these labels, the surest first."""
+        """Return the pool: rows not of the most common of these labels first; within both parts the surest first."""
         common = np.bincount(labels.astype(int)).argmax()
         own = self.at.y[self.pool] == common
         return self.pool[np.lexsort((-self.margins[0][self.pool], own))]
@@ -86,11 +86,11 @@ class Ground:
         return generator(self.attack.seed, "points", *names)
 
     def of_class(self, *classes: int) -> np.ndarray:
-        """Return the rows of the pool that are of these classes."""
+        """Return the pool's rows of these classes."""
         return self.pool[np.isin(self.at.y[self.pool], classes)]
 
     def most(self, rows: np.ndarray) -> int:
-        """Return of how many of these rows, at most, the labels can change."""
+        """Return the largest number of these rows whose labels can change."""
         if self.attack.budget == "added" or (self.attack.budget == "replaced" and self.attack.edits == "both"):
             return len(rows)
         kept = sum(min(LEFT, int(np.sum(self.at.y == label))) for label in np.unique(self.at.y[rows]))
@@ -103,20 +103,20 @@ class Ground:
         return jnp.asarray(found)
 
     def named(self, number: int) -> str:
-        """Return in words which clean victim this is, by its λ."""
+        """Return the name of a clean victim: its λ."""
         return f"λ = {float(np.mean(self.strengths[number])):.3g}"
 
     def flipped(self, labels: Array, order: Array) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows whose place in an `order` (n,) is below k, in order, and which of `labels` are theirs."""
+        """Return the first k rows by their rank in `order` (n,), sorted, and their `labels`."""
         places = np.asarray(order)[: len(self.at.y)]
         picked = np.argsort(places, kind="stable")[: int(np.sum(places < self.at.end))]
         return picked, np.asarray(labels)[picked]
 
     def laid(self, picked: np.ndarray, labels: np.ndarray) -> Points:
-        """Return k points: the rows `picked` (their numbers), the first of them first, with these labels.
+        """Return k points with these labels, made of the rows `picked` (their numbers) in this order.
 
-        In their own places where he picks rows, and where only labels or features change; else as clones in his places.
-        Where there are too few, other rows of his stay as they are, or clones repeat.
+        The points stay in their own places if the attacker picks rows, or if only labels or features change. Otherwise
+        they are clones in his places. If there are too few, other rows of his stay unchanged, or clones repeat.
         """
         x, y, attack, k = self.at.x, self.at.y, self.attack, self.at.end
         picked, labels = picked[:k], np.asarray(labels, dtype=float)[:k]

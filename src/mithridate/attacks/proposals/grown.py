@@ -1,4 +1,4 @@
-"""The last share's points, and more of their kind: what an attacker of this share could do in any case."""
+"""The last share's points, and more like them: what an attacker with this share can do in any case."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from mithridate.attacks.proposals.ground import Ground, Proposal
 
 
 def grown(ground: Ground) -> Iterator[Proposal]:
-    """Yield the last points with others after them: those points again, with their labels, in other places of his."""
+    """Yield the last points, followed by copies of them with the same labels in other places of the attacker's."""
     last, k = ground.at.last, ground.at.end
     if last is None or not 0 < len(last.y_poison) < k:
         return

@@ -1,8 +1,8 @@
-"""Labels flipped greedily by their influence on the attacker's aim (Koh and Liang, 2017; Paudice et al., 2018b).
+"""Greedy label flips by their influence on the attacker's aim (Koh and Liang, 2017; Paudice et al., 2018b).
 
-The victim is trained on the labels as they stand; with v = H⁻¹∇A, by conjugate gradient, flipping row i to label d
-changes A by about −v·(∇ℓ(x_i, d) − ∇ℓ(x_i, y_i))/n. One derivative along v ranks all flips at once; a part of the
-budget is spent, and it begins anew.
+The victim is trained on the present labels. With v = H⁻¹∇A, by conjugate gradient, flipping row i to label d changes A
+by about −v·(∇ℓ(x_i, d) − ∇ℓ(x_i, y_i))/n. One derivative along v ranks all flips at once. A part of the budget is spent
+on the best, and this repeats.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ DAMPING, STEPS = 1e-4, 40
 
 
 def influence_flips(ground: Ground) -> Iterator[Proposal]:
-    """Yield the labels flipped for each λ at which a clean victim was trained, for the smooth error and the loss."""
+    """Yield the flips for each λ with which a clean victim was trained, for the smooth error and for the loss."""
     k = ground.at.end
     for number, strength in enumerate(ground.strengths):
         for name, aim in (("errors", smooth_error), ("loss", None)):
@@ -41,7 +41,7 @@ def influence_flips(ground: Ground) -> Iterator[Proposal]:
 def _flipped(
     problem: Bilevel, log_strength: Array, key: Array, open_rows: Array, k: Array, n_classes: int
 ) -> tuple[Array, Array]:
-    """Return the labels (n,) with k of the open rows flipped, and when each was: from 0 on, n where it was not."""
+    """Return the labels (n,) with k of the open rows flipped, and the order of the flips: from 0, n if not flipped."""
     rest, n = problem.rest, len(problem.rest.y)
     model, classes = problem.learner.model, jnp.arange(n_classes, dtype=rest.y.dtype)
 

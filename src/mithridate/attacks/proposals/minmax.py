@@ -1,7 +1,7 @@
-"""The min-max attack (Steinhardt et al., 2017; Koh et al., 2018): where the victim of the moment loses most.
+"""The min-max attack (Steinhardt et al., 2017; Koh et al., 2018): points where the current victim's loss is largest.
 
-The victim is trained on the points so far, the next few points of each label go to the place in Φ that costs it most,
-and it begins anew. A loss of x·w grows without end in one direction, so that the place is where Φ ends.
+The victim is trained on the points so far. The next few points of each label go to the place in Φ where its loss is
+largest, and this repeats. A loss of x·w grows without bound in one direction, so this place is on the edge of Φ.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ ROUNDS, FAR = 10, 1e4
 
 
 def minmax(ground: Ground, starts: Iterable[Proposal]) -> Iterator[Proposal]:
-    """Yield for each mix of labels of `starts` the points at the places that cost most, for λ on clean data."""
+    """Yield for each mix of labels in `starts` the points where the loss is largest, for λ on clean data."""
     attack, seen = ground.attack, set()
     for proposal in starts:
         counts = tuple(np.bincount(proposal.points.y.astype(int), minlength=ground.n_classes))

@@ -28,7 +28,7 @@ from mithridate.victims.rows import Rows
 from mithridate.victims.rules import Exact
 
 ILL_CONDITIONED = 1e-6
-"""ρ over K's largest diagonal entry below which the systems are factorised."""
+"""The ratio of ρ to K's largest diagonal entry below which the systems are factorised."""
 
 
 class Point(NamedTuple):
@@ -39,14 +39,14 @@ class Point(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """An orthonormal basis of about the leading right singular vectors of some rows; these rows in it, as columns."""
+    """An approximate basis of the leading right singular vectors of some rows, and these rows in it, as columns."""
 
     basis: Float[Array, "m q"]
     first: Float[Array, "q n"]
 
     @classmethod
     def of(cls, x: Float[Array, "n m"], most: int = 64) -> "Leading":
-        """Return at most so many directions, by subspace iteration (Halko et al., 2011)."""
+        """Return at most `most` directions, by subspace iteration (Halko et al., 2011)."""
         basis = jax.random.normal(jax.random.key(0), (x.shape[1], min(most, *x.shape)), x.dtype)
         for _ in range(2):
             basis, _ = jnp.linalg.qr(x.T @ (x @ basis))
@@ -84,7 +84,7 @@ class Dual(eqx.Module):
         rho: Float[Array, ""],
         leading: Leading,
     ) -> "Dual":
-        """Return the problem on `blocks`, the leading directions found from the first."""
+        """Return the problem on `blocks`, with `leading` directions found from the first block."""
         y, weight = jnp.concatenate([b.y for b in blocks]), jnp.concatenate([b.weight for b in blocks])
         rows = jnp.concatenate([leading.first, *((b.x @ leading.basis).T for b in blocks[1:])], axis=1)
         return cls(loss, kernel, y, weight, rho, rows, jnp.max(jnp.diagonal(kernel)))
@@ -106,9 +106,9 @@ class Dual(eqx.Module):
     def solve(self, start: Point, rule: Exact, z: Float[Array, " n"] | None = None) -> DualSolution:
         """Return the optimum, by Newton's method from `start`.
 
-        `z` (n,), where given, are the rows' logits under a w that is near the optimum without being Xᵀ·a, such as the
-        last optimum before the rows moved. The first step is then taken from there, and kept if it leads lower than
-        `start`.
+        `z` (n,), if given, are the rows' logits under some w near the optimum that is not of the form Xᵀ·a, such as the
+        last optimum before the rows moved. The first step then starts from there, and is kept if its value is lower
+        than that of `start`.
         """
         scale = jnp.maximum(self._gradient_norm(self.origin, self.origin.coefs), jnp.finfo(start.coefs.dtype).tiny)
 
@@ -136,7 +136,7 @@ class Dual(eqx.Module):
 
             value, whole = self.value(at.point, at.z), jnp.ones(())
             rounding = 4 * eps * jnp.abs(value)
-            # Near the optimum the objective's rounding hides its fall, but the gradient's still shows.
+            # Near the optimum rounding hides the fall of the objective, but the gradient still falls.
             halved = self._gradient_norm(*moved(whole)) / scale < 0.5 * at.residual
             size, reached = jax.lax.while_loop(
                 lambda state: ~halved & ~(state[1] <= value + rounding) & (state[0] > 1e-4),
@@ -163,7 +163,7 @@ class Dual(eqx.Module):
         return self.kernel @ point.coefs + point.bias
 
     def _newton(self, point: Point, z: Array, tolerance: float | Array) -> tuple[Point, Array]:
-        """Return the way from `point` to the minimiser of L's second-order model at z, and the steps of CG."""
+        """Return the step from `point` to the minimiser of L's second-order model at z, and the number of CG steps."""
         slope, s = self.slopes(z)
         fault = slope + self.rho * point.coefs
         right = -s * (self.kernel @ fault + self.rho * (z - self.logits(point)))
@@ -181,7 +181,7 @@ class Dual(eqx.Module):
     ) -> tuple[Solve, Float[Array, ""]]:
         """Return y and μ of the bordered system with c = `right`, d = `border`.
 
-        By conjugate gradient, or by Cholesky where ρ is so small against K that the latter is faster and surer.
+        It uses conjugate gradient, or Cholesky if ρ is so small against K that Cholesky is faster and more accurate.
         """
         ill = self.rho < ILL_CONDITIONED * self.largest
         start = jnp.zeros_like(right) if start is None else start

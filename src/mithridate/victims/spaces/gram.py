@@ -1,9 +1,9 @@
 """Gram space: the same training in the coordinates of the training rows.
 
-Under any rule that moves w by sums and multiples of gradients, with an L2 penalty, the first layer's weights never
-leave W0·c + Xᵀ·A. So c and A (n, h) are kept instead of W (m, h), and a step needs K·A with the Gram matrix K = X·Xᵀ
-where it needed X·W and Xᵀ·δ. With δ = ∂(mean loss)/∂(X·W) and ρ the layer's strength over n, the gradient Xᵀ·δ + ρ·W
-has the coordinates ρ·c and δ + ρ·A. It is exact, and pays when n is small against 2m.
+With an L2 penalty, and any rule that moves w by sums and multiples of gradients, the first layer's weights always have
+the form W0·c + Xᵀ·A. So c and A (n, h) are kept instead of W (m, h), and a step needs K·A, with the Gram matrix
+K = X·Xᵀ, instead of X·W and Xᵀ·δ. With δ = ∂(mean loss)/∂(X·W) and ρ the layer's strength over n, the gradient
+Xᵀ·δ + ρ·W has the coordinates ρ·c and δ + ρ·A. This is exact, and cheaper if n is small against 2m.
 """
 
 import math
@@ -23,14 +23,14 @@ from mithridate.victims.rows import Rows
 from mithridate.victims.rules import Batch
 
 MOST_BYTES = 2**30
-"""The largest Gram matrix that is chosen without being asked for."""
+"""The largest Gram matrix that is used unless the user asks for Gram space."""
 
 NARROW = 8
-"""Columns up to which a matrix product takes the time of reading the matrix (measured: n = 512, float32, 2 cores)."""
+"""Up to so many columns, a product takes the time of reading the matrix (measured: n = 512, float32, 2 cores)."""
 
 
 class Coordinates(NamedTuple):
-    """w in Gram space: the first layer is c·W0 + Xᵀ·A, `others` the other parameters (None in W's place)."""
+    """w in Gram space: the first layer is c·W0 + Xᵀ·A; `others` are the other parameters (W is None)."""
 
     scale: Float[Array, ""]
     coefs: Float[Array, "n *h"]
@@ -40,8 +40,8 @@ class Coordinates(NamedTuple):
 class Gram(eqx.Module):
     """A training run's gradient in Gram space.
 
-    `kernel` K (n, n) is a constant to differentiation. Derivatives in the features of all blocks but the first (k rows)
-    pass through `varied`, their inner products once more; the first block's features are constants.
+    `kernel` K (n, n) is a constant for differentiation, as are the first block's features. Derivatives in the features
+    of all other blocks (k rows) pass through `varied`, a second copy of their inner products.
     """
 
     model: Any
@@ -99,7 +99,7 @@ class Gram(eqx.Module):
             layers = zip(self.shrinkage[1:], jax.tree.leaves(self.model.weights(others)), strict=True)
             return 0.5 * sum((rho * jnp.vdot(leaf, leaf) for rho, leaf in layers), start=jnp.zeros(()))
 
-        # Of a step the backward pass keeps z and the parameters, from which the rest is found again as fast as read.
+        # The backward pass keeps only z and the parameters: recomputing the rest is as fast as reading it.
         slopes = jax.checkpoint(jax.grad(mean_loss, (0, 1)), prevent_cse=False)
         slope, others = slopes(z, at.others)
         others = jax.tree.map(jnp.add, others, jax.grad(penalty)(at.others))
@@ -114,30 +114,30 @@ class Gram(eqx.Module):
 
     @property
     def learned(self) -> tuple[Any, ...]:
-        """What of the run depends on X_p and λ."""
+        """The part of the run that depends on X_p and λ."""
         return self.x[1:], self.z0, self.varied, self.shrinkage
 
     def with_learned(self, learned: tuple[Any, ...]) -> "Gram":
-        """Return the same run with this part exchanged."""
+        """Return the run with this part replaced."""
         x, z0, varied, shrinkage = learned
         return replace(self, x=(self.x[0], *x), z0=z0, varied=varied, shrinkage=shrinkage)
 
 
 def from_rows(features: tuple[Float[Array, "_ m"], ...], coefs: Float[Array, "n *h"]) -> Float[Array, "m *h"]:
-    """Return Xᵀ·a, X the blocks' features one below the other."""
+    """Return Xᵀ·a, where X stacks the blocks' features."""
     parts = jnp.split(coefs, np.cumsum([len(x) for x in features])[:-1])
     return sum(((part.T @ x).T for x, part in zip(features, parts, strict=True)), start=jnp.zeros((), coefs.dtype))
 
 
 class Varied(NamedTuple):
-    """Inner products of the k rows of all blocks but the first: with the first block's rows, and with one another."""
+    """Inner products of the k rows of all blocks except the first: with the first block's rows and with one another."""
 
     across: Float[Array, "k first"]
     own: Float[Array, "k k"]
 
 
 def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Varied]:
-    """Return K of all blocks, a constant to differentiation, and its last rows once more, which are not."""
+    """Return K of all blocks, a constant for differentiation, and a differentiable copy of its last rows."""
     first = blocks[0]
     kernel = first.x @ first.x.T if first.gram is None else first.gram
     x = jnp.concatenate([jnp.zeros_like(first.x, shape=(0, first.x.shape[1])), *(b.x for b in blocks[1:])])
@@ -150,16 +150,16 @@ def gram_matrix(blocks: tuple[Rows, ...]) -> tuple[Float[Array, "n n"], Varied]:
 
 
 def product(kernel: Float[Array, "n n"], coefs: Float[Array, "n *h"]) -> Float[Array, "n *h"]:
-    """Return K·A, whose transpose is K·A again: XLA on a CPU takes twice as long for the Kᵀ·A that JAX would write.
+    """Return K·A with K·A as its transpose: JAX would write Kᵀ·A, for which XLA on a CPU takes twice as long.
 
-    JAX knows symmetry of `custom_linear_solve` alone: this is the solution of K⁻¹·X = A, K a constant.
+    Only `custom_linear_solve` lets JAX know of the symmetry: this is the solution of K⁻¹·X = A with a constant K.
     """
     return jax.lax.custom_linear_solve(lambda x: x, coefs, lambda _, right: kernel @ right, symmetric=True)
 
 
 @jax.custom_jvp
 def _variation(varied: Varied, coefs: Array) -> Array:
-    """Return 0, whose derivative in `varied` is that of K·A in the last rows and columns of K."""
+    """Return 0 with the derivative in `varied` that K·A has in the last rows and columns of K."""
     return jnp.zeros_like(coefs)
 
 
@@ -171,7 +171,7 @@ def _(primals: tuple[Varied, Array], tangents: tuple[Varied, Array]) -> tuple[Ar
 
 
 def vouches(part: Any, claim: str, *about: str) -> bool:
-    """Return whether a part has the method that makes a claim, and no subclass has changed what the claim is about."""
+    """Return whether a part has the method that makes a claim, and no subclass has changed the code it describes."""
     order = type(part).__mro__
 
     def first(name: str) -> int:
@@ -181,14 +181,14 @@ def vouches(part: Any, claim: str, *about: str) -> bool:
 
 
 def solves(model: Model, penalty: Penalty) -> bool:
-    """Return whether `dual` can solve a learner with these parts: logits x·w + b, one a row, and L2."""
+    """Return whether `dual` can solve a learner with these parts: one logit x·w + b per row, and L2."""
     if not (vouches(model, "bias", "head", "logits") and vouches(penalty, "strengths", "__call__")):
         return False
     return not jax.eval_shape(lambda: model.bias(model.init(jax.random.key(0)))).shape  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def why_not(model: Model, penalty: Penalty) -> str:
-    """Return why a learner with these parts cannot run in Gram space; empty when it can."""
+    """Return why a learner with these parts cannot run in Gram space, or "" if it can."""
     if not isinstance(model, LinearFirstLayer):
         return f"{type(model).__name__} does not have a linear first layer (see `LinearFirstLayer`)"
     if not vouches(penalty, "strengths", "__call__"):
@@ -197,7 +197,7 @@ def why_not(model: Model, penalty: Penalty) -> str:
 
 
 def check(model: Model, penalty: Penalty, solved: bool) -> None:
-    """Raise `InputError` when a learner with these parts cannot run (or be `solved`) in Gram space."""
+    """Raise `InputError` if a learner with these parts cannot run (or be `solved`) in Gram space."""
     reason = why_not(model, penalty)
     if solved and not reason and not solves(model, penalty):
         reason = f"{type(model).__name__} does not say that its one logit is x·w + b, and only that is solved there"
@@ -208,10 +208,10 @@ def check(model: Model, penalty: Penalty, solved: bool) -> None:
 def pays(blocks: tuple[Rows, ...], width: int, steps: int, batch: int | None, reused: bool) -> bool:
     """Return whether Gram space takes fewer multiplications than the plain way, within `MOST_BYTES`.
 
-    `width` h of the first layer, `steps` T, `batch` rows a step (default: all). A plain step costs 2·batch·m·h (X·W and
-    Xᵀ·δ), one in Gram space batch·n·h + n·h; once, the rows of K that are not at hand (the first block's are, or are
-    found once for many runs, when it is `reused`) and the way back to W. Products with fewer than `NARROW` columns
-    wait for memory, and take as long as with so many.
+    `width` is h of the first layer, `steps` T, `batch` the rows per step (default: all). A step costs 2·batch·m·h in
+    the plain space (X·W and Xᵀ·δ), batch·n·h + n·h in Gram space. Gram space also needs, once, the missing rows of K
+    and the product that gives W. (The first block's rows of K are known if it has them, or if they are `reused` in many
+    runs.) Products with fewer than `NARROW` columns wait for memory and take as long as with `NARROW`.
     """
     width = max(width, NARROW)
     n, m = sum(len(b.y) for b in blocks), blocks[0].x.shape[1]

@@ -1,4 +1,4 @@
-"""A training run without its rule, in w itself; other coordinates have files of their own."""
+"""A training run without its rule, in w itself. Other coordinates have their own files."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from mithridate.victims.rules import Batch
 
 @runtime_checkable
 class Run(Protocol):
-    """One training run without its rule: the gradient in some coordinates of w, and the way there and back."""
+    """One training run without its rule: the gradient in some coordinates of w, and the maps to them and back."""
 
     def start(self, params: Any) -> Any:
         """Return the coordinates of w0."""
@@ -30,11 +30,11 @@ class Run(Protocol):
 
     @property
     def learned(self) -> Any:
-        """What of the run depends on X_p and λ."""
+        """The part of the run that depends on X_p and λ."""
         ...
 
     def with_learned(self, learned: Any) -> "Run":
-        """Return the same run with this part exchanged."""
+        """Return the run with this part replaced."""
         ...
 
 
@@ -71,10 +71,10 @@ class Plain(eqx.Module):
 
     @property
     def learned(self) -> tuple[Any, ...]:
-        """What of the run depends on X_p and λ."""
+        """The part of the run that depends on X_p and λ."""
         return self.blocks[1:], self.log_strength
 
     def with_learned(self, learned: tuple[Any, ...]) -> "Plain":
-        """Return the same run with this part exchanged."""
+        """Return the run with this part replaced."""
         blocks, log_strength = learned
         return replace(self, blocks=(self.blocks[0], *blocks), log_strength=log_strength)
