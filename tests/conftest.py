@@ -20,6 +20,10 @@ if "slow" not in sys.argv and compiling.ANSWER not in os.environ:  # a worker ha
     quick = compiling.flags(compiling.known())
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
+# Workers share the cores already; threads of linear algebra that wait for each other take longer than small problems.
+for library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(library, "1")
+
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # What one worker has compiled, the others and the command lines in processes of their own need not.
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:

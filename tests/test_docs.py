@@ -23,7 +23,8 @@ from mithridate.results.verdict import parse_gate
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-SLOW = ("extending.md", "own-model.md", "own-penalty.md", "scikit-learn.md", "art-and-mlflow.md")
+SLOW = ("extending.md", "own-model.md", "own-penalty.md", "own-data.md", "objectives.md", "scikit-learn.md")
+SLOW += ("art-and-mlflow.md",)
 """Pages whose examples take long to compile; what they show has tests of its own."""
 TUTORIAL = DOCS / "tutorial.md"
 SIZES = "--train 60 --valid 40 --splits 1 --poison 0.1 --batch 6"

@@ -31,6 +31,11 @@ from problems import (
 SPACES = ("plain", "gram")
 spaces = pytest.mark.parametrize("space", SPACES)
 precisions = pytest.mark.parametrize("x64", [True, False], ids=["float64", "float32"])
+PLACES = [pytest.param("plain", True, id="float64-plain"), pytest.param("gram", False, id="float32-gram")]
+PLACES += [pytest.param("gram", True, id="float64-gram", marks=pytest.mark.slow)]
+PLACES += [pytest.param("plain", False, id="float32-plain", marks=pytest.mark.slow)]
+places = pytest.mark.parametrize(("space", "x64"), PLACES)
+"""Both spaces and both precisions, each once."""
 
 
 def exact(m: int, space: Any, tolerance: float | None = None) -> mi.Learner:
@@ -96,10 +101,9 @@ BASE = draw(np.random.default_rng(SEED), n=24, m=30, n_p=4)
 """More features than rows, and separable."""
 
 
-@spaces
-def test_who_wants_the_labels_that_others_fear_climbs_the_other_way(space):
+def test_who_wants_the_labels_that_others_fear_climbs_the_other_way():
     with jax.enable_x64(True):
-        problem, at, method = bilevel(BASE, exact(30, space, 1e-12)), point(BASE), mi.Implicit()
+        problem, at, method = bilevel(BASE, exact(30, "gram", 1e-12)), point(BASE), mi.Implicit()
         memory = jit(method.start)(problem, *at)
         generic, specific = (jit(method)(each, *at, memory) for each in (problem, replace(problem, specific=True)))
     for one, other in zip((generic.value, *pair(generic)), (specific.value, *pair(specific)), strict=True):
@@ -118,8 +122,7 @@ def moving(steps: int = 4, log_strength: float = 0.0) -> list[Arrays]:
     return [BASE._replace(x_poison=BASE.x_poison + 0.1 * t * way, log_strength=0.1 * t) for t in range(steps)]
 
 
-@spaces
-@precisions
+@places
 def test_a_chain_of_warm_starts_ends_where_cold_ones_do(space, x64):
     """Both at the optimum, to which long gradient descent leads (see `test_hypergradients`)."""
     method = implicitly(space, x64)
@@ -133,8 +136,7 @@ def test_a_chain_of_warm_starts_ends_where_cold_ones_do(space, x64):
     assert memory.calls == 4
 
 
-@spaces
-@precisions
+@places
 def test_a_problem_that_was_just_solved_is_not_solved_again(space, x64):
     method = implicitly(space, x64)
     first = method(BASE)
@@ -143,8 +145,7 @@ def test_a_problem_that_was_just_solved_is_not_solved_again(space, x64):
     assert relative_error(pair(again), pair(first)) < (1e-7 if x64 else 1e-3)
 
 
-@spaces
-@precisions
+@places
 def test_what_is_called_ok_is_right(space, x64):
     """From strong to hardly any regularisation; float32 has to give up before float64."""
     method, ok = implicitly(space, x64), {}
@@ -158,8 +159,7 @@ def test_what_is_called_ok_is_right(space, x64):
     assert x64 or not ok[-16.0]
 
 
-@spaces
-@precisions
+@places
 def test_a_singular_hessian_says_so(space, x64):
     method = implicitly(space, x64)
     twins, no_penalty = method.on(np.repeat(BASE.x[:, :15], 2, axis=1)), BASE._replace(log_strength=-np.inf)

@@ -168,7 +168,7 @@ def test_the_runs_that_are_changed_load():
     assert all(seen(targets.saved(kind), draw=True) for kind in targets.RUNS)
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=12)
 @given(changed_runs())
 def test_a_run_that_loads_can_be_shown(run):
     check_run(run, draw=False)

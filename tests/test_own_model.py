@@ -51,7 +51,7 @@ def apply(params, x):
 
 OWN = {"module": twin(M), "functions": mi.FunctionModel(BUILT_IN.init, apply)}
 DESCENT = mi.GradientDescent(0.1, 20)
-RULES = {"Implicit": mi.GradientDescent(0.1, 200), "heavy ball": mi.HeavyBall(0.1, 0.9, 20)}
+RULES = {"Implicit": mi.GradientDescent(0.1, 50), "heavy ball": mi.HeavyBall(0.1, 0.9, 20)}
 METHODS = {
     "Reverse": mi.Reverse(),
     "Checkpointed": mi.Checkpointed(),
@@ -79,7 +79,11 @@ def steps_of_the_twin(arrays) -> tuple[np.ndarray, np.ndarray]:
         return found_by("Reverse", BUILT_IN, DESCENT, arrays)
 
 
-@pytest.mark.parametrize("method", METHODS)
+OTHERS = [pytest.param(method, marks=pytest.mark.slow) for method in ("Checkpointed", "heavy ball", "Forward")]
+"""They ask a model for no more than these do."""
+
+
+@pytest.mark.parametrize("method", ["Reverse", "Reversible", "Implicit", *OTHERS])
 def test_every_hypergradient_is_that_of_the_built_in_twin(arrays, method, steps_of_the_twin):
     rule = RULES.get(method, DESCENT)
     with jax.enable_x64(True):
@@ -167,6 +171,7 @@ def audited() -> mi.AuditResult:
     return mi.audit("synthetic", model=twin(2), **SMALL)
 
 
+@pytest.mark.slow
 def test_an_audit_is_that_of_the_built_in_twin(audited):
     """The same seeds, the same w0, the same numbers, at every ratio and in every column."""
     truth = mi.audit("synthetic", model="mlp", hidden=(WIDTH,), space="plain", **SMALL)
