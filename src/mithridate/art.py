@@ -102,8 +102,8 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
     def poison(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the points x (p, m) and their labels y, changed as `edits` says, in the given order and form.
 
-        Add them to the training rows. Raises `InputError` without labels, for unknown options, and for a classifier that
-        cannot be fitted, before anything is crafted.
+        Add them to the training rows. Raises `InputError` without labels, for unknown options, and for a classifier
+        that cannot be fitted, before anything is crafted.
         """
         if y is None or kwargs:
             fault = (
