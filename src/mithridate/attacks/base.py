@@ -74,8 +74,7 @@ class Attacker(abc.ABC):
         budget: Which rows are the attacker's: new rows (added), rows drawn at random (replaced), or rows that he picks
             (chosen).
         edits: What he changes: labels (label control), features alone (clean-label), or both.
-        scoring: How the attacker's success on D_target is scored. If D_val is another set, A weights rows in the same
-            way.
+        scoring: How success on D_target is scored. If D_val is another set, A weights rows in the same way.
         groups: (n,), the group number of each training row, if rows belong together. A point that replaces a row is
             in the row's group; an added point is a group of its own.
         seed: The seed of everything that is drawn.
@@ -188,9 +187,8 @@ class Attacker(abc.ABC):
         """Yield as `run` does. Between two rounds also yield the state of each set of points being crafted.
 
         Everything yielded can be stored. Given the batches `done` and the next batch's state `midways`, an attack
-        continues to the same numbers, to the bit; it first yields the batches `done` again. `judge` returns what a
-        batch is worth, success on D_target and A; it is needed if the measured victim is not the one trained inside
-        the attack.
+        continues to the same numbers, to the bit, after it has yielded `done` again. `judge` measures success on
+        D_target and A of a batch, if the measured victim is not the one trained inside the attack.
         """
         x, y = self._checked(x, y)
         return self._batches(x, y, rows or self.rows(x, y), rows is None, done, midways, judge)
@@ -293,7 +291,7 @@ class Attacker(abc.ABC):
         return Stage(x, y, rows, *ends, points, *defender, self.target_rows(), valid, last, judge)
 
     def crafted(self, at: Stage, midways: tuple[Midway, ...]) -> Generator[tuple[Midway, ...], None, tuple[Batch, ...]]:
-        """Return the batch of one ratio, with unknown stability, and the results of the other algorithms there.
+        """Return one ratio's batch, without its stability, and the other algorithms' results there.
 
         Yields its state between two rounds, and continues from such a state, `midways`.
         """
@@ -312,7 +310,7 @@ class Attacker(abc.ABC):
         return Bilevel(*setting, scoring=self.scoring, groups=groups), begun.x
 
     def grouped(self, rows: Rows, places: np.ndarray | None = None) -> Array | None:
-        """Return the group of each of these rows, then of the points in these places, up to the width; None without."""
+        """Return the groups of these rows, then of the points in these places, padded to the width; None if unused."""
         if self.groups is None:
             return None
         own = np.arange(self.groups.max() + 1, self.groups.max() + 1 + len(rows.y) - len(self.groups))
@@ -361,10 +359,7 @@ class Attacker(abc.ABC):
         return jax.random.fold_in(key(self.seed, "attack"), points)
 
     def settled(self, rows: Rows, put: Callable[[np.ndarray, np.ndarray], Rows] = Rows.of) -> Bilevel:
-        """Return the problem of training on these rows alone, with the same shapes as the attack's own problems.
-
-        `put` makes `Rows` of arrays; it may return only their shapes.
-        """
+        """Return the problem of training on these rows alone, in the attack's shapes; `put` may return only shapes."""
         nothing, valid = jnp.zeros(self.width), put(*self.valid) if self.valid else None
         return Bilevel(self.learner, rows, nothing, put(*self.target), nothing, valid, self.specific, self.defence)
 

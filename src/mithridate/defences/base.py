@@ -60,20 +60,20 @@ class Checked(Protocol):
 
 @runtime_checkable
 class Folding(Protocol):
-    """A policy that holds out folds of the training rows: with poison, where `on_poisoned`, or clean ones."""
+    """A policy that holds out folds of the training rows: of the poisoned rows if `on_poisoned`, else of clean rows."""
 
     @property
     def on_poisoned(self) -> bool:
-        """Whether the poisoned rows are divided."""
+        """Whether the poisoned rows are divided into folds."""
         ...
 
     @property
     def k(self) -> int:
-        """The folds that are wanted."""
+        """The wanted number of folds."""
         ...
 
     def folds_of(self, labels: np.ndarray, task: Task, groups: np.ndarray | None = None) -> int:
-        """Return how many folds rows with these labels (n,) give, at most k; fewer than 2 are none."""
+        """Return the number of folds for rows with these labels (n,), at most k; below 2 there are no folds."""
         ...
 
 

@@ -81,7 +81,7 @@ def check_sanitiser(sanitiser: Sanitiser, rows: Rows, classes: Sequence[str]) ->
 def check_folds(
     policy: Policy, y: np.ndarray, classes: Sequence[str], task: Task, groups: np.ndarray | None = None
 ) -> None:
-    """Raise `InputError` where folds are held out and a class has too few training rows, labels y (n,), for two."""
+    """Raise `InputError` if the policy holds out folds and a class has too few training rows, labels y (n,)."""
     if not isinstance(policy, Folding):
         return
     for number, label in enumerate(classes):

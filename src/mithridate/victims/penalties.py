@@ -40,13 +40,13 @@ class Shrinking(Penalty, Protocol):
 
 
 class L2(eqx.Module):
-    """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖², in the mean loss Σ_g e^λ_g/(2n)·‖w_g‖²; λ, the strength's log.
+    """L2 regularisation R(w, λ) = Σ_g e^λ_g/2·‖w_g‖² (in the mean loss Σ_g e^λ_g/(2n)·‖w_g‖²); λ is the log strength.
 
     A scalar λ acts on all weights. A vector λ has one entry per group of layers. `groups` gives the entry of each
     layer; by default each layer has its own.
     """
 
-    words: ClassVar[str] = "L2: e^λ/(2n)·‖w‖² beside the mean of the n rows' losses"
+    words: ClassVar[str] = "L2: e^λ/(2n)·‖w‖² added to the mean of the n rows' losses"
 
     groups: tuple[int, ...] | None = eqx.field(default=None, static=True)
 
