@@ -67,7 +67,8 @@ def assert_same(one: pd.DataFrame, two: pd.DataFrame):
 
 def test_two_runs_agree_and_a_policy_more_changes_no_other(result):
     numbers = [c for c in result.frame.columns if c != "seconds"]
-    again = mi.audit("digits-0v8", **ONE_FIXED | {"policies": ("fixed=6", "learned")})
+    options: dict[str, Any] = ONE_FIXED | {"policies": ("fixed=6", "learned")}
+    again = mi.audit("digits-0v8", **options)
     first = result.frame[(result.frame["policy"] == "learned") & (result.frame["split"] == 0)]
     assert_same(*(f[numbers].reset_index(drop=True) for f in (first, again.frame[again.frame["policy"] == "learned"])))
     for key, arrays in again.poison.items():
