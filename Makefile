@@ -61,7 +61,7 @@ audit-dependencies: .venv/developing
 	$(BIN)/pip install -q -e .
 	touch $@
 
-# uv takes a third of the time; where it finds no packages, as it does not read pip's settings, pip does.
+# uv is quicker; it does not read pip's settings, so pip is asked where it finds no packages.
 .venv/developing: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q uv

@@ -21,8 +21,7 @@ if "slow" not in sys.argv and compiling.ANSWER not in os.environ:  # a worker ha
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 # Workers share the cores already; threads of linear algebra that wait for each other take longer than small problems.
-for library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ.setdefault(library, "1")
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # What one worker has compiled, the others and the command lines in processes of their own need not.
@@ -87,7 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
 
 
-LONG = ("test_resume", "test_sklearn", "test_worst_case", "test_docs", "test_exact", "test_hypergradients")
+LONG = ("test_planning", "test_hypergradients", "test_sklearn", "test_worst_case", "test_docs", "test_resume")
+LONG += ("test_own_model", "test_multiclass", "test_groups", "test_exact", "test_methods", "test_own_parts")
 """They go first, so that no worker is left alone with one of them at the end."""
 
 

@@ -23,8 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MINORS = range(11, 16)
 SHOWN = ("jax", "numpy", "pandas", "scikit-learn")
-CACHED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-"""What one environment has compiled, another with the same JAX need not."""
+QUICK = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+QUICK |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""What one environment has compiled, another with the same JAX need not; small problems need no threads."""
 RESOLUTIONS = {"highest": "newest", "lowest-direct": "oldest"}
 
 
@@ -91,7 +92,7 @@ def row(
     told: dict[str, Any] = {"python": version, "versions": RESOLUTIONS[resolution], "passed": 0, "failed": 0}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        environment = os.environ | CACHED | {"JAX_COMPILATION_CACHE_DIR": str(wheel.parent / "compiled")}
+        environment = os.environ | QUICK | {"JAX_COMPILATION_CACHE_DIR": str(wheel.parent / "compiled")}
         try:
             own = installed(log, python, resolution, wheel, folder, "" if asked.short else "dev")
         except subprocess.CalledProcessError as error:

@@ -67,7 +67,7 @@ class Crashing(mi.HypergradientMethod):
 @pytest.fixture(scope="module")
 def result() -> mi.CheckResult:
     """A network's, all of whose w0 are drawn in float32."""
-    return mi.check("digits-0v8", model="mlp", hidden=(4,), **SMALL)
+    return mi.check("digits-0v8", model="mlp", hidden=(8, 4), **SMALL)
 
 
 def test_every_rung_is_tried_and_those_that_hold_agree(result):
@@ -94,7 +94,7 @@ def test_json_holds_all_of_it_and_nothing_that_json_has_not(result):
     assert told["ok"] is True
     assert [row["verdict"] for row in told["methods"]] == result.frame["verdict"].tolist()
     assert told["setting"]["directions"] == 8
-    assert told["config"]["hidden"] == [4]
+    assert told["config"]["hidden"] == [8, 4]
     assert told["methods"][3]["status"] == "non_finite"
     assert told["methods"][3]["poison_error"] is None
 

@@ -104,8 +104,6 @@ def test_an_attack_that_knows_the_filter_keeps_its_points_where_they_pass():
         "points": 12,
         "batch": 12,
         "hyperiterations": 30,
-        "inner_steps": 100,
-        "epochs": 100,
         "policies": ("fixed=-8",),
     }
     result = mi.audit("digits-0v8", defences=("none", "sphere=10%"), **options)

@@ -76,7 +76,7 @@ def calls(monkeypatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("by", ["loss", "error"])
+@pytest.mark.parametrize("by", ["loss", pytest.param("error", marks=pytest.mark.slow)])
 def test_an_audit_does_what_was_planned(by, calls):
     options: Any = TINY | {"policies": ("fixed=-8", "cv-clean", "learned", "cv-poisoned"), "tune_by": by}
     found = planned(**options)

@@ -137,8 +137,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("error", "every"),
     [
-        pytest.param(Killed(), 11, id="killed"),
-        pytest.param(FULL, 13, id="full"),
+        pytest.param(Killed(), 7, id="killed"),
+        pytest.param(FULL, 7, id="full"),
         pytest.param(Killed(), 1, id="killed-every", marks=pytest.mark.slow),
         pytest.param(FULL, 1, id="full-every", marks=pytest.mark.slow),
     ],

@@ -73,8 +73,8 @@ def spy() -> Spy:
 
 def test_a_curve_has_the_shapes_of_a_learning_curve(curve):
     assert curve.test_scores.shape == curve.baseline_scores.shape == curve.fit_times.shape == (3, 2)
-    assert curve.shares == pytest.approx([0.0, 0.1, 0.2])
-    assert curve.counts.tolist() == [0, 6, 12]
+    assert curve.shares == pytest.approx([0.0, 1 / 9, 0.2])
+    assert curve.counts.tolist() == [0, 5, 9]
     assert (curve.worst_scores == np.minimum(curve.test_scores, curve.baseline_scores)).all()
     assert (curve.test_scores[0] == curve.baseline_scores[0]).all()
     assert set(curve.hyperparameters) == set(curve.baseline_hyperparameters) == {"C"}

@@ -304,7 +304,7 @@ class Attacker(abc.ABC):
     def problem(self, at: Stage, points: Points) -> tuple[Bilevel, Array]:
         """Return the outer problem of these points (k, m), and their features padded to (width, m)."""
         begun = Rows.of(points.x, points.y, self.width)
-        rest = at.rows.with_weight(at.rows.weight.at[_padded(points.places, self.width, at.rows)].set(0.0, mode="drop"))
+        rest = at.rows.with_weight(_without(at.rows.weight, _padded(points.places, self.width, at.rows)))
         setting = self.learner, rest, begun.y, at.target, begun.weight, at.valid, self.specific, self.defence
         groups = self.grouped(at.rows, points.places)
         return Bilevel(*setting, scoring=self.scoring, groups=groups), begun.x
@@ -381,6 +381,11 @@ def _each_alone(crafting: Generator[Midway, None, Crafted]) -> Generator[tuple[M
 def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:
     """Return the places, padded to `size`. The padding lies past the end of the rows, so it replaces nothing."""
     return jnp.asarray(np.pad(places, (0, size - len(places)), constant_values=len(rows.y)))
+
+
+@jax.jit
+def _without(weight: Array, places: Array) -> Array:
+    return weight.at[places].set(0.0, mode="drop")
 
 
 def _poisoned(rows: Rows, own: bool, batch: Batch, size: int) -> tuple[Rows, bool]:

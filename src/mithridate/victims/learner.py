@@ -227,16 +227,16 @@ class Learner(eqx.Module):
 
         For logistic regression at w0 = 0 it is the maximum over all w, since σ' is largest there.
         """
-        flat, restore = ravel_pytree(self.model.init(jax.random.key(0)))
-        strength = jnp.asarray(log_strength, dtype=float)
+        params = self.model.init(jax.random.key(0))
+        strength, leaves = jnp.asarray(log_strength, dtype=float), jax.tree.leaves(params)
+        size, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
 
         def product(v: np.ndarray) -> np.ndarray:
-            tangent = restore(jnp.asarray(v.ravel(), dtype=flat.dtype))
-            out = _hessian_product(self, restore(flat), rows, strength, tangent)
-            return np.asarray(ravel_pytree(out)[0], dtype=np.float64)
+            out = _hessian_product(self, params, rows, strength, jnp.asarray(v.ravel().astype(dtype)))
+            return np.asarray(out, dtype=np.float64)
 
-        operator = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float64)
-        start = np.ones(flat.size)
+        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+        start = np.ones(size)
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
     def stability(self, rows: Rows, log_strength: float | Float[np.ndarray, "*groups"]) -> float:
@@ -261,6 +261,7 @@ def _train(learner: Learner, blocks: tuple[Rows, ...], log_strength: Array, key:
 
 @eqx.filter_jit
 @exact
-def _hessian_product(learner: Learner, params: Any, rows: Rows, log_strength: Array, tangent: Any) -> Any:
+def _hessian_product(learner: Learner, params: Any, rows: Rows, log_strength: Array, v: Array) -> Array:
+    """Return ∇²L·v, both as vectors of all parameters."""
     gradient = jax.grad(lambda p: learner.objective(p, (rows,), log_strength, rows.size))
-    return jax.jvp(gradient, (params,), (tangent,))[1]
+    return ravel_pytree(jax.jvp(gradient, (params,), (ravel_pytree(params)[1](v),))[1])[0]

@@ -49,8 +49,9 @@ class Rows(NamedTuple):
                 f"multiple of {devices}"
             )
         spare = (0, n - len(y))
-        labels = jnp.asarray(np.pad(np.asarray(y), spare), dtype=float)
-        weight = jnp.asarray(np.pad(np.ones(len(y)), spare), dtype=float)
+        dtype = jnp.zeros(()).dtype
+        labels = jnp.asarray(np.pad(np.asarray(y), spare).astype(dtype))
+        weight = jnp.asarray(np.pad(np.ones(len(y)), spare).astype(dtype))
         return cls(_features(np.asarray(x), n, divided=devices > 1), labels, weight)
 
     @property
