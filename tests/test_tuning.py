@@ -296,7 +296,14 @@ def test_a_class_of_a_few_training_rows_is_not_cross_validated_in_silence(rows):
     """One row cannot be folded, and is refused; with fewer rows than folds there are fewer folds, and it is said."""
     draw = np.random.default_rng(0)
     frame = pd.DataFrame({"a": draw.normal(size=120), "b": draw.normal(size=120), "t": ["no"] * 114 + ["yes"] * 6})
-    options = {"train": 20 * rows, "valid": 20, "attack": "flips", "points": 1, "epochs": 2, "inner_steps": 5}
+    options: dict[str, Any] = {
+        "train": 20 * rows,
+        "valid": 20,
+        "attack": "flips",
+        "points": 1,
+        "epochs": 2,
+        "inner_steps": 5,
+    }
     data, options = dataset_of(frame, "t"), options | {"splits": 1}
     sweep = Sweep(*prepared(data, None, options | {"policies": ("cv-clean", "search-poisoned=2", "learned")}))
     if rows == 1:

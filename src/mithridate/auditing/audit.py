@@ -240,7 +240,7 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
                 poison[index, name] = _poison_arrays(own, split, sweep.scenario(index).attacks[number])
     return AuditResult(
         dataset=dataset,
-        threat_model=threat_model(config, data.classes, attacks, data.schema),
+        threat_model=threat_model(config, data.classes, attacks, data.schema, data.unkept),
         config=config.model_dump(mode="json"),
         versions=versions(),
         frame=frame,

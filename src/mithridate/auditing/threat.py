@@ -98,11 +98,16 @@ def belonging(config: AuditConfig, groups: np.ndarray) -> str:
 
 
 def threat_model(
-    config: AuditConfig, classes: Sequence[str], attacks: Sequence[Attacker], schema: Schema | None = None
+    config: AuditConfig,
+    classes: Sequence[str],
+    attacks: Sequence[Attacker],
+    schema: Schema | None = None,
+    unkept: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words.
 
-    `attacks`, those on each defender; `schema`, of a table what its columns may hold.
+    `attacks`, those on each defender; `schema`, of a table what its columns may hold; `unkept`, rules between columns
+    that all rows of the file keep, and poison need not.
     """
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
@@ -110,7 +115,8 @@ def threat_model(
         kept = "decimals, whole numbers and categories kept as such"
         told = [column.feasible for column in schema.columns if column.feasible]
         others = f", except {'; '.join(told)}" if told else ""
-        within = f"within each column's range in the training rows, {kept}{others}"
+        rules = f", so that {' and '.join(rule.text for rule in schema.rules)}" if schema.rules else ""
+        within = f"within each column's range in the training rows, {kept}{others}{rules}"
     learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
     goal, cloned = aim_of(config, classes)
     built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]
@@ -157,5 +163,6 @@ def threat_model(
         f"{config.batch_size}, {epochs}",
         "not_tested": ("" if config.attack == "portfolio" else "other choices of rows and labels, ")
         + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
-        + f"backdoor attacks, attackers with less knowledge, {cleaned}other models",
+        + f"backdoor attacks, attackers with less knowledge, {cleaned}other models"
+        + (f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)})" if unkept else ""),
     }

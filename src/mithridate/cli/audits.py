@@ -192,7 +192,20 @@ def report(
 
 
 CHECKED = (
-    *("dataset", "target", "positive", "missing", "drop", "feasible", "group", "objective", "model", "hidden", "inner"),
+    *(
+        "dataset",
+        "target",
+        "positive",
+        "missing",
+        "drop",
+        "feasible",
+        "rule",
+        "group",
+        "objective",
+        "model",
+        "hidden",
+        "inner",
+    ),
     *("train", "valid", "points", "poison", "batch", "budget", "seed"),
     *(
         "loss",

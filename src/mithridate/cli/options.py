@@ -34,7 +34,7 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
         kind, flag, choices = info.annotation, f"--{name.replace('_', '-')}", ()
         if name in SEVERAL:
             kind, flag = list[str], f"--{SEVERAL[name]}"
-        elif name in ("feasible", "drop"):
+        elif name in ("feasible", "drop", "rule"):
             kind = list[str]
         elif name in (*BUILT_IN, "hidden", "initial", "train", "valid"):
             kind = str

@@ -28,7 +28,7 @@ from mithridate.tasks.base import Flip
 
 EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
-FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group")
+FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group", "rule")
 """The options that only the user's own data in a file have."""
 
 
@@ -76,6 +76,10 @@ class AuditConfig(BaseModel):
         description="the column of the file that says which rows belong together, such as a person: they stand in one "
         "of training, validation and test rows, and in one fold; or rows (those with the same features), or none; by "
         "default rows for a table in which some are alike",
+    )
+    rule: tuple[str, ...] = Field(
+        (),
+        description="what poisoned rows keep between two columns of the file, as 'A <= B' or 'A + 5 < B'; repeatable",
     )
     model: Any = Field(
         "logistic",

@@ -81,6 +81,7 @@ class Dataset:
     the training rows; `image_shape` where rows are pictures. Unless `balanced`, splits have the classes' shares as they
     are. With a `schema`, `x` is the raw rows of a table (see `encoding`), whose empty cells are NaN, and each split is
     encoded as its own training rows say. With a `grouping` of the pool's rows no group stands in two parts of a split.
+    `unkept`: rules between columns, as `A <= B`, that all rows keep and poison need not.
 
     Raises `InputError` when a feature is infinite, or NaN without a schema, or a shape is off.
     """
@@ -99,6 +100,7 @@ class Dataset:
     balanced: bool = True
     schema: Schema | None = None
     grouping: Grouping | None = field(default=None, repr=False)
+    unkept: tuple[str, ...] = ()
 
     def __post_init__(self):
         own, k = (self.x, self.y, self.rows), len(self.classes)

@@ -3,6 +3,7 @@
 What would make another table of the user's is refused with the remedy; what may be meant is warned of.
 """
 
+import shlex
 import warnings
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ WRITTEN = {
     r"[+-]?\d+(?:[.,]\d+)?\s?%": "percentages",
 }
 """Ways of writing numbers that are not read as numbers, and what they are."""
+OFFERED = 3
+"""How many rules between columns are told of."""
 PLAIN = r"[+-]?\d+"
 
 
@@ -103,6 +106,14 @@ def warn_of(
                 f"{source.name}: column {column.name!r} alone tells the label of every row; if it is known only "
                 f"afterwards, {leave_out(column.name)}"
             )
+
+
+def offer_rules(found: Sequence[str], source: Source) -> None:
+    """Warn of rules that all rows keep and poison need not, with the flags that make it keep them."""
+    if found:
+        flags = " ".join(f"--rule {shlex.quote(text)}" for text in found[:OFFERED])
+        more = f" (and {len(found) - OFFERED} more)" if len(found) > OFFERED else ""
+        _warn(f"{source.name}: in every row {'; '.join(found[:OFFERED])}{more}; if it has to be so, use {flags}")
 
 
 def _warn(text: str) -> None:

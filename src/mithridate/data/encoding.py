@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mithridate.data.feasible import Mixed
+from mithridate.data.rules import Rule, kept, tightened
 from mithridate.errors import InputError
 
 Kind = Literal["number", "integer", "boolean", "category"]
@@ -85,12 +86,18 @@ class Column:
 class Schema:
     """The columns of a table: the features, the target, and the `order` in which the file has them all.
 
-    The target's `categories` are the labels of class 0, 1, … as the file writes them.
+    The target's `categories` are the labels of class 0, 1, … as the file writes them. `rules` hold between the columns.
     """
 
     columns: tuple[Column, ...]
     target: Column
     order: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def grids(self) -> list[float]:
+        """The columns' grids."""
+        return [column.grid for column in self.columns]
 
     @property
     def width(self) -> int:
@@ -158,11 +165,30 @@ class Encoder:
                     f"feasible {column.name}: from {low[place]:g} to {high[place]:g} there is nothing; the training "
                     f"rows go from {ends[0]:g} to {ends[1]:g}, so give both ends"
                 )
-        return cls(schema, transformer, low, high)
+        return cls(schema, transformer, *tightened(schema.rules, low, high, schema.grids))
 
     def transform(self, raw: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n m"]:
         """Return the features (n, m), float32, of raw rows."""
-        return np.asarray(self.transformer.transform(raw), np.float32)
+        return np.asarray(self.transformer.transform(self._filled(raw)), np.float32)
+
+    def _filled(self, raw: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
+        """Return raw rows whose empty cells are filled in where a rule is about them, so that it is kept."""
+        about = sorted({place for rule in self.schema.rules for place in (rule.a, rule.b)})
+        empty = np.isnan(raw)
+        if not empty[:, about].any():
+            return raw
+        medians = dict(zip(*self._medians, strict=True))
+        filled = raw.copy()
+        for place in about:
+            grid = self.schema.columns[place].grid
+            median = np.rint(medians[place] / grid) * grid if grid else medians[place]
+            filled[empty[:, place], place] = median
+        return kept(self.schema.rules, filled, self.schema.grids, ~empty)
+
+    @property
+    def _medians(self) -> tuple[list[int], np.ndarray]:
+        """The places of the columns of numbers, and what their empty cells are filled with."""
+        return self.schema.places("number", "integer"), self.transformer.named_transformers_["scaled"][0].statistics_
 
     @functools.cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -208,7 +234,8 @@ class Encoder:
             groups.append([first + code for code in allowed])
             first += len(column.categories)
             high[groups[-1]] = 1.0
-        return Mixed(low, high, grid=grid, offset=self.offset, scale=self.scale, groups=groups)
+        rules = [(single.index(rule.a), single.index(rule.b), rule.gap) for rule in self.schema.rules]
+        return Mixed(low, high, grid=grid, offset=self.offset, scale=self.scale, groups=groups, rules=rules)
 
     def raw(self, x: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n columns"]:
         """Return the raw rows of features, in range: with the column's decimals, or to a millionth of the scale."""
@@ -226,7 +253,8 @@ class Encoder:
             column, least = self.schema.columns[place], 6 - math.floor(math.log10(self.scale[feature]))
             digits = 0 if column.whole else least if column.decimals is None else column.decimals
             found[:, place] = np.round(found[:, place], digits)
-        return np.where(self._grouped[None], found, np.clip(found, self.low[None], self.high[None]))
+        found = np.where(self._grouped[None], found, np.clip(found, self.low[None], self.high[None]))
+        return kept(self.schema.rules, found, self.schema.grids)
 
     @functools.cached_property
     def _grouped(self) -> np.ndarray:

@@ -95,18 +95,24 @@ class Balls(eqx.Module):
         return at(jnp.where(outside(zero), high, 0.0))
 
 
+SWEEPS = 60
+"""Turns that rules take which have features in common."""
+
+
 class Mixed(eqx.Module):
     """Φ of the rows of a table: numbers in their ranges, on a grid where they have one, one category in each group.
 
-        Φ = {x : low ≤ x ≤ high, Σ x[g] = 1 and x[g] ≥ 0 for every group g}
+        Φ = {x : low ≤ x ≤ high, Σ x[g] = 1 and x[g] ≥ 0 for every group g, raw[a] + gap ≤ raw[b] for every rule}
 
     is the relaxation in which an attack moves. Of it a table can hold the points whose features, in raw units
-    x·scale + offset, are multiples of their `grid` (1 for whole numbers, 0.01 for two decimals, 0 for any number), and
-    which are 1 in one feature of every group; `settle` finds the nearest.
+    raw = x·scale + offset, are multiples of their `grid` (1 for whole numbers, 0.01 for two decimals, 0 for any
+    number), and which are 1 in one feature of every group; `settle` finds the nearest. Where a rule is broken by
+    rounding, it raises the larger side.
 
     Arguments: `low`, `high`, `grid` ≥ 0, `scale` > 0 and `offset`, one each per feature (m,); `groups`, each a list of
-    the features among which one category is chosen. Features of categories that are not allowed belong to no group and
-    have the range 0 to 0. Not checked: that bounds lie on the grid.
+    the features among which one category is chosen; `rules`, each the features a and b and the gap. Features of
+    categories that are not allowed belong to no group and have the range 0 to 0. Not checked: that bounds lie on the
+    grid, and that to each value of a there is one of b within bounds, and the other way round.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,6 +130,9 @@ class Mixed(eqx.Module):
     scale: Float[np.ndarray, " m"]
     fraction: Float[np.ndarray, " m"]
     groups: Int[np.ndarray, "groups width"]
+    pairs: Int[np.ndarray, "rules 2"]
+    gaps: Float[np.ndarray, " rules"]
+    sweeps: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -134,6 +143,7 @@ class Mixed(eqx.Module):
         offset: Float[np.ndarray, " m"],
         scale: Float[np.ndarray, " m"],
         groups: Sequence[Sequence[int]],
+        rules: Sequence[tuple[int, int, float]] = (),
     ):
         self.box, self.grid, self.scale = Box(low, high), grid, scale
         # The grid is counted from its point nearest to the offset: in float32 years would not round to the day.
@@ -142,10 +152,17 @@ class Mixed(eqx.Module):
         self.groups = np.full((len(groups), max(map(len, groups), default=0)), len(low))
         for row, group in zip(self.groups, groups, strict=True):
             row[: len(group)] = group
+        self.pairs = np.array([rule[:2] for rule in rules], dtype=int).reshape(-1, 2)
+        # Between the numbers of steps from those points.
+        base = offset - self.fraction
+        self.gaps = np.array([base[a] - base[b] + gap for a, b, gap in rules], dtype=float)
+        self.sweeps = 0 if not rules else 1 if len(set(self.pairs.flat)) == self.pairs.size else SWEEPS
 
     def project(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
         """Return argmin over z in Φ of ‖z − x‖, for each of the points."""
         within = self.box.project(x)
+        if self.sweeps:
+            within = self._raised(self.box.project(self._ruled(x)))
         if not self.groups.size:
             return within
         members = self._members(x)
@@ -163,6 +180,8 @@ class Mixed(eqx.Module):
         step = jnp.where(grid > 0, grid, 1.0)
         counts = jnp.rint((self.box.project(x) * scale + fraction) / step)
         settled = self.box.project(jnp.where(grid > 0, (counts * step - fraction) / scale, x))
+        if self.sweeps:
+            settled = self.box.project(self._raised(settled, on_grid=True))
         if not self.groups.size:
             return settled
         members = self._members(x)
@@ -171,3 +190,50 @@ class Mixed(eqx.Module):
 
     def _members(self, x: Float[Array, "*points m"]) -> Float[Array, "*points groups width"]:
         return jnp.asarray(x).at[..., self.groups].get(mode="fill", fill_value=-jnp.inf)
+
+    def _ruled(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
+        """Return the nearest point that keeps the rules, features without one left as they are.
+
+        With u = x·scale, of one rule: the point within its ranges, or where that breaks the rule the nearest on
+        u_a + gap = u_b, u_a = (u_a·s_b² + (u_b − gap)·s_a²)/(s_a² + s_b²), cut to the ranges. Rules that have features
+        in common take turns (Dykstra's projections).
+        """
+        scale, fraction = (jnp.asarray(part, x.dtype) for part in (self.scale, self.fraction))
+        low, high = (jnp.asarray(end, x.dtype) * scale + fraction for end in (self.box.low, self.box.high))
+
+        def one(rule: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, corrections = state
+            (a, b), gap = jnp.asarray(self.pairs)[rule], jnp.asarray(self.gaps, x.dtype)[rule]
+            given = jnp.stack([x[..., a], x[..., b]]) + corrections[rule]
+            u, v = given[0] * scale[a] + fraction[a], given[1] * scale[b] + fraction[b]
+            t = (u * scale[b] ** 2 + (v - gap) * scale[a] ** 2) / (scale[a] ** 2 + scale[b] ** 2)
+            t = jnp.clip(t, jnp.maximum(low[a], low[b] - gap), jnp.minimum(high[a], high[b] - gap))
+            u, v = jnp.clip(u, low[a], high[a]), jnp.clip(v, low[b], high[b])
+            broken = u + gap > v
+            u, v = jnp.where(broken, t, u), jnp.where(broken, t + gap, v)
+            found = jnp.stack([(u - fraction[a]) / scale[a], (v - fraction[b]) / scale[b]])
+            return x.at[..., a].set(found[0]).at[..., b].set(found[1]), corrections.at[rule].set(given - found)
+
+        def sweep(_: Array | int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            return jax.lax.fori_loop(0, len(self.pairs), one, state)
+
+        nothing = jnp.zeros((len(self.pairs), 2, *x.shape[:-1]), x.dtype)
+        return jax.lax.fori_loop(0, self.sweeps, sweep, (x, nothing))[0]
+
+    def _raised(self, x: Float[Array, "*points m"], on_grid: bool = False) -> Float[Array, "*points m"]:
+        """Return points whose larger side is raised where a rule is broken; `on_grid`, to a number on its grid."""
+        scale, fraction, grid = (jnp.asarray(part, x.dtype) for part in (self.scale, self.fraction, self.grid))
+        tiny = 8 * jnp.finfo(x.dtype).eps
+
+        def one(number: Int[Array, ""], x: Array) -> Array:
+            rule = number % len(self.pairs)
+            a, b = jnp.asarray(self.pairs)[rule]
+            least = x[..., a] * scale[a] + fraction[a] + jnp.asarray(self.gaps, x.dtype)[rule]
+            if on_grid:
+                step = jnp.where(grid[b] > 0, grid[b], 1.0)
+                counts = least / step
+                up = jnp.ceil(counts - jnp.minimum(tiny * (1 + jnp.abs(counts)), 0.4)) * step
+                least = jnp.where(grid[b] > 0, up, least)
+            return x.at[..., b].max((least - fraction[b]) / scale[b])
+
+        return jax.lax.fori_loop(0, len(self.pairs) ** 2, one, x)

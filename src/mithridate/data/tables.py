@@ -25,10 +25,11 @@ from mithridate.data.columns import (
     whole,
 )
 from mithridate.data.datasets import Dataset, Split
-from mithridate.data.doubts import check_header, warn_of
+from mithridate.data.doubts import check_header, offer_rules, warn_of
 from mithridate.data.encoding import Column, Schema
 from mithridate.data.groups import NONE, ROWS, grouping_of
 from mithridate.data.readers import TABLES, Source, check_dense, check_names, check_path, read_arrays, read_table
+from mithridate.data.relations import found_rules, read_rules
 from mithridate.errors import DataError, InputError
 
 MOST_NUMBERS = 20
@@ -43,6 +44,7 @@ class _Options:
     missing: str
     feasible: Sequence[str]
     group: str | None = None
+    rule: Sequence[str] = ()
 
     def __post_init__(self):
         if self.missing not in ("refuse", "drop", "impute"):
@@ -69,6 +71,7 @@ def read_dataset(
     feasible: Sequence[str] = (),
     drop: Sequence[str] = (),
     group: str | None = None,
+    rule: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set in a file, named like the file: CSV, Parquet, NPZ (`x`, `y`) or svmlight.
 
@@ -77,11 +80,12 @@ def read_dataset(
     "refuse", "drop" or "impute"; `feasible`, what poisoned cells may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`
     (default: the range in the training rows, any category); `drop`, columns to leave out; `group`, the column that says
     which rows belong together and stand in one part of every split, or "rows" for rows with the same features, or
-    "none" (default: rows, for a table in which some are alike).
+    "none" (default: rows, for a table in which some are alike); `rule`, what poisoned rows keep besides, as `A <= B` or
+    `A + 5 < B` between two columns of numbers, which every row of the file has to keep.
 
     Raises `DataError` for a file that cannot be used, with the column and the line, and `InputError` for an option.
     """
-    path, options = Path(path), _Options(positive, missing, feasible, group)
+    path, options = Path(path), _Options(positive, missing, feasible, group, rule)
     check_path(path)
     if path.suffix.lower() in TABLES:
         frame, source = read_table(path, drop)
@@ -103,6 +107,7 @@ def dataset_of(
     feasible: Sequence[str] = (),
     drop: Sequence[str] = (),
     group: str | None = None,
+    rule: Sequence[str] = (),
     test: Any = None,
 ) -> Dataset:
     """Return the data set in a data frame, in arrays or in a sparse matrix.
@@ -119,7 +124,7 @@ def dataset_of(
         >>> data.classes
         ('no', 'yes')
     """
-    source, options = Source(name), _Options(positive, missing, feasible, group)
+    source, options = Source(name), _Options(positive, missing, feasible, group, rule)
     if isinstance(x, pd.DataFrame):
         frames = [_with_target(x, y)]
         if test is not None:
@@ -224,7 +229,9 @@ def _of_frame(
     cells = _Cells(columns, raw, label, labels, tuple(frame.columns), groups)
     found = _assembled(name, cells, source, options, n_test)
     warn_of(columns, raw, labels, source, found.grouping)
-    return found
+    unkept = found_rules(columns, raw, found.schema.rules if found.schema else ())
+    offer_rules(unkept, source)
+    return replace(found, unkept=unkept) if unkept else found
 
 
 def _groups_of(
@@ -297,6 +304,7 @@ def _assembled(name: str, cells: _Cells, source: Source, options: _Options, n_te
         kept = kept & (cells.groups >= 0)
     target, y, classes = _classes(cells.target, cells.labels, kept, source, options.positive)
     columns = restricted(cells.columns, options.feasible)
+    rules = read_rules(options.rule, columns, np.where(kept[:, None], cells.raw, np.nan), source)
     rows, own = np.flatnonzero(kept), np.arange(len(kept)) < len(kept) - n_test
     n_own = int(own.sum())
     of_own, of_test = rows[own[rows]], rows[~own[rows]]
@@ -317,7 +325,7 @@ def _assembled(name: str, cells: _Cells, source: Source, options: _Options, n_te
         source.name,
         (cells.raw[of_test], y[of_test].astype(np.int8), of_test - n_own) if n_test else None,
         balanced=False,
-        schema=Schema(tuple(columns), target, cells.order),
+        schema=Schema(tuple(columns), target, cells.order, rules),
         grouping=grouping,
     )
 

@@ -10,7 +10,7 @@ from mithridate.configuration.parts import SEVERAL
 from mithridate.configuration.presets import SETTINGS
 from mithridate.errors import InputError
 
-REPEATED = {**SEVERAL, "feasible": "feasible", "drop": "drop"}
+REPEATED = {**SEVERAL, "feasible": "feasible", "drop": "drop", "rule": "rule"}
 """The options that are given once for each entry, and their flags."""
 SIZES = ("train", "valid", "epochs")
 """The options that follow from the data themselves where they are the user's own."""

@@ -1,0 +1,66 @@
+"""Rules between two columns of a table, such as A ≤ B, kept by what is crafted: raw_a + gap ≤ raw_b."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from mithridate.errors import InputError
+
+EDGE, ROUNDING = 1e-9, 1e-6
+"""What is rounding of a number, and of a count of steps of a grid."""
+
+
+class Rule(NamedTuple):
+    """raw_a + gap ≤ raw_b, for the columns in the places a and b; `text`, as it was given."""
+
+    a: int
+    b: int
+    gap: float
+    text: str
+
+
+def tightened(
+    rules: Sequence[Rule], low: np.ndarray, high: np.ndarray, grids: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranges (columns,) in which for each value of one column the others can keep the rules.
+
+    Raises `InputError` where there is none.
+    """
+    low, high = low.copy(), high.copy()
+    for _ in rules:
+        for a, b, gap, text in rules:
+            high[a] = min(high[a], _down(high[b] - gap, grids[a]))
+            low[b] = max(low[b], _up(low[a] + gap, grids[b]))
+            if low[a] > high[a] or low[b] > high[b]:
+                raise InputError(f"rule {text!r}: within the ranges of both columns nothing keeps it; widen feasible")
+    return low, high
+
+
+def kept(
+    rules: Sequence[Rule], raw: Float[np.ndarray, "n columns"], grids: Sequence[float], fixed: np.ndarray | None = None
+) -> Float[np.ndarray, "n columns"]:
+    """Return raw rows in which the larger side of every rule that is broken has been raised until it is kept.
+
+    With `fixed` (n, columns) those cells stay, and the smaller side is lowered where the larger one is fixed.
+    """
+    raw = raw.copy()
+    for _ in rules:
+        for a, b, gap, _ in rules:
+            broken = raw[:, a] + gap > raw[:, b] + EDGE * np.abs(raw[:, b])
+            stays = np.zeros(len(raw), bool) if fixed is None else fixed[:, b]
+            raise_it, lower_it = broken & ~stays, broken & stays
+            raw[raise_it, b] = _up(raw[raise_it, a] + gap, grids[b])
+            if fixed is not None:
+                lower_it &= ~fixed[:, a]
+                raw[lower_it, a] = _down(raw[lower_it, b] - gap, grids[a])
+    return raw
+
+
+def _up(value: Any, grid: float) -> Any:
+    return np.ceil(value / grid - ROUNDING) / round(1 / grid) if grid else value
+
+
+def _down(value: Any, grid: float) -> Any:
+    return np.floor(value / grid + ROUNDING) / round(1 / grid) if grid else value
