@@ -18,6 +18,7 @@ pytest.importorskip("art")
 from art.attacks.attack import PoisoningAttackWhiteBox
 from art.attacks.poisoning import PoisoningAttackSVM
 from art.estimators.classification import SklearnClassifier
+from art.estimators.classification.scikitlearn import ScikitlearnClassifier
 from art.exceptions import EstimatorError
 
 POINTS = 10
@@ -134,6 +135,18 @@ def test_mistakes_are_named(attack, digits, starts):
         attack.poison(*starts, speed=1)
     with pytest.raises(EstimatorError):
         BilevelPoisoningAttack(LogisticRegression(), *rows)
+
+
+def test_a_classifier_that_cannot_be_fitted_is_found_before_anything_is_crafted(digits, starts, monkeypatch):
+    class Unlucky(LogisticRegression):
+        def fit(self, X, y, sample_weight=None):
+            raise ValueError("no luck")
+
+    monkeypatch.setattr(BilevelPoisoningAttack, "_crafted", None)
+    rows = digits.x_train, digits.y_train, digits.x_valid, digits.y_valid
+    attack = BilevelPoisoningAttack(ScikitlearnClassifier(Unlucky()), *rows)
+    with pytest.raises(mi.InputError, match=r"classifier: fitting it on x_train.* failed: ValueError: no luck"):
+        attack.poison(*starts)
 
 
 def test_without_art_the_remedy_is_said(monkeypatch, digits):

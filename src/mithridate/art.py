@@ -4,7 +4,6 @@ ART's contract: the constructor takes a classifier and its training and validati
 points x, keeps their labels y, and returns both, to be added to the training rows.
 """
 
-from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 import jax
@@ -14,7 +13,7 @@ from sklearn.base import clone
 
 from mithridate.attacks.base import Edits
 from mithridate.attacks.bilevel import Attack
-from mithridate.configuration.parts import one_of
+from mithridate.configuration.parts import one_of, tried
 from mithridate.data.feasible import Box
 from mithridate.defences.base import Policy
 from mithridate.defences.policies import Fixed, Learned
@@ -103,7 +102,8 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
     def poison(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the points x (p, m) and their labels y, as `edits` says changed, in the order and form given.
 
-        They are to be added to the training rows. Raises `InputError` without labels, and for unknown options.
+        They are to be added to the training rows. Raises `InputError` without labels, for unknown options, and for a
+        classifier that cannot be fitted, before anything is crafted.
         """
         if y is None or kwargs:
             fault = (
@@ -112,10 +112,10 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
             raise InputError(f"poison(x, y): {fault}")
         labels, trained, valid = (_numbers(name, part) for name, part in (("y", y), *self._labels().items()))
         points, rows = np.asarray(x), (trained, valid)
+        doing = "fitting it on x_train, y_train and predicting x_val"
+        tried("classifier", doing, self._score, self.x_train[:0], trained[:0], *rows)
         candidates = [
-            (moved, given)
-            for given in self._labellings(labels, trained)
-            for moved in ([points] if self.edits == "labels" else self._moved(points, given, *rows))
+            (moved, given) for given in self._labellings(labels, trained) for moved in self._moved(points, given, *rows)
         ]
         # The most harmful on the validation rows, once the classifier itself is fitted on it.
         best, found = min(candidates, key=lambda one: self._score(*one, *rows))
@@ -126,9 +126,11 @@ class BilevelPoisoningAttack(PoisoningAttackWhiteBox):  # pyright: ignore[report
         classes = () if self.edits == "features" else np.unique(trained)
         return [labels, *(np.full_like(labels, own) for own in classes if (labels != own).any())]
 
-    def _moved(self, x: np.ndarray, labels: np.ndarray, trained: np.ndarray, valid: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the points as each surrogate has them moved."""
-        yield from (self._crafted(x, labels, trained, valid, *how) for how in self._surrogates())
+    def _moved(self, x: np.ndarray, labels: np.ndarray, trained: np.ndarray, valid: np.ndarray) -> list[np.ndarray]:
+        """Return the points as each surrogate has them moved; as they are where labels alone may change."""
+        if self.edits == "labels":
+            return [x]
+        return [self._crafted(x, labels, trained, valid, *how) for how in self._surrogates()]
 
     def _crafted(
         self,

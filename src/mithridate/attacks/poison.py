@@ -114,6 +114,12 @@ class Poisoning:
     batches: tuple[Batch, ...] = field(repr=False)
     others: tuple[Batch, ...] = field(repr=False)
 
+    def __repr__(self) -> str:
+        k, m = self.x_poison.shape
+        how = f"{self.attack}{f', {self.begun}' if self.begun else ''}, against {self.policy.name}"
+        raised = f"A {self.value_start:.3g} → {self.value:.3g}"
+        return f"Poisoning({k} points of {m} features, {self.ratio:.1%}: {how}; {raised})"
+
     @classmethod
     def of(
         cls,

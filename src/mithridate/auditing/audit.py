@@ -18,7 +18,7 @@ from mithridate.auditing.cells import Begun, Cell, Paused, restored
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
 from mithridate.auditing.sweep import Chain, Sweep
 from mithridate.auditing.threat import capability, mismatch, sampled, threat_model
-from mithridate.configuration.config import AuditConfig, most_poison
+from mithridate.configuration.config import OPTIONS, AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.sources import loaded, names_file, prepared
@@ -26,6 +26,7 @@ from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
+from mithridate.notebooks import with_parameters
 from mithridate.results.records import to_frame
 from mithridate.results.results import AuditResult, load_result
 from mithridate.results.verdict import sample_of, verdict
@@ -41,6 +42,7 @@ class Progress(NamedTuple):
     running: str
 
 
+@with_parameters(OPTIONS)
 def audit(
     dataset: str | Path | Dataset | pd.DataFrame,
     config: AuditConfig | None = None,

@@ -19,7 +19,7 @@ from mithridate.attacks.bilevel import Attack
 from mithridate.auditing.scenario import Scenario
 from mithridate.checking.differences import Place
 from mithridate.checking.ladder import TOLERANCE, Rung, Truth, climb, judged, tried, try_parts
-from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.config import OPTIONS, AuditConfig
 from mithridate.configuration.parts import name_of
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.feasible import Box
@@ -30,6 +30,7 @@ from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
 from mithridate.execution.devices import surroundings
 from mithridate.hypergradients import Bilevel, HypergradientMethod
+from mithridate.notebooks import table, with_parameters
 from mithridate.seeds import generator, key
 from mithridate.tasks.classification import Classification
 from mithridate.victims.learner import Learner
@@ -61,6 +62,17 @@ class CheckResult:
     differences: dict[str, dict[str, float]]
     frame: pd.DataFrame = field(repr=False)
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{row.method} ({row.space}) {row.verdict}" for row in self.frame.itertuples())
+        return f"CheckResult({self.dataset}: {'ok' if self.ok else 'failed'}; {told})"
+
+    def _repr_html_(self) -> str:
+        shown = ["method", "space", "hyper_error", "poison_error", "seconds", "verdict", "note"]
+        rows = [
+            [f"{cell:.2g}" if isinstance(cell, float) else cell for cell in row] for row in self.frame[shown].to_numpy()
+        ]
+        return table(f"check on {self.dataset}: {'ok' if self.ok else 'failed'}", shown, rows)
+
     @property
     def ok(self) -> bool:
         """Whether no method disagrees or fails, and at least one agrees."""
@@ -74,6 +86,7 @@ class CheckResult:
         return _plain(told | {"methods": self.frame.to_dict("records"), "config": self.config})
 
 
+@with_parameters(OPTIONS)
 def check(
     dataset: str | Path | Dataset,
     config: AuditConfig | None = None,

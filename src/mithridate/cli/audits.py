@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import AllowConstant, AsJson, Gate, MLflow, Quiet, asked_for, with_flags
-from mithridate.cli.terminal import console, errors, progress, stopping
+from mithridate.cli.terminal import console, errors, not_begun, progress, stopping
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import one_of
 from mithridate.errors import InputError, Unplanned
@@ -41,16 +41,18 @@ def audit(
 
     The same command again goes on with a run that was stopped, as `mithridate resume` does.
     """
-    from mithridate.auditing.audit import audit as run
-    from mithridate.auditing.audit import unfinished
-    from mithridate.results.verdict import parse_gate
+    with not_begun():
+        from mithridate.auditing.audit import audit as run
+        from mithridate.auditing.audit import unfinished
+        from mithridate.results.verdict import parse_gate
 
-    data, asked = asked_for(config, given)
-    gate = (*parse_gate(fail_above, asked.most_poison), allow_constant) if fail_above else None
-    if _planned(data, asked, dry_run, as_json):
-        return
-    named = f"mithridate-{data.name}-"
-    target = out or unfinished(data, asked, Path().glob(f"{named}*")) or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
+        data, asked = asked_for(config, given)
+        gate = (*parse_gate(fail_above, asked.most_poison), allow_constant) if fail_above else None
+        if _planned(data, asked, dry_run, as_json):
+            return
+        named = f"mithridate-{data.name}-"
+        fresh = f"{named}{datetime.now():%Y%m%d-%H%M%S}"
+        target = out or unfinished(data, asked, Path().glob(f"{named}*")) or Path(fresh)
     run = functools.partial(run, data, asked, out=target)
     _finished(run, target, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
 
@@ -96,11 +98,12 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
-    from mithridate.auditing.audit import audited_poison
-    from mithridate.auditing.audit import resume as run
-    from mithridate.results.verdict import parse_gate
+    with not_begun():
+        from mithridate.auditing.audit import audited_poison
+        from mithridate.auditing.audit import resume as run
+        from mithridate.results.verdict import parse_gate
 
-    gate = (*parse_gate(fail_above, audited_poison(directory)), allow_constant) if fail_above else None
+        gate = (*parse_gate(fail_above, audited_poison(directory)), allow_constant) if fail_above else None
     run = functools.partial(run, directory, model=model, own=own or (), execution=execution)
     _finished(run, directory, gate, as_json=as_json, mlflow=mlflow, quiet=quiet)
 
@@ -115,13 +118,14 @@ def _finished(
     quiet: bool,
 ) -> None:
     """Run an audit into its directory, tell what it found, and leave with the exit code that says how it went."""
-    from mithridate.cli.printing import print_audit
-    from mithridate.results.verdict import gate_failures
+    with not_begun():
+        from mithridate.cli.printing import print_audit
+        from mithridate.results.verdict import gate_failures
 
-    if mlflow:
-        from mithridate.mlflow import check_installed
+        if mlflow:
+            from mithridate.mlflow import check_installed
 
-        check_installed()
+            check_installed()
     with progress(hidden=quiet or as_json) as show, stopping() as stop:
         result = run(on_progress=show, stop=stop)
     for warning in result.verdict.warnings if quiet or as_json else ():

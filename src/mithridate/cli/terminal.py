@@ -84,6 +84,25 @@ def progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
 
 
 @contextmanager
+def not_begun() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end the process at once, in one line: nothing is computed yet, or half-written.
+
+    An exception would be lost where it is raised in a callback of a library that is being imported.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        os.write(2, b"\nmithridate: stopped before anything was computed\n")
+        os._exit(INTERRUPTED)
+
+    before = {number: signal.signal(number, leave) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """Yield whether Ctrl-C or SIGTERM has asked to stop; asked a second time the process ends at once."""
     asked = threading.Event()

@@ -1,8 +1,10 @@
 """The configuration of an audit: one schema for the file, the flags and Python."""
 
+import inspect
 import math
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,12 +23,20 @@ from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.errors import InputError
 from mithridate.files.limits import OPTION, check_plain, read_toml
+from mithridate.notebooks import table, with_parameters
 from mithridate.tasks.base import Flip
 
 EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
 FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group")
 """The options that only the user's own data in a file have."""
+
+
+SHOWN = (
+    *("dataset", "model", "loss", "train", "valid", "points", "splits", "policies", "defences", "attack", "objective"),
+    *("budget", "edits"),
+)
+"""The options that a configuration shows of itself in Python."""
 
 
 def most_poison(points: int, train: int, budget: str) -> float:
@@ -193,6 +203,15 @@ class AuditConfig(BaseModel):
     batch_size: int = Field(ge=1, description="the evaluation's minibatches")
     epochs: int = Field(ge=1, description="the evaluation's epochs")
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Show what an audit is asked for; `model_dump()` has all options."""
+        yield from ((name, getattr(self, name)) for name in SHOWN)
+
+    def _repr_html_(self) -> str:
+        fields = type(self).model_fields
+        rows = [(name, value, fields[name].description) for name, value in self.model_dump(mode="json").items()]
+        return table(f"configuration of an audit of {self.dataset}", ("option", "value", "meaning"), rows)
+
     @classmethod
     def of(cls, **options: Any) -> "AuditConfig":
         """Return the configuration with these options; an option that is None counts as not given.
@@ -326,6 +345,14 @@ class AuditConfig(BaseModel):
         for said in filter(None, (check(self) for check in CHECKS)):
             raise ValueError(said)
         return self
+
+
+OPTIONS = {
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=info.annotation | None)
+    for name, info in AuditConfig.model_fields.items()
+}
+"""The options as parameters of a function that hands them on; None counts as not given."""
+with_parameters(OPTIONS)(AuditConfig.of.__func__)
 
 
 def _first(error: ValidationError) -> str:

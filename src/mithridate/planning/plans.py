@@ -23,6 +23,7 @@ from mithridate.execution.devices import surroundings
 from mithridate.execution.processes import cores
 from mithridate.files.resources import free_memory
 from mithridate.hypergradients import Checkpointed
+from mithridate.notebooks import table
 from mithridate.planning import calibration
 from mithridate.planning.calibration import Timed
 from mithridate.planning.workload import ChainPlan, Work
@@ -75,6 +76,22 @@ class Plan:
     threads: int
     warnings: tuple[str, ...]
     refusals: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Plan({self.dataset}: {self.cells} cells, {self._cost}{', refused' * bool(self.refusals)})"
+
+    def _repr_html_(self) -> str:
+        head = ("policy", "hypergradients", "trainings tuning λ", "retrainings", "a split takes")
+        rows = [
+            (chain.policy, chain.hypergradients, chain.trainings, chain.evaluations, duration(seconds))
+            for chain, seconds in zip(self.chains, self.chain_seconds, strict=True)
+        ]
+        title = f"{self.dataset}: {self.cells} cells, {self._cost}"
+        return table(title, head, rows, (*self.refusals, *self.warnings))
+
+    @property
+    def _cost(self) -> str:
+        return f"about {duration(self.seconds + self.compiling)}, {gib(self.memory)}"
 
     def check(self) -> None:
         """Raise `InputError` when the audit cannot be run as planned."""

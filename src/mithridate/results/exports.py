@@ -4,6 +4,7 @@ By the last a build shows each defender as a test.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from mithridate.results.verdict import curves, gate_failures
 
 Format = Literal["html", "json", "markdown", "junit"]
 SUFFIXES = {"html": ".html", "json": ".json", "markdown": ".md", "junit": ".xml"}
+_ILLEGAL = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""The characters that XML 1.0 cannot hold."""
 Gate = tuple[float, float, bool]
 
 
@@ -68,23 +71,36 @@ def junit(results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | No
     """
     root = ElementTree.Element("testsuites", name="mithridate")
     for result, title in zip(results, titles, strict=True):
-        suite = ElementTree.SubElement(root, "testsuite", name=title)
+        suite = ElementTree.SubElement(root, "testsuite", name=_legal(title))
         for name, rows in result.candidates.groupby("policy", sort=False):
-            own = result.frame[result.frame["policy"] == name]
-            seconds = f"{own['seconds'].sum():.1f}"
-            case = ElementTree.SubElement(suite, "testcase", classname=title, name=str(name), time=seconds)
+            own, called = result.frame[result.frame["policy"] == name], {"classname": title, "name": str(name)}
+            case = ElementTree.SubElement(suite, "testcase", {key: _legal(text) for key, text in called.items()})
+            case.set("time", f"{own['seconds'].sum():.1f}")
             failures = gate_failures(rows, *gate) if gate else []
             if own["status"].str.contains("failed").any():
-                ElementTree.SubElement(case, "error", message="some cells could not be computed")
+                reasons = own["reason"][own["reason"] != ""].unique().tolist()
+                _told(case, "error", "cells", "some cells could not be computed", reasons)
             elif failures:
-                ElementTree.SubElement(case, "failure", message=failures[0])
+                _told(case, "failure", "gate", failures[0], failures)
             said = [sentence for sentence in result.verdict.summary if sentence.startswith(f"{name}: ")]
-            ElementTree.SubElement(case, "system-out").text = "\n".join(said)
-        suite.set("tests", str(len(suite)))
-        suite.set("failures", str(len(suite.findall("testcase/failure"))))
-        suite.set("errors", str(len(suite.findall("testcase/error"))))
+            ElementTree.SubElement(case, "system-out").text = _legal("\n".join(said))
+    for part in (*root, root):
+        for attribute, kind in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
+            part.set(attribute, str(len(part.findall(f".//{kind}"))))
+        part.set("time", f"{sum(float(case.attrib['time']) for case in part.iter('testcase')):.1f}")
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _told(case: ElementTree.Element, kind: str, of: str, message: str, said: Sequence[str]) -> None:
+    """Say why a test has failed: in short, and in full, as some readers show the one and some the other."""
+    found = ElementTree.SubElement(case, kind, message=_legal(message), type=f"mithridate.{of}")
+    found.text = _legal("\n".join(said) or message)
+
+
+def _legal(text: str) -> str:
+    """Return text without what XML 1.0 cannot hold at all: control characters of names."""
+    return _ILLEGAL.sub("\ufffd", text)
 
 
 def _escaped(text: str) -> str:

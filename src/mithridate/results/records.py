@@ -88,6 +88,10 @@ class Record:
     hypergradients: str = ""
     stability: float = math.nan
 
+    def __repr__(self) -> str:
+        at = f"split {self.split}, {self.policy}, {self.attack}, {self.n_poison} points ({self.ratio:.1%})"
+        return f"Record({at}: test error {self.test_error:.1%}, success {self.attack_success:.1%}, {self.status})"
+
     @classmethod
     def failed(cls, reason: str, lengths: Mapping[str, int], **known: Any) -> "Record":
         """Return the record of a cell that could not be computed: NaN for what is measured, lists as long as said."""

@@ -26,14 +26,16 @@ from matplotlib.figure import Figure
 
 from mithridate.errors import StorageError
 from mithridate.files.durable import PART, flush
+from mithridate.notebooks import table
 from mithridate.results.advice import advice
 from mithridate.results.figures import draw_all
 from mithridate.results.records import file_name
 from mithridate.results.report import write_report
+from mithridate.results.report.wording import Outcome, headline, outcome
 from mithridate.results.stored import read_run
 from mithridate.results.style import drawing
 from mithridate.results.terms import CHECKED, terms
-from mithridate.results.verdict import Verdict, curves
+from mithridate.results.verdict import Verdict, curves, measure
 
 FORMAT = 6
 ROWS = ("-start.csv", ".csv")
@@ -62,6 +64,22 @@ class AuditResult:
     verdict: Verdict
     poison: dict[tuple[int, str], dict[str, np.ndarray]] = field(repr=False)
     rows: dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        said = "; ".join(f"{one.policy} {one.clean:.1%} → {one.worst:.1%}" for one in self._outcomes)
+        splits, most = self.frame["split"].nunique(), self.frame["ratio"].max()
+        name, named = self.dataset["name"], measure(self.config["objective"])
+        return f"AuditResult({name}: {named}, clean → {most:.1%} poison, {splits} split(s): {said})"
+
+    def _repr_html_(self) -> str:
+        told = headline(self)
+        rows = [(one.policy, *one.said.values()) for one in self._outcomes]
+        head = ("defender", f"{told.what} clean", f"at {told.most} poison", "tolerates")
+        return table(told.sentence, head, rows, self.verdict.warnings)
+
+    @property
+    def _outcomes(self) -> list[Outcome]:
+        return [outcome(self, policy) for policy in self.frame["policy"].unique()]
 
     @property
     def status(self) -> str:

@@ -16,6 +16,7 @@ from mithridate.configuration.parts import tried
 from mithridate.defences.base import Policy
 from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
+from mithridate.notebooks import table
 from mithridate.sklearn.capability import Capability, Fold, Points
 from mithridate.sklearn.crafting import Plan, Surrogate, check_surrogate, counts_of
 from mithridate.sklearn.search import search
@@ -46,6 +47,25 @@ class PoisoningCurve(NamedTuple):
     counts: np.ndarray
     poison: tuple[Poison, ...]
     attack: np.ndarray
+
+    def __repr__(self) -> str:
+        worst = ", ".join(f"{share:.1%}: {score:.3g}" for share, score in self._means)
+        return f"PoisoningCurve(worst score by share of poison, mean of {self.test_scores.shape[1]} splits: {worst})"
+
+    def _repr_html_(self) -> str:
+        means = zip(
+            self._means, self.test_scores.mean(axis=1), self.baseline_scores.mean(axis=1), self.attack, strict=True
+        )
+        rows = [
+            (f"{share:.1%}", f"{worst:.3g}", f"{attacked:.3g}", f"{plain:.3g}", ", ".join(dict.fromkeys(names)))
+            for (share, worst), attacked, plain, names in means
+        ]
+        head = ("poison", "worst score", "worst poison found", "nothing optimised", "attack")
+        return table(f"poisoning curve, means of {self.test_scores.shape[1]} splits", head, rows)
+
+    @property
+    def _means(self) -> list[tuple[float, float]]:
+        return list(zip(self.shares.tolist(), self.worst_scores.mean(axis=1).tolist(), strict=True))
 
     @property
     def worst_scores(self) -> np.ndarray:

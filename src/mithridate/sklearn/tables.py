@@ -31,6 +31,10 @@ class Poison(NamedTuple):
     rows: np.ndarray | None
     parts: tuple[slice, ...]
 
+    def __repr__(self) -> str:
+        of = "added" if self.rows is None else "in rows of X"
+        return f"Poison({len(self.y)} points {of}; by share {[part.stop - part.start for part in self.parts]})"
+
 
 @dataclass(frozen=True)
 class Table:
