@@ -202,7 +202,8 @@ def test_what_follows_is_said_of_the_figures_alone():
         "cv-clean": [[0.01, 0.09, 0.10], [0.01, 0.09, 0.05], [0.01, 0.09, 0.03]],
         "broken": [[0.01, 0.02, np.nan]] * 3,
     }
-    frame = frame_of(errors).assign(log_strengths=[[1.0]] * 36)
+    frame = frame_of(errors)
+    frame["log_strengths"] = [[1.0]] * 36
     config = mi.AuditConfig.of(dataset="synthetic", budget="chosen").model_dump(mode="json")
     said = advice(frame, frame, config, {"learned": {"bounds": [-8.0, 1.0]}, "fixed=1": {"bounds": None}})
     more, half = paired(

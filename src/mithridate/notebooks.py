@@ -25,7 +25,7 @@ def with_parameters(more: Mapping[str, inspect.Parameter]) -> Callable[[Function
         own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
         taken = {one.name for one in own}
         added = [one.replace(kind=one.KEYWORD_ONLY) for name, one in more.items() if name not in taken]
-        function.__signature__ = signature.replace(parameters=[*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
+        function.__signature__ = signature.replace(parameters=[*own, *added])
         return function
 
     return signed

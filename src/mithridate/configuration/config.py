@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Optional, get_args
 
 from pydantic import (
     BaseModel,
@@ -348,7 +348,7 @@ class AuditConfig(BaseModel):
 
 
 OPTIONS = {
-    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=info.annotation | None)
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Optional[info.annotation])
     for name, info in AuditConfig.model_fields.items()
 }
 """The options as parameters of a function that hands them on; None counts as not given."""

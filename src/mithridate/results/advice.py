@@ -41,7 +41,7 @@ def _best(frame: pd.DataFrame, candidates: pd.DataFrame, most: str) -> list[str]
     """Say who held best at the most poison, and against whom that can be said."""
     errors, named = errors_at_most(candidates), measure(*frame[["objective", "score"]].iloc[0])
     known = errors.loc[:, errors.notna().all()]
-    unknown = ", ".join(policy for policy in errors if policy not in known)
+    unknown = ", ".join(str(policy) for policy in errors if policy not in known)
     said = [f"at {most} poison the {named} of {unknown} is unknown: nothing follows for it"] if unknown else []
     if known.empty:
         return said

@@ -216,7 +216,7 @@ def errors_at_most(candidates: pd.DataFrame) -> pd.DataFrame:
 def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str]) -> tuple[float | None, list[str]]:
     """Compare tuning under attack with each fixed choice at the most poison, split by split."""
     errors = errors_at_most(candidates)
-    fixed = [policy for policy in errors if policy in stands]
+    fixed = [str(policy) for policy in errors if policy in stands]
     if "learned" not in errors or not fixed or errors.isna().any(axis=None):
         return None, []
     shared = Shared.of(frame, "attack_success")
