@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Optional, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -34,7 +34,7 @@ FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group")
 
 SHOWN = (
     *("dataset", "model", "loss", "train", "valid", "points", "splits", "policies", "defences", "attack", "objective"),
-    *("budget", "edits"),
+    *("score", "budget", "edits"),
 )
 """The options that a configuration shows of itself in Python."""
 
@@ -348,7 +348,7 @@ class AuditConfig(BaseModel):
 
 
 OPTIONS = {
-    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Optional[info.annotation])
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=info.annotation)
     for name, info in AuditConfig.model_fields.items()
 }
 """The options as parameters of a function that hands them on; None counts as not given."""

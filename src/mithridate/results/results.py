@@ -68,7 +68,7 @@ class AuditResult:
     def __repr__(self) -> str:
         said = "; ".join(f"{one.policy} {one.clean:.1%} → {one.worst:.1%}" for one in self._outcomes)
         splits, most = self.frame["split"].nunique(), self.frame["ratio"].max()
-        name, named = self.dataset["name"], measure(self.config["objective"])
+        name, named = self.dataset["name"], measure(self.config["objective"], self.config["score"])
         return f"AuditResult({name}: {named}, clean → {most:.1%} poison, {splits} split(s): {said})"
 
     def _repr_html_(self) -> str:

@@ -71,6 +71,7 @@ class _Config(_Checked):
     hidden: list[_Count]
     loss: _Name
     objective: _Name
+    score: _Name
     budget: _Name
     attack: _Name
     edits: Literal["both", "labels", "features"]
