@@ -73,7 +73,7 @@ def made_up(
             n_test=20,
             shared_train=0.0,
             shared_test=0.0,
-            n_goal=20,
+            n_goal=20.0,
             shared_goal=0.0,
             n_poison=n_poison,
             ratio=n_poison / 40,
