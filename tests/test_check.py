@@ -75,6 +75,8 @@ def test_every_rung_is_tried_and_those_that_hold_agree(result):
     unrolled = [(name, "gram") for name in ("Reverse", "Checkpointed", "Forward")] + [("Reverse", "plain")]
     assert sorted(frame.index) == sorted([*unrolled, ("Reversible", "gram"), ("Implicit", "gram")])
     assert result.ok
+    assert repr(result).startswith("CheckResult(digits-0v8: ok; Reverse (")
+    assert result._repr_html_().count("<tr>") == 1 + len(frame)
     assert result.reference == "Reverse (plain)"
     for rung in unrolled:
         row = frame.loc[rung]

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 import mithridate as mi
+from mithridate.auditing.sweep import Sweep
 from mithridate.cli.printing import print_plan
 from mithridate.data.sources import prepared
 from mithridate.defences.base import Effort
@@ -95,6 +96,8 @@ def test_the_plan_of_the_whole_audit(result):
     config = mi.AuditConfig(**result.config)
     found = plan(mi.load_dataset("digits-0v8"), config, PLENTY, calibrate=False)
     assert found.cells == len(result.frame)
+    assert repr(found).startswith(f"Plan(digits-0v8: {found.cells} cells, about ")
+    assert found._repr_html_().count("<tr>") == 1 + len(found.chains)
     assert [chain.policy for chain in found.chains] == list(result.frame["policy"].unique())
     for chain in found.chains:
         own = result.frame[result.frame["policy"] == chain.policy]
@@ -102,6 +105,15 @@ def test_the_plan_of_the_whole_audit(result):
         assert chain.space == own["space"].iloc[0]
         counted = own["hypergradients"].iloc[-1].split()
         assert chain.hyperiterations == sum(int(entry.rpartition(":")[2]) for entry in counted)
+
+
+def test_labels_alone_are_planned_without_hypergradients_and_beyond_the_validation_rows():
+    """Flips are of training rows: they can be more than the validation rows, from which others are cloned."""
+    data, config = prepared("synthetic", None, {"edits": "labels", "train": 64, "valid": 8, "points": 16, "splits": 1})
+    Sweep(data, config).check()
+    screen = Console(record=True, width=200, file=io.StringIO())
+    print_plan(screen, plan(data, config, PLENTY, calibrate=False))
+    assert "serial; no hypergradients: labels alone change" in screen.export_text()
 
 
 class Cautious(eqx.Module):

@@ -9,7 +9,6 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -18,14 +17,12 @@ import typer
 
 import mithridate as mi
 from mithridate import cli
-from mithridate.results.exports import junit, markdown
 from mithridate.results.records import Record, to_frame
 from mithridate.results.report import command, render, write_report
 from mithridate.results.report.command import REPEATED, SIZES
 from mithridate.results.report.gallery import galleries
 from mithridate.results.report.wording import headline
-from mithridate.results.verdict import gate_failures, verdict
-from mithridate.sklearn import PoisoningCurveDisplay, poisoning_curve
+from mithridate.results.verdict import verdict
 
 NASTY = "<script>alert(1)</script>"
 CLASSES = ("<b>x</b>", '"&amp;', "</script><i>")
@@ -73,7 +70,7 @@ def made_up(
             n_test=20,
             shared_train=0.0,
             shared_test=0.0,
-            n_goal=20,
+            n_goal=20.0,
             shared_goal=0.0,
             n_poison=n_poison,
             ratio=n_poison / 40,
@@ -296,55 +293,6 @@ def test_what_each_capability_needs():
     assert [row[1:] for row in needed(math.nan)] == [["unknown"] * 2] * 2
     cells = cells.assign(constant_error=0.0)
     assert [row[1:] for row in needed(success)] == [["unknown"] * 2] * 2, "of a model with one single answer"
-
-
-def test_a_build_sees_each_defender_as_a_test():
-    result = made_up(name="plain")
-    root = ElementTree.fromstring(junit([result], [NASTY], (0.1, 0.15, False)))
-    suite = root[0]
-    assert (suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) == (NASTY, "2", "2", "0")
-    assert [case.get("name") for case in suite] == list(POLICIES)
-    failures = gate_failures(result.candidates, 0.1, 0.15)
-    assert [case[0].get("message") for case in suite] == failures
-    assert [(case[0].text, case[0].get("type")) for case in suite] == [(each, "mithridate.gate") for each in failures]
-    assert (root.get("tests"), root.get("failures"), root.get("time")) == ("2", "2", "15.0")
-    odd = replace(result, frame=result.frame.assign(reason="\x1b[31mno\x00"))
-    named = ElementTree.fromstring(junit([odd], ["a\x07 \ud800 λ"]))[0]
-    assert named.get("name") == "a\ufffd \ufffd λ"
-    failed = replace(result, frame=result.frame.assign(status="failed"))
-    suites = ElementTree.fromstring(junit([result, failed], ["a", "b"]))
-    assert [(suite.get("failures"), suite.get("errors")) for suite in suites] == [("0", "0"), ("0", "2")]
-    assert "within 5 points of clean" in str(suites[0][0].findtext("system-out"))
-
-
-def test_markdown_holds_the_table_and_nothing_of_the_names_is_markup():
-    text = markdown(made_up(), NASTY)
-    assert text.splitlines()[4] == "| defender | 0.0% | 7.5% | 15.0% | tolerates |"
-    assert [line.split(" | ")[0] for line in text.splitlines()[6:8]] == [f"| {policy}" for policy in POLICIES]
-    assert "<" not in text.replace("\\<", "")
-
-
-def test_a_notebook_shows_a_short_text_and_a_table_in_which_names_are_text():
-    result = made_up()
-    assert repr(result).startswith(f"AuditResult({NASTY}: test error, clean → 15.0% poison, 2 split(s): fixed=-8 2.")
-    assert len(repr(result)) < 200
-    html = result._repr_html_()
-    assert NASTY not in html
-    assert [tag for tag, _ in Page(html).tags if tag == "script"] == []
-    assert len(Page(html).tables[0]) == 1 + len(POLICIES)
-    config = mi.AuditConfig.of(dataset=NASTY, train=40, valid=40)
-    assert "train=40" in repr(config)
-    assert len(repr(config)) < 400
-    assert [row[0] for row in Page(config._repr_html_()).tables[0][1:]] == list(mi.AuditConfig.model_fields)
-    assert NASTY not in config._repr_html_()
-
-
-@pytest.mark.parametrize("function", [mi.audit, mi.check, mi.AuditConfig.of, PoisoningCurveDisplay.from_estimator])
-def test_a_notebook_completes_every_option(function):
-    found = inspect.signature(function).parameters
-    assert not [one for one in found.values() if one.kind is one.VAR_KEYWORD]
-    wanted = inspect.signature(poisoning_curve).parameters if "estimator" in found else mi.AuditConfig.model_fields
-    assert found.keys() >= set(wanted)
 
 
 def test_rows_of_a_table_show_in_its_own_names_and_units():

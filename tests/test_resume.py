@@ -181,6 +181,16 @@ def wait_for(path: Path, pattern: str, process: "subprocess.Popen[str]") -> None
 
 
 @posix
+def test_stopped_before_anything_is_computed_it_says_so_in_one_line(tmp_path):
+    """Wherever the imports stand, for whatever is raised in a library's callback is lost."""
+    asked = "audits.asked_for = lambda *given: os.kill(os.getpid(), signal.SIGINT)"
+    code = f"import os, signal; from mithridate.cli import audits, main; {asked}; main()"
+    found = subprocess.run([sys.executable, "-c", code, "audit", DATA], cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (130, "\nmithridate: stopped before anything was computed\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_says_how_to_go_on_and_leaves_with_130(tmp_path, whole, mithridate, number):
     """And while it runs, another process is refused its directory."""
