@@ -1,6 +1,5 @@
 """The report's HTML: every number is the result's, every name is text, nothing is fetched."""
 
-import inspect
 import json
 import math
 import re

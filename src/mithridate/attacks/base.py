@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from mithridate.attacks.placing import padded, poisoned, without
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points, Poisoning
 from mithridate.attacks.stage import Judge, Stage
 from mithridate.configuration.parts import tried
@@ -259,14 +260,14 @@ class Attacker(abc.ABC):
             before, own = (rows, own) if self.nested else (clean, False)
             if len(batches) < len(done):
                 batch = done[len(batches)]
-                rows, own = _poisoned(before, own, batch, self.width)
+                rows, own = poisoned(before, own, batch, self.width)
             else:
                 new = Points(*(part[first:end] for part in start)) if start else None
                 last = batches[-1] if batches else None
                 at = self.stage(x, y, before, (first, end), new, (policy, strength), last, judge)
                 batch, *others = yield from self.crafted(at, midways)
                 midways = ()
-                rows, own = _poisoned(before, own, batch, self.width)
+                rows, own = poisoned(before, own, batch, self.width)
                 batch = batch._replace(stability=self.learner.stability(rows, batch.log_strength))
             batches.append(batch)
             strength = batch.log_strength
@@ -304,7 +305,7 @@ class Attacker(abc.ABC):
     def problem(self, at: Stage, points: Points) -> tuple[Bilevel, Array]:
         """Return the outer problem of these points (k, m), and their features padded to (width, m)."""
         begun = Rows.of(points.x, points.y, self.width)
-        rest = at.rows.with_weight(_without(at.rows.weight, _padded(points.places, self.width, at.rows)))
+        rest = at.rows.with_weight(without(at.rows.weight, padded(points.places, self.width, at.rows)))
         setting = self.learner, rest, begun.y, at.target, begun.weight, at.valid, self.specific, self.defence
         groups = self.grouped(at.rows, points.places)
         return Bilevel(*setting, scoring=self.scoring, groups=groups), begun.x
@@ -376,28 +377,3 @@ def _each_alone(crafting: Generator[Midway, None, Crafted]) -> Generator[tuple[M
             yield (next(crafting),)
         except StopIteration as end:
             return end.value
-
-
-def _padded(places: np.ndarray, size: int, rows: Rows) -> Array:
-    """Return the places, padded to `size`. The padding lies past the end of the rows, so it replaces nothing."""
-    return jnp.asarray(np.pad(places, (0, size - len(places)), constant_values=len(rows.y)))
-
-
-@jax.jit
-def _without(weight: Array, places: Array) -> Array:
-    return weight.at[places].set(0.0, mode="drop")
-
-
-def _poisoned(rows: Rows, own: bool, batch: Batch, size: int) -> tuple[Rows, bool]:
-    """Return the rows with a batch in its places, and whether they are our own; rows that are not are copied."""
-    if not len(batch.y_poison):
-        return rows, own
-    put = _put_in_place if own else _put
-    return put(rows, _padded(batch.places, size, rows), Rows.of(batch.x_poison, batch.y_poison, size)), True
-
-
-def _replaced(rows: Rows, places: Array, batch: Rows) -> Rows:
-    return rows.replaced(places, batch)
-
-
-_put, _put_in_place = shared(_replaced), shared(_replaced, donate="all")
