@@ -155,7 +155,7 @@ def test_splits_have_the_shares_of_the_file_and_every_class():
     for part in ("train", "valid", "test"):
         labels = np.array(found.classes)[getattr(split, f"y_{part}")]
         np.testing.assert_array_equal(labels, frame[TARGET].to_numpy()[getattr(split, f"{part}_rows")])
-    assert dataset_of(pd.concat([frame] * 20), TARGET).sizes == (512, 512)
+    assert dataset_of(pd.concat([frame] * 60), TARGET).sizes == (2500, 1545), "at most 50,000 numbers"
 
 
 def test_an_attack_moves_among_rows_that_the_file_could_hold():

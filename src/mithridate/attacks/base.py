@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 
 from mithridate.attacks.placing import padded, poisoned, without
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points, Poisoning
-from mithridate.attacks.stage import Judge, Stage
+from mithridate.attacks.stage import Judge, Stage, groups_of
 from mithridate.configuration.parts import tried
 from mithridate.data.feasible import Box, FeasibleSet, Settling
 from mithridate.defences.base import Accepting, Defender, Policy, Sanitiser, Strength
@@ -312,12 +312,7 @@ class Attacker(abc.ABC):
 
     def grouped(self, rows: Rows, places: np.ndarray | None = None) -> Array | None:
         """Return the groups of these rows, then of the points in these places, padded to the width; None if unused."""
-        if self.groups is None:
-            return None
-        own = np.arange(self.groups.max() + 1, self.groups.max() + 1 + len(rows.y) - len(self.groups))
-        known = np.concatenate([self.groups, own])
-        points = known[np.pad(places, (0, self.width - len(places)))] if places is not None else known[:0]
-        return jnp.asarray(np.concatenate([known, points]), dtype=float)
+        return None if self.groups is None else groups_of(self.groups, len(rows.y), places, self.width)
 
     def target_rows(self) -> Rows:
         """Return D_target."""

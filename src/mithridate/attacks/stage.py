@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mithridate.attacks.poison import Batch, Points
 from mithridate.defences.base import Policy, Strength
@@ -34,3 +36,13 @@ class Stage(NamedTuple):
     valid: Rows | None
     last: Batch | None
     judge: Judge | None
+
+
+def groups_of(groups: np.ndarray, n: int, places: np.ndarray | None, width: int) -> Array:
+    """Return the group of each of n rows, then of the points in these places, up to the width.
+
+    Rows past those whose `groups` are known were added, and each is a group of its own.
+    """
+    known = np.append(groups, groups.max() + 1 + np.arange(n - len(groups)))
+    points = known[:0] if places is None else known[np.pad(places, (0, width - len(places)))]
+    return jnp.asarray(np.append(known, points), dtype=float)
