@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -292,20 +293,21 @@ def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame,
     return before, split.decode(poison["x_poison"], changed)
 
 
-def _labels_before(x: np.ndarray, places: np.ndarray, split: Split) -> np.ndarray:
-    """Return the labels (k,) of the rows x (k, m) that points were before: those in their places, or any equal row's.
+def _labels_before(x: np.ndarray, places: np.ndarray, split: Split, attack: Attacker) -> np.ndarray:
+    """Return the labels (k,) of the rows x (k, m) that points were before: those in their places, or an equal row's.
 
-    −1 where no row is equal: one of a file of the attacker's own, or one moved into the feasible set.
+    A row is equal as it is, or as a clone of it starts, within the feasible set. −1 where no row is equal: one of a
+    file of the attacker's own.
     """
-    known = {}
+    known: dict[bytes, float] = {}
     for rows, labels in ((split.x_valid, split.y_valid), (split.x_train, split.y_train)):
-        known |= {hash(row.tobytes()): label for row, label in zip(rows.astype(np.float32), labels, strict=True)}
-    x, found = x.astype(np.float32), np.full(len(x), -1, np.int8)
-    for at, row in enumerate(x):
-        found[at] = known.get(hash(row.tobytes()), -1)
-    for at, place in enumerate(places):
-        if (split.x_train[place].astype(np.float32) == x[at]).all():
-            found[at] = split.y_train[place]
+        clones = attack.settle(attack.feasible.project(jnp.asarray(rows, dtype=float)))
+        for own in (clones, rows):
+            known |= {row.tobytes(): label for row, label in zip(own.astype(np.float32), labels, strict=True)}
+    x = x.astype(np.float32)
+    found = np.array([known.get(row.tobytes(), -1) for row in x], np.int8)
+    stood = (split.x_train[places].astype(np.float32) == x[: len(places)]).all(axis=1)
+    found[: len(places)][stood] = split.y_train[places][stood]
     return found
 
 
@@ -348,7 +350,7 @@ def _poison_arrays(cells: list[Cell], split: Split, attack: Attacker) -> dict[st
     return {
         **written(sets[-1]),
         **lower,
-        "y_start": _labels_before(sets[-1][0], places, split),
+        "y_start": _labels_before(sets[-1][0], places, split, attack),
         "replaced_rows": split.train_rows[places],
         "counts": np.array(counts),
         "log_strength": np.array([batch.log_strength for batch in batches]),

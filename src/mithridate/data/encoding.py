@@ -64,7 +64,7 @@ class Column:
         """What a poisoned cell may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`; empty where the training rows say it."""
         if self.allowed is not None:
             return f"{self.name}={'|'.join(self.labels[place] for place in self.allowed)}"
-        ends = [None if end is None else f"{end:.15g}" for end in (self.low, self.high)]
+        ends = [None if end is None else f"{end + 0.0:.15g}" for end in (self.low, self.high)]  # without the sign of -0
         if self.kind == "boolean":
             ends = [None if end is None else self.labels[int(end)] for end in (self.low, self.high)]
             return f"{self.name}={'|'.join(dict.fromkeys(filter(None, ends)))}" if any(ends) else ""
