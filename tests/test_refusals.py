@@ -122,7 +122,7 @@ REFUSED = {
     "whole number too large": (with_a([2**60 + i for i in range(20)]), r"'a' holds whole numbers above 2\^53"),
     "empty cells": (csv(table(line4=",x,0", line6="1,?,1")), r"'a' \(1, the first in line 4\), 'b' \(1, .*line 6"),
     "all rows dropped": (csv("a,b,t\n" + "1,,0\n,2,1\n2,,0\n,1,1\n", missing="drop"), "no row is without empty cells"),
-    "unknown missing": (csv(table(), missing="ignore"), "missing = 'ignore': input should be 'refuse', 'drop', "),
+    "unknown missing": (csv(table(), missing="ignore"), "missing = 'ignore': use refuse, drop, impute"),
     "too few cells": (csv(table(line7="5.5,0")), "line 7 has 2 cells, the header 3"),
     "too many cells": (csv('a,b,t\n1,"u\n\nv",0\n\n2,x,1,9\n'), "line 6 has 4 cells, the header 3; quote .*','"),
     "open quote": (csv('a,b,t\n1,"x,0\n' + "2,y,1\n" * 30000), "cannot be read|line 2|3 cells"),

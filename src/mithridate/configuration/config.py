@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of
+from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, one_of
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.configuration.reading import FileOptions, joined
 from mithridate.errors import InputError
