@@ -41,7 +41,7 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/memory.py
 
 # Five minutes for every way by which a file gets in; FUZZ="csv npy" EACH=3600 for some, and longer.
-FUZZ ?= csv parquet npz npy svmlight idx toml words run
+FUZZ ?= csv arff packed parquet npz npy svmlight idx toml words run
 EACH ?= 300
 fuzz: .venv/developing
 	$(BIN)/pip install -q "atheris>=3.0"

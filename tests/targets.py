@@ -3,10 +3,12 @@
 `TARGETS` is what `fuzz/run.py` feeds to atheris, and `tests/test_fuzz.py` to Hypothesis; `seeds`, where it starts.
 """
 
+import bz2
 import functools
 import gzip
 import io
 import json
+import lzma
 import shutil
 import struct
 import tempfile
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from sklearn.datasets import dump_svmlight_file
 
 import mithridate as mi
@@ -27,10 +30,10 @@ from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.objective import parse_objective
 from mithridate.configuration.presets import PAPER_STRENGTHS
 from mithridate.data import downloads
-from mithridate.data.columns import restricted
 from mithridate.data.datasets import Dataset, Split
 from mithridate.data.encoding import Schema
 from mithridate.data.feasible import Box
+from mithridate.data.restricting import restricted
 from mithridate.data.tables import read_dataset, read_labelled, read_rows
 from mithridate.defences.named import parse_policy
 from mithridate.errors import MithridateError
@@ -72,9 +75,19 @@ def put(name: str, content: bytes) -> Path:
 
 def from_csv(content: bytes) -> None:
     path = put("own.csv", content)
-    for options in ({"missing": "impute"}, {"missing": "drop"}):
-        used(refused(functools.partial(read_dataset, path, "t", **options)))
+    own = {"missing": "category,impute", "join_rare": True, "max_categories": 2, "decimal": ",", "units": "%"}
+    for options in ({"missing": "impute"}, {"missing": "drop"}, own | {"header": "none", "drop_constant": True}):
+        used(refused(functools.partial(read_dataset, path, "last" if "header" in options else "t", **options)))
     refused(lambda: read_labelled(path, schema()))
+
+
+def from_arff(content: bytes) -> None:
+    used(refused(lambda: read_dataset(put("own.arff", content), "t", missing="impute")))
+
+
+def from_packed(content: bytes) -> None:
+    """A packed file, and any file whose name says nothing."""
+    used(refused(lambda: read_dataset(put("own", content), "last", missing="impute")))
 
 
 def from_parquet(content: bytes) -> None:
@@ -295,6 +308,21 @@ def seeds(target: str) -> list[bytes]:
             plain = b"a,b,t\n" + b"".join(b"%d.5,%c,%d\n" % (i, b"xyz"[i % 3], i % 2) for i in range(16))
             dates = b"a;d;t\n" + b"".join(b"%d;2024-01-%02d;y%d\n" % (i, i + 1, i % 2) for i in range(16))
             return [frame.to_csv(index=False).encode(), plain, dates, plain.replace(b",", b"\t"), b'"a\n",t\n"x",1\n']
+        case "arff":
+            head = "@relation own\n@attribute 'a b' numeric\n@attribute b {x,'y z'}\n@attribute c string\n"
+            return [
+                (
+                    head
+                    + "@attribute t {p,q}\n@data\n"
+                    + "".join(f"{i},{'xy'[i % 2]},u,{'pq'[i % 2]}\n" for i in range(16))
+                ).encode()
+            ]
+        case "packed":
+            content = frame.to_csv(index=False).encode()
+            with zipfile.ZipFile(archived := io.BytesIO(), "w") as archive:
+                archive.writestr("own.csv", content)
+            zst = pa.compress(content, codec="zstd", asbytes=True)
+            return [gzip.compress(content), bz2.compress(content), lzma.compress(content), zst, archived.getvalue()]
         case "parquet":
             packed = [parquet(frame, compression=how) for how in ("snappy", "none", "zstd")]
             typed = pd.DataFrame({"a": x[:, 0], "c": pd.Categorical(["u", "v"] * 6), "d": [[1.0]] * 12, "t": y})
@@ -330,6 +358,8 @@ def seeds(target: str) -> list[bytes]:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "csv": from_csv,
+    "arff": from_arff,
+    "packed": from_packed,
     "parquet": from_parquet,
     "npz": from_npz,
     "npy": from_npy,

@@ -44,7 +44,7 @@ def test_a_share_is_reached_by_the_fewest_points(train, share, budget):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": ["learned"]}, "unknown option 'policy'; did you mean policies?; the options are dataset, target"),
+        ({"policy": ["learned"]}, "unknown option 'policy'; did you mean policies?; the options are target, positive"),
         ({"model": "svm"}, "model = 'svm': use logistic, mlp, or module:attribute"),
         ({"model": 3}, "model = 3: use logistic, mlp, or module:attribute"),
         ({"initial": "random"}, "initial = 'random': use fixed, fresh, or how many draws to average"),

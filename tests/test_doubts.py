@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import mithridate as mi
+from mithridate.configuration.reading import FileOptions, asked_by
 from mithridate.data.columns import read_columns
-from mithridate.data.readers import Source
+from mithridate.data.kinds import Source
 from mithridate.data.tables import dataset_of, read_dataset
 
 N = 40
@@ -68,25 +69,49 @@ def test_names_that_are_numbers_are_names(tmp_path):
     assert [column.name for column in found.schema.columns] == ["0", "1", "2"]
 
 
-def test_all_faults_of_a_file_are_told_at_once_with_what_leaves_them_out(tmp_path):
+FORMS = {
+    "python": "drop=['Unnamed: 0', 'id no', 'day'], drop_constant=True",
+    "flags": "--drop 'Unnamed: 0,id no,day' --drop-constant",
+    "toml": '\n  drop = ["Unnamed: 0", "id no", "day"]\n  drop_constant = true',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_faults_of_a_file_are_told_at_once_with_what_mends_them(tmp_path, form):
     bad = {"id no": [f"p{i}" for i in range(N)], "same": [3] * N, "day": [f"2024-01-{1 + i % 9:02}" for i in range(N)]}
     path = file_of(tmp_path, {"": list(range(N)), **USUAL, **bad})
-    with pytest.raises(mi.DataError) as told:
+    with asked_by(form), pytest.raises(mi.DataError) as told:
         read_dataset(path, "t")
-    first, *lines, remedy = str(told.value).splitlines()
-    assert first.endswith("own.csv: 4 of 6 columns cannot be used:")
+    said, _, remedy = str(told.value).partition("\nTo mend this, use ")
+    first, *lines = said.splitlines()
+    assert first.endswith("own.csv: it cannot be used as it is:")
     assert [line.split("'")[1] for line in lines] == ["Unnamed: 0", *bad]
-    assert remedy.startswith('To leave them out: drop = ["Unnamed: 0", "id no", "same", "day"], or --drop')
-    assert remedy.endswith("--drop 'Unnamed: 0' --drop 'id no' --drop same --drop day")
-    found = read_dataset(path, "t", drop=["Unnamed: 0", *bad])
+    assert remedy == FORMS[form]
+    found = read_dataset(path, "t", drop=["Unnamed: 0,id no", "day"], drop_constant=True)
     assert found.schema is not None
     assert [column.name for column in found.schema.columns] == list(USUAL)
+
+
+def test_faults_behind_others_are_told_with_them_and_the_remedy_is_enough(tmp_path):
+    """No header, decimal commas, a word for empty cells and a rare class: one refusal, and then the file is read."""
+    path = tmp_path / "own.data"
+    rows = [f"{i * 7 % 19 / 2:.1f};p{i};{'none' if i % 15 == 0 else i % 5};{'abc'[i % 3]}" for i in range(90)]
+    path.write_text("\n".join([*rows, "1.5;q;2;d"]).replace(".", ","))
+    with pytest.raises(mi.DataError) as told:
+        read_dataset(path, "last")
+    said, _, remedy = str(told.value).partition("\nTo mend this, use ")
+    for word in ("the first line looks like data", "'0,0'", "'p0'", "'none'", "cells are empty", "class 'd'"):
+        assert word in said
+    found = read_dataset(path, "last", **eval(f"dict({remedy})"))
+    assert found.classes == ("not a", "a")
+    assert found.schema is not None
+    assert [column.kind for column in found.schema.columns] == ["number", "integer"]
 
 
 def test_a_column_that_is_dropped_is_not_judged(tmp_path):
     frame = pd.DataFrame(USUAL | {"lists": [[i] for i in range(N)], "t": LABELS})
     frame.to_parquet(tmp_path / "own.parquet")
-    with pytest.raises(mi.DataError, match=r"'lists' holds lists; .*use drop = lists"):
+    with pytest.raises(mi.DataError, match=r"'lists' holds lists; .*use drop=\['lists'\]"):
         read_dataset(tmp_path / "own.parquet", "t")
     found = read_dataset(tmp_path / "own.parquet", "t", drop=["lists"])
     assert found.schema is not None
@@ -109,7 +134,7 @@ def test_row_numbers_and_columns_that_tell_the_label_are_warned_of(tmp_path, fir
         warnings.simplefilter("always")
         read_dataset(path, "t")
     said = [str(one.message).split("own.csv: ")[1] for one in found]
-    assert said[0] == "column 'row' numbers the rows; use drop = row"
+    assert said[0] == "column 'row' numbers the rows; use drop=['row']"
     assert said[1].startswith("column 'after' alone tells the label of every row; ")
     assert len(said) == 2
 
@@ -146,7 +171,7 @@ def test_decimals_are_those_of_the_file(tmp_path, rng):
 
 def test_columns_of_float32_have_decimals_too():
     cells = pd.DataFrame({"a": np.array([0.1, 0.25, 3.5], np.float32), "b": np.array([0.1, 0.25, 3.5])})
-    columns, _ = read_columns(cells, Source("own"))
+    columns, _ = read_columns(cells, [0, 1], Source("own"), FileOptions.of())
     assert [column.decimals for column in columns] == [2, 2]
 
 

@@ -7,7 +7,8 @@ import scipy.sparse
 from sklearn.datasets import dump_svmlight_file, load_digits
 
 import mithridate as mi
-from mithridate.data.readers import Source
+from mithridate.data.delimited import Delimited, Layout
+from mithridate.data.kinds import Text
 from mithridate.data.tables import dataset_of, read_dataset, read_labelled
 from patients import patients, written
 
@@ -236,5 +237,6 @@ def test_types_of_frames_are_kept(rng):
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     path = tmp_path / "own.csv"
     path.write_bytes(b'\xef\xbb\xbfa,b\r\n1,"x\r\ny"\r\n\r\n2,z\r\n')
-    source = Source(str(path), ",")
+    text = Text(path)
+    source = Delimited(text, Layout(("a", "b"), ",")).source
     assert [source.at(0), source.at(1)] == ["line 2", "line 5"]

@@ -22,7 +22,7 @@ from mithridate.auditing.threat import capability, mismatch, sampled, threat_mod
 from mithridate.configuration.config import OPTIONS, AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
 from mithridate.data.datasets import Dataset, Split
-from mithridate.data.sources import loaded, names_file, prepared
+from mithridate.data.sources import loaded, place_of, prepared
 from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 
 @with_parameters(OPTIONS)
 def audit(
-    dataset: str | Path | Dataset | pd.DataFrame,
+    dataset: str | Path | Sequence[str | Path] | Dataset | pd.DataFrame,
     config: AuditConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -55,12 +55,12 @@ def audit(
 ) -> AuditResult:
     """Find out how much poison a pipeline takes: run every split, policy and ratio.
 
-    Arguments: `dataset`, a name, a file, a `Dataset`, or a data frame with `target=` its column of labels; either a
-    `config` or its fields as `options`; `out`, a run directory: each finished cell is on the disk there before
-    `on_progress` hears of it, and if there are some of the same audit already, it goes on from them; `on_progress`,
-    called before every cell and at the end; `stop`, asked between the steps: once it returns True, what there is is
-    saved and `Interrupted` raised. Everything is checked before anything is computed: raises `InputError`, `DataError`
-    or `StorageError`.
+    Arguments: `dataset`, a name, a file, a list of files with the same columns, a `Dataset`, or a data frame with
+    `target=` its column of labels; either a `config` or its fields as `options`; `out`, a run directory: each finished
+    cell is on the disk there before `on_progress` hears of it, and if there are some of the same audit already, it goes
+    on from them; `on_progress`, called before every cell and at the end; `stop`, asked between the steps: once it
+    returns True, what there is is saved and `Interrupted` raised. Everything is checked before anything is computed:
+    raises `InputError`, `DataError` or `StorageError`.
 
     Example:
         >>> import mithridate as mi
@@ -72,8 +72,7 @@ def audit(
     with surroundings(config.precision, config.execution):
         if out is None:
             return _computed(_checked(data, config), None, on_progress, stop)
-        place = str(Path(config.dataset).resolve()) if names_file(config.dataset) else config.dataset
-        return _kept(data, config, place, Path(out), on_progress, stop)
+        return _kept(data, config, place_of(config.dataset), Path(out), on_progress, stop)
 
 
 def resume(

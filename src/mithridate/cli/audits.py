@@ -11,7 +11,7 @@ import typer
 
 from mithridate.cli.options import AllowConstant, AsJson, Gate, MLflow, Quiet, asked_for, with_flags
 from mithridate.cli.terminal import console, errors, not_begun, progress, stopping
-from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
 from mithridate.configuration.parts import one_of
 from mithridate.errors import InputError, Unplanned
 
@@ -192,20 +192,7 @@ def report(
 
 
 CHECKED = (
-    *(
-        "dataset",
-        "target",
-        "positive",
-        "missing",
-        "drop",
-        "feasible",
-        "rule",
-        "group",
-        "objective",
-        "model",
-        "hidden",
-        "inner",
-    ),
+    *("dataset", *FILE_OPTIONS, "objective", "model", "hidden", "inner"),
     *("train", "valid", "points", "poison", "batch", "budget", "seed"),
     *(
         "loss",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from mithridate.configuration.config import AuditConfig
+from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
 from mithridate.configuration.parts import BUILT_IN, SEVERAL
+from mithridate.configuration.reading import LISTS, asked_by
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
         kind, flag, choices = info.annotation, f"--{name.replace('_', '-')}", ()
         if name in SEVERAL:
             kind, flag = list[str], f"--{SEVERAL[name]}"
-        elif name in ("feasible", "drop", "rule"):
+        elif name in LISTS:
             kind = list[str]
         elif name in (*BUILT_IN, "hidden", "initial", "train", "valid"):
             kind = str
@@ -42,15 +43,22 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
             kind = str  # checked with all others, by the configuration
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
+        panel = "Your own data" if name in FILE_OPTIONS else None
         usual = ", ".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         default = f" [default: {usual}]" if info.default and not info.is_required() else ""
         text = f"{info.description}{default}"
         option = typer.Option(
-            flag, help=text, show_default=False, hidden=name not in shown, metavar="|".join(choices) or None
+            flag,
+            help=text,
+            show_default=False,
+            hidden=name not in shown,
+            metavar="|".join(choices) or None,
+            rich_help_panel=panel,
         )
         if name == "dataset":
-            text = "A data set, see `mithridate datasets`, or a file: CSV, Parquet, NPZ or svmlight."
-            option = typer.Argument(help=text, show_default=False)
+            text = "A data set, see `mithridate datasets`, or a file, or several with the same columns: CSV and other "
+            text += "text, ARFF, Parquet, Excel, NPZ or svmlight."
+            kind, option = list[str], typer.Argument(metavar="[DATASET]...", help=text, show_default=False)
         annotation = Annotated[kind | None, option]
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = signature.replace(parameters=[*fixed, *made])
@@ -63,11 +71,12 @@ def asked_for(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", Audi
     from mithridate.data.sources import prepared
 
     options = AuditConfig.read(file) if file else {}
-    flags = {name: value for name, value in given.items() if value is not None}
+    flags = {name: value for name, value in given.items() if value not in (None, [])}
     for one, other in (("points", "poison"), ("poison", "points")):
         if one in flags:
             options.pop(other, None)
     options |= flags
     if "dataset" not in options:
         raise InputError("no data set named; `mithridate datasets` lists them")
-    return prepared(str(options.pop("dataset")), None, options)
+    with asked_by("toml" if file else "flags"):
+        return prepared(options.pop("dataset"), None, options)

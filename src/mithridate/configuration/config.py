@@ -4,31 +4,29 @@ import inspect
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    ValidationError,
     field_serializer,
     field_validator,
     model_validator,
 )
 
 from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, nearest, one_of
+from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, one_of
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
+from mithridate.configuration.reading import FileOptions, joined
 from mithridate.errors import InputError
-from mithridate.files.limits import OPTION, check_plain, read_toml
+from mithridate.files.limits import read_toml
 from mithridate.notebooks import table, with_parameters
 from mithridate.tasks.base import Flip
 
 EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
-FILE_OPTIONS = ("target", "positive", "missing", "feasible", "drop", "group", "rule")
+FILE_OPTIONS = tuple(FileOptions.model_fields)
 """The options that only the user's own data in a file have."""
 
 
@@ -44,42 +42,21 @@ def most_poison(points: int, train: int, budget: str) -> float:
     return points / (train + (points if budget == "added" else 0))
 
 
-class AuditConfig(BaseModel):
+def named(files: Sequence[Any]) -> str:
+    """Return the name of a data set that is in these files: with commas between, where there are several."""
+    return str(files[0]) if len(files) == 1 else joined(map(str, files))
+
+
+class AuditConfig(FileOptions):
     """Everything that decides an audit's numbers.
 
     What is not given is filled in from the data set's own setting (`presets`) and the preset, so that a
     configuration always says all that was used; `poison` has then become `points`. Build one with `of`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    dataset: str = Field(description="name of the data set, or a file of your own: CSV, Parquet, NPZ or svmlight")
-    target: str | None = Field(None, description="the column of the file that holds the labels")
-    positive: str | None = Field(
-        None, description="the label to be found: class 1 of two, or one of several against the rest"
-    )
-    missing: Literal["refuse", "drop", "impute"] = Field(
-        "refuse",
-        description="rows with empty cells: refuse the file, drop the rows, or impute the training rows' median or "
-        "most frequent category",
-    )
-    feasible: tuple[str, ...] = Field(
-        (),
-        description="what poisoned cells of a column may hold, as COLUMN=LOW:HIGH or COLUMN=A|B, in the file's units; "
-        "repeatable; by default the range in the training rows, and any category",
-    )
-    drop: tuple[str, ...] = Field(
-        (), description="a column of the file to leave out, such as a row's number; repeatable"
-    )
-    group: str | None = Field(
-        None,
-        description="the column of the file that says which rows belong together, such as a person: they stand in one "
-        "of training, validation and test rows, and in one fold; or rows (those with the same features), or none; by "
-        "default rows for a table in which some are alike",
-    )
-    rule: tuple[str, ...] = Field(
-        (),
-        description="what poisoned rows keep between two columns of the file, as 'A <= B' or 'A + 5 < B'; repeatable",
+    dataset: str = Field(
+        description="name of the data set, or a file of your own, or several of the same columns: a list, or a pattern "
+        "such as parts/*.csv"
     )
     model: Any = Field(
         "logistic",
@@ -217,26 +194,6 @@ class AuditConfig(BaseModel):
         return table(f"configuration of an audit of {self.dataset}", ("option", "value", "meaning"), rows)
 
     @classmethod
-    def of(cls, **options: Any) -> "AuditConfig":
-        """Return the configuration with these options; an option that is None counts as not given.
-
-        Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
-        """
-        for name, value in options.items():
-            try:
-                check_plain(value, OPTION)
-            except ValueError as error:
-                raise InputError(f"{name[:100]!r} cannot be used: {error}") from None
-        try:
-            found = cls(**options)
-            check_plain([value for _, value in found], OPTION)
-        except ValidationError as error:
-            raise InputError(_first(error)) from None
-        except (ValueError, OverflowError):
-            raise InputError("an option is a number of too many digits; at most 100 are read") from None
-        return found
-
-    @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
         """Return the options of a TOML file, not yet checked against the schema."""
         try:
@@ -313,6 +270,8 @@ class AuditConfig(BaseModel):
     def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Fill in what depends on the names of data set, model and victims alone."""
         given = {name: value for name, value in options.items() if value is not None}
+        if isinstance(given.get("dataset"), list | tuple) and given["dataset"]:
+            given["dataset"] = named(given["dataset"])
         model = given.get("model", "logistic")
         kind = model if isinstance(model, str) else "own"
         base = setting(str(given.get("dataset")), kind)
@@ -357,19 +316,3 @@ OPTIONS = {
 }
 """The options as parameters of a function that hands them on; None counts as not given."""
 with_parameters(OPTIONS)(AuditConfig.of.__func__)
-
-
-def _first(error: ValidationError) -> str:
-    """Return one line: which option, its value, what is allowed."""
-    fault = error.errors()[0]
-    name = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        options = tuple(AuditConfig.model_fields)
-        return f"unknown option {name!r}{nearest(name, options)}; the options are {', '.join(options)}"
-    if fault["type"] == "value_error":
-        return str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "literal_error":
-        return one_of(name, fault["input"], get_args(AuditConfig.model_fields[name].annotation))
-    if fault["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -1,105 +1,188 @@
-"""What the columns of a table hold, found from their cells, and what poisoned cells may hold, as the user says it."""
+"""What the columns of a table hold, found from their cells."""
 
-import difflib
-import json
 import re
-import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mithridate.data.doubts import LARGEST, check_spelling, check_written
+from mithridate.configuration.reading import FileOptions
+from mithridate.data.categories import check_spread, grouped
+from mithridate.data.doubts import LARGEST, check_spelling
 from mithridate.data.encoding import Column
-from mithridate.data.readers import Source, check_text, leave_out
-from mithridate.errors import DataError, InputError
+from mithridate.data.faults import Constant, Several, Unfit, leave_out
+from mithridate.data.kinds import Source
+from mithridate.data.numbers import ENOUGH, NUMBER, Spelling, spelled
+from mithridate.data.restricting import some
+from mithridate.errors import DataError
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>")
-"""Cells of a CSV file that count as empty."""
-MOST_CATEGORIES = 50
+"""Cells of a text file that count as empty."""
+NOTHING = {
+    *("-", "--", ".", "*", "none", "unknown", "missing", "null", "nil", "n.a.", "na", "n/a", "nd", "#n/a", "blank"),
+    *("#value!", "#div/0!", "not available", "undefined"),
+}
+"""Words that among numbers say that there is none."""
 EXACT = 2.0**53
-DECIMALS, EDGE = 5, 1e-9
+DECIMALS = 5
 """The most decimals that are kept: with more a column is taken to hold any number."""
+FEW = 20
+"""The most different cells of a column of numbers whose words make it one of categories rather than of numbers."""
 
-# A leading zero is a code's, not a number's.
-_NUMBER = r"(?i)[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|[+-]?inf(?:inity)?"
 _DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*|\d{1,2}[./]\d{1,2}[./]\d{4}.*"
 _DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")
 _NUMBERS = ("integer", "floating", "mixed-integer-float")
 _BOOLEANS = (("False", "True"), ("false", "true"), ("FALSE", "TRUE"))
+_PLAIN = FileOptions.of()
 
 
-def read_column(cells: pd.Series, source: Source, is_target: bool = False) -> tuple[Column, np.ndarray]:
-    """Return what a column holds, and its raw numbers (n,)."""
+def read_column(
+    cells: pd.Series, source: Source, options: FileOptions = _PLAIN, is_target: bool = False, place: int = 0
+) -> tuple[Column, np.ndarray]:
+    """Return what a column holds, and its raw numbers (n,); `place`, where it stands in the table, from 0 on."""
     name, kind = str(cells.name), pd.api.types.infer_dtype(cells, skipna=True)
-    what = f"{source.name}: column {name!r}"
-    remedy = "turn it into numbers or text" + ("" if is_target else f", or {leave_out(name)}")
+    what, drop = f"column {name!r}", {} if is_target else leave_out(name, place)
+    if not is_target and name in options.categorical:
+        return _categorical(cells, source, options, drop)
     if kind == "string":
-        return _text(cells, source, is_target)
+        return _text(cells, source, options, is_target, drop)
     if kind == "categorical":
         codes = np.asarray(cells.cat.codes, dtype=float)
-        column = Column(name, "category", cells.dtype, tuple(cells.cat.categories))
-        _check_categories(column, len(cells), what, is_target)
-        return column, np.where(codes < 0, np.nan, codes)
+        raw = np.where(codes < 0, np.nan, codes)
+        return grouped(name, cells.dtype, tuple(cells.cat.categories), raw, source, options, is_target, drop)
     if kind == "boolean":
         values = cells.astype("boolean").to_numpy(dtype=float, na_value=np.nan)
+        if np.isnan(values).any() and options.missing.startswith("category"):
+            dtype = "object" if cells.dtype == object else cells.dtype
+            return grouped(name, dtype, (False, True), values, source, options, is_target, drop)
         return Column(name, "boolean", "bool" if cells.dtype == object else cells.dtype, (False, True)), values
     if kind in _NUMBERS:
         try:
             numbers = pd.to_numeric(cells)
         except (OverflowError, ValueError):
-            raise DataError(f"{what} holds whole numbers that are too large; {remedy}") from None
-        return _numbers(name, numbers.dtype, numbers.to_numpy(dtype=float, na_value=np.nan), source)
+            raise Unfit(source, f"{what} holds whole numbers that are too large", "mend them", **drop) from None
+        values = numbers.to_numpy(dtype=float, na_value=np.nan)
+        return _numbers(name, numbers.dtype, _without(values, options), source, drop)
+    remedy = "turn it into numbers or text"
     if kind == "mixed" and any(isinstance(cell, list | np.ndarray) for cell in cells.head(100)):
-        raise DataError(f"{what} holds lists; {remedy}")
+        raise Unfit(source, f"{what} holds lists", remedy, **drop)
     if kind == "empty":
-        raise DataError(f"{what} is empty in every row; remove it, or {leave_out(name)}")
+        raise Constant(source, name, "is empty in every row")
     if kind in _DATES:
-        raise DataError(f"{what} holds dates or times; turn them into numbers, such as days since a day")
-    raise DataError(f"{what} holds {kind} values ({cells.dtype}); {remedy}")
+        raise Unfit(source, f"{what} holds dates or times", "turn them into numbers, such as days since a day", **drop)
+    raise Unfit(source, f"{what} holds {kind} values ({cells.dtype})", remedy, **drop)
 
 
-def _text(cells: pd.Series, source: Source, is_target: bool) -> tuple[Column, np.ndarray]:
-    """Find what the text of a column stands for; numbers and empty cells are looked for in CSV files only."""
-    name, typed = str(cells.name), not source.separator
-    what = f"{source.name}: column {name!r}"
-    found = stripped(cells, source)
-    empty = found.isna() | (False if typed else found.isin(MISSING))
-    present = found[~empty]
-    raw = np.full(len(cells), np.nan)
+def _without(values: np.ndarray, options: FileOptions) -> np.ndarray:
+    """Return numbers, NaN in place of those that say that a cell is empty."""
+    said = [float(text) for text in options.entries["na_values"] if re.fullmatch(NUMBER, text)]
+    return np.where(np.isin(values, said), np.nan, values) if said else values
+
+
+def _categorical(
+    cells: pd.Series, source: Source, options: FileOptions, drop: dict[str, Any]
+) -> tuple[Column, np.ndarray]:
+    """Read a column as one of categories, whatever it holds."""
+    empty = empties(cells, source, options)
+    present = (stripped(cells, source) if source.text else cells)[~empty]
     if present.empty:
-        raise DataError(f"{what} is empty in every row; remove it, or {leave_out(name)}")
-    numeric = present.str.fullmatch(_NUMBER)
-    if numeric.all() and not typed:
+        raise Constant(source, str(cells.name), "is empty in every row")
+    labels = tuple(sorted(present.unique(), key=str if source.text else lambda cell: (str(type(cell)), cell)))
+    raw = np.full(len(cells), np.nan)
+    raw[~empty] = present.map({label: code for code, label in enumerate(labels)}).to_numpy(dtype=float)
+    dtype = "str" if source.text else cells.dtype
+    written = empty_text(cells, empty, source)
+    return grouped(str(cells.name), dtype, labels, raw, source, options, False, drop, written)
+
+
+def empties(cells: pd.Series, source: Source, options: FileOptions) -> np.ndarray:
+    """Return which cells (n,) are empty."""
+    said = list(options.entries["na_values"])
+    if not source.text:
+        return (cells.isna() | (cells.astype("str").isin(said) if said else False)).to_numpy(bool)
+    text = stripped(cells, source)
+    return (text.isna() | text.isin([*(MISSING if options.keep_default_na else MISSING[:1]), *said])).to_numpy(bool)
+
+
+def empty_text(cells: pd.Series, empty: np.ndarray, source: Source) -> str | None:
+    """Return how an empty cell is written most often in a text file, and None for any other."""
+    return str(stripped(cells, source)[empty].value_counts().index[0]) if source.text and empty.any() else None
+
+
+def _text(
+    cells: pd.Series, source: Source, options: FileOptions, is_target: bool, drop: dict[str, Any]
+) -> tuple[Column, np.ndarray]:
+    """Find what the text of a column stands for; numbers and empty cells are looked for in text files only."""
+    name, spelling = str(cells.name), Spelling.of(options)
+    found, empty = stripped(cells, source), empties(cells, source, options)
+    written = found[~empty]
+    raw = np.full(len(cells), np.nan)
+    if written.empty:
+        raise Constant(source, name, "is empty in every row")
+    present = spelling.read(written)
+    numeric = present.str.fullmatch(NUMBER)
+    if numeric.all() and (source.text or (present != written).any()):
         raw[~empty] = present.astype(float)
         exact = present.str.fullmatch(r"[+-]?\d+").all()
-        return _numbers(name, "int64" if exact else "float64", raw, source)
-    check_written(present, what)
-    labels = tuple(sorted(present.unique()))
-    if is_target:
-        check_spelling(labels, what)
-    crowded = _crowded(len(labels), len(present))
-    if not is_target and (numeric.mean() >= 0.9 or (crowded and numeric.mean() > 0.5)) and not numeric.all():
-        row = int((~numeric).to_numpy().argmax())
-        raise DataError(
-            f"{what} holds numbers, but {present.iloc[row][:40]!r} in {source.at(int(present.index[row]))} is none; "
-            "mend the cell or leave it empty" + ("" if typed else f" (or as one of {' '.join(MISSING[1:])})")
+        return _numbers(name, "int64" if exact else "float64", raw, source, drop)
+    if not numeric.all() and (told := spelled(written, spelling)):
+        meaning, example, remedy = told
+        raise Unfit(
+            source,
+            f"column {name!r} holds {meaning} ({example!r}), which would be taken for words",
+            "write plain numbers with a decimal point, such as 1234.5",
+            **remedy,
         )
-    if present.str.fullmatch(_DATE).mean() >= 0.9:
-        raise DataError(f"{what} holds dates or times; turn them into numbers, such as days since a day")
-    pair = next((pair for pair in _BOOLEANS if set(labels) <= set(pair)), None)
-    if pair and not typed:
-        spelled: tuple[Any, ...] = (False, True) if pair == _BOOLEANS[0] else pair
-        column = Column(name, "boolean", "bool" if pair == _BOOLEANS[0] else "str", spelled)
-        labels = pair
+    labels = tuple(sorted(written.unique()))
+    if is_target:
+        check_spelling(labels, f"column {name!r}", source)
     else:
-        column = Column(name, "category", "str", labels)
-        _check_categories(column, len(present), what, is_target)
-    places = {label: place for place, label in enumerate(labels)}
-    raw[~empty] = present.map(places).to_numpy(dtype=float)
-    return column, raw
+        _check_words(name, written, numeric, labels, source, options, drop)
+    if written.str.fullmatch(_DATE).mean() >= ENOUGH:
+        remedy = "turn them into numbers, such as days since a day"
+        raise Unfit(source, f"column {name!r} holds dates or times", remedy, **drop)
+    pair = next((pair for pair in _BOOLEANS if set(labels) <= set(pair)), None) if source.text else None
+    labels = pair or labels
+    raw[~empty] = written.map({label: place for place, label in enumerate(labels)}).to_numpy(dtype=float)
+    if pair and not (empty.any() and options.missing.startswith("category")):
+        spelled_so: tuple[Any, ...] = (False, True) if pair == _BOOLEANS[0] else pair
+        return Column(name, "boolean", "bool" if pair == _BOOLEANS[0] else "str", spelled_so), raw
+    return grouped(name, "str", labels, raw, source, options, is_target, drop, empty_text(cells, empty, source))
+
+
+def _check_words(
+    name: str,
+    written: pd.Series,
+    numeric: pd.Series,
+    labels: Sequence[str],
+    source: Source,
+    options: FileOptions,
+    drop: dict[str, Any],
+) -> None:
+    """Raise `Unfit` where a column of text is one of numbers, but for some cells."""
+    if numeric.all():
+        crowded = len(labels) > max(2, len(written) / 2) or len(labels) > options.max_categories
+        if crowded and not source.text:
+            raise Unfit(source, f"column {name!r} holds numbers as text", "turn it into numbers", **drop)
+        return
+    if numeric.mean() < ENOUGH and not (check_spread(labels, len(written), options) and numeric.mean() > 0.5):
+        return
+    row = int((~numeric).to_numpy().argmax())
+    words = list(dict.fromkeys(written[~numeric]))
+    options_so: dict[str, Any] = drop
+    if {word.casefold() for word in words} <= NOTHING:
+        options_so = {"na_values": words}
+    elif len(labels) <= FEW and 4 * len(labels) <= len(written):
+        options_so = {"categorical": drop["drop"]}
+    elif len(words) <= 3:
+        options_so = {"na_values": words}
+    raise Unfit(
+        source,
+        f"column {name!r} holds numbers, but {words[0][:40]!r} in {source.at(int(written.index[row]))} is none",
+        "mend the cell or leave it empty",
+        **options_so,
+    )
 
 
 def stripped(cells: pd.Series, source: Source) -> pd.Series:
@@ -110,14 +193,14 @@ def stripped(cells: pd.Series, source: Source) -> pd.Series:
         raise DataError(f"{source.name}: column {str(cells.name)!r} holds text that is not Unicode; mend it") from None
 
 
-def _numbers(name: str, dtype: Any, values: np.ndarray, source: Source) -> tuple[Column, np.ndarray]:
-    check_size(values[:, None], (name,), source)
+def _numbers(
+    name: str, dtype: Any, values: np.ndarray, source: Source, drop: dict[str, Any]
+) -> tuple[Column, np.ndarray]:
+    check_size(values[:, None], (name,), source, drop)
     exact = np.abs(values[~np.isnan(values)]).max(initial=0.0) <= EXACT
     if not exact and pd.api.types.is_integer_dtype(dtype):
-        raise DataError(
-            f"{source.name}: column {name!r} holds whole numbers above 2^53, which are not told apart; if they name "
-            f"the rows, {leave_out(name)}"
-        )
+        fault = f"column {name!r} holds whole numbers above 2^53, which are not told apart"
+        raise Unfit(source, fault, "give smaller ones", **drop)
     if exact and whole(values):
         return Column(name, "integer", dtype), values
     return Column(name, "number", dtype, decimals=_decimals(values, dtype)), values
@@ -135,50 +218,39 @@ def whole(values: np.ndarray) -> bool:
     return bool((np.isnan(values) | (values == np.rint(values))).all())
 
 
-def check_size(values: np.ndarray, names: Sequence[str], source: Source) -> None:
-    """Raise `DataError` where one of the values (n, columns) is infinite, or too large for results in float32."""
+def check_size(values: np.ndarray, names: Sequence[str], source: Source, drop: dict[str, Any] | None = None) -> None:
+    """Raise `Unfit` where one of the values (n, columns) is infinite, or too large for results in float32."""
     bad = np.argwhere(np.abs(values) > LARGEST)
     if len(bad):
         row, place = (int(part) for part in bad[0])
-        raise DataError(
-            f"{source.name}: column {names[place]!r} holds {len(bad)} value(s) that are infinite or above "
-            f"{LARGEST:g}, the first in {source.at(row)} ({values[row, place]:g}); mend them or remove the rows"
+        raise Unfit(
+            source,
+            f"column {names[place]!r} holds {len(bad)} value(s) that are infinite or above {LARGEST:g}, the first in "
+            f"{source.at(row)} ({values[row, place]:g})",
+            "mend them or remove the rows",
+            **drop or {},
         )
 
 
-def _crowded(levels: int, rows: int) -> bool:
-    return levels > MOST_CATEGORIES or levels > max(2, rows / 2)
-
-
-def _check_categories(column: Column, rows: int, what: str, is_target: bool) -> None:
-    for label in column.labels:
-        check_text(label, f"{what}: the text {label[:40]!r}")
-    if _crowded(len(column.categories), rows):
-        shown = ", ".join(map(repr, column.labels[:3]))
-        remedy = "join classes" if is_target else f"if they name the rows, {leave_out(column.name)}, else join some"
-        raise DataError(
-            f"{what} holds {len(column.categories)} different texts in {rows} rows ({shown}, …), too many for "
-            f"categories (at most {MOST_CATEGORIES}, and half of the rows); {remedy}"
-        )
-
-
-def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
+def coded(cells: pd.Series, column: Column, source: Source, options: FileOptions = _PLAIN) -> np.ndarray:
     """Return the raw numbers (n,) of cells of a column that is known, NaN where empty.
 
     Raises `DataError` for a cell that is none of its categories, or not a number.
     """
-    text = stripped(cells, source)
-    empty = text.isna() | text.isin(MISSING if source.separator else ())
-    numeric = text.str.fullmatch(_NUMBER).fillna(False).astype(bool) & ~empty
+    text, empty = stripped(cells, source), empties(cells, source, options)
+    plain = text if column.categories else Spelling.of(options).read(text.fillna(""))
+    numeric = plain.str.fullmatch(NUMBER).fillna(False).to_numpy(bool) & ~empty
     raw = np.full(len(cells), np.nan)
-    raw[numeric] = text[numeric].astype(float)
+    raw[numeric] = plain[numeric].astype(float)
     if column.categories:
         # Labels that are numbers can be written in several ways.
         numbers = all(isinstance(category, int) and not isinstance(category, bool) for category in column.categories)
         keys = column.categories if numbers else column.labels
-        found = (pd.Series(raw) if numbers else text).map({key: place for place, key in enumerate(keys)})
-        raw = np.where(empty, np.nan, found.to_numpy(dtype=float, na_value=np.nan))
-    bad = np.isnan(raw) & ~empty.to_numpy()
+        places = {key: place for place, key in enumerate(keys)} | dict.fromkeys(column.rare, len(keys) - 1)
+        found = (pd.Series(raw) if numbers else text.reset_index(drop=True)).map(places)
+        unknown = np.nan if column.missing is None else column.missing
+        raw = np.where(empty, unknown, found.to_numpy(dtype=float, na_value=np.nan))
+    bad = np.isnan(raw) & ~empty
     if bad.any():
         row = int(bad.argmax())
         wanted = f"one of {some(column.labels)}" if column.categories else "a number"
@@ -190,111 +262,38 @@ def coded(cells: pd.Series, column: Column, source: Source) -> np.ndarray:
     return raw
 
 
-def numbered(cells: pd.Series, source: Source) -> np.ndarray:
+def numbered(cells: pd.Series, source: Source, options: FileOptions) -> np.ndarray:
     """Return for each cell the number of its text among all (n,), -1 where it is empty."""
-    text = stripped(cells, source)
-    return np.asarray(pd.factorize(text.mask(text.isna() | text.isin(MISSING if source.separator else ("",))))[0])
+    return np.asarray(pd.factorize(stripped(cells, source).mask(empties(cells, source, options)))[0])
 
 
-def read_columns(frame: pd.DataFrame, source: Source) -> tuple[list[Column], np.ndarray]:
+def read_columns(
+    frame: pd.DataFrame, places: Sequence[int], source: Source, options: FileOptions
+) -> tuple[list[Column], np.ndarray]:
     """Return what each column of features holds, and the raw numbers (n, columns).
 
-    Raises `DataError` for columns that cannot be used: for one in a line, for several in a table, with what leaves them
-    all out.
+    `places` are those of the columns in the whole table. Raises `Several` for columns that cannot be used.
     """
-    found, faults = [], {}
-    for name in frame.columns:
+    found, faults = [], []
+    for at, place in enumerate(places):
+        cells = frame.iloc[:, at]
+        name = str(cells.name)
         try:
-            if re.fullmatch(r"Unnamed: \d+", str(name)):
-                raise DataError(
-                    f"{source.name}: column {name!r} has no name (pandas writes row numbers so, unless told "
-                    f"index=False); name it, or {leave_out(str(name))}"
-                )
-            column, raw = read_column(frame[name], source)
-            seen = np.unique(raw[~np.isnan(raw)])
-            if len(seen) < 2:
-                fault = "holds a single value" if len(seen) else "is empty in every row"
-                raise DataError(f"{source.name}: column {name!r} {fault}; remove it, or {leave_out(name)}")
+            if re.fullmatch(r"Unnamed: \d+", name):
+                fault = f"column {name!r} has no name (pandas writes row numbers so, unless told index=False)"
+                raise Unfit(source, fault, "name it", **leave_out(name, place))
+            column, raw = read_column(cells, source, options, place=place)
+            if len(np.unique(raw[~np.isnan(raw)])) < 2:
+                empty = bool(np.isnan(raw).all())
+                raise Constant(source, name, "is empty in every row" if empty else "holds a single value")
             found.append((column, raw))
+        except Constant as error:
+            if not options.drop_constant:
+                faults.append(error)
         except DataError as error:
-            faults[str(name)] = error
-    if len(faults) == 1:
-        raise next(iter(faults.values()))
+            faults.append(error)
     if faults:
-        lines = [f"  {str(error).removeprefix(f'{source.name}: ')}" for error in faults.values()]
-        flags = " ".join(f"--drop {shlex.quote(name)}" for name in faults)
-        raise DataError(
-            "\n".join([f"{source.name}: {len(faults)} of {frame.shape[1]} columns cannot be used:", *lines])
-            + f"\nTo leave them out: drop = {json.dumps(list(faults), ensure_ascii=False)}, or {flags}"
-        )
+        raise Several(faults)
+    if not found:
+        raise DataError(f"{source.name}: no column besides the target; there is nothing to learn from")
     return [column for column, _ in found], np.stack([raw for _, raw in found], axis=1)
-
-
-def restricted(columns: list[Column], feasible: Sequence[str]) -> list[Column]:
-    """Return the columns with what `COLUMN=LOW:HIGH` and `COLUMN=A|B` say their poisoned cells may hold."""
-    found = {column.name: column for column in columns}
-    done = set()
-    for text in feasible:
-        # Names and categories may contain an equals sign.
-        cuts = [cut.start() for cut in re.finditer("=", text)]
-        cut = next((cut for cut in cuts if text[:cut] in found), None)
-        if not cuts:
-            raise InputError(f"feasible {text!r}: give it as COLUMN=LOW:HIGH or COLUMN=A|B")
-        if cut is None:
-            wanted = text[: cuts[0]]
-            raise InputError(f"feasible {text!r}: no column {wanted!r}; {nearest(wanted, list(found))}")
-        name, value = text[:cut], text[cut + 1 :]
-        if name in done:
-            raise InputError(f"feasible {text!r}: column {name!r} is given twice")
-        done.add(name)
-        found[name] = (_chosen if found[name].categories else _bounded)(found[name], text, value)
-    return list(found.values())
-
-
-def _bounded(column: Column, text: str, value: str) -> Column:
-    ends = [end.strip() for end in value.split(":")]
-    if len(ends) != 2 or not any(ends) or not all(re.fullmatch(_NUMBER, end) for end in ends if end):
-        raise InputError(f"feasible {text!r}: {column.name!r} holds numbers; give LOW:HIGH, LOW: or :HIGH")
-    low, high = (float(end) if end else None for end in ends)
-    if low is not None and high is not None and low > high:
-        raise InputError(f"feasible {text!r}: {low:g} lies above {high:g}; give the lower end first")
-    if any(end is not None and abs(end) > LARGEST for end in (low, high)):
-        raise InputError(f"feasible {text!r}: the ends must be finite")
-    if column.grid:
-        # Ends that are on the grid but for rounding stay where they are.
-        low = None if low is None else float(np.ceil(low / column.grid - EDGE) * column.grid)
-        high = None if high is None else float(np.floor(high / column.grid + EDGE) * column.grid)
-        if low is not None and high is not None and low > high:
-            what = "whole numbers" if column.whole else f"numbers of {column.decimals} decimals"
-            raise InputError(f"feasible {text!r}: {column.name!r} holds {what}, and none lies between")
-    kind = pd.Series([1], dtype=column.dtype).to_numpy().dtype
-    if kind.kind in "iu":
-        least, most = np.iinfo(kind).min, np.iinfo(kind).max
-        if any(end is not None and not least <= end <= most for end in (low, high)):
-            raise InputError(f"feasible {text!r}: {column.name!r} holds {kind}, from {least} to {most}")
-    return replace(column, low=low, high=high)
-
-
-def _chosen(column: Column, text: str, value: str) -> Column:
-    wanted = [label.strip() for label in value.split("|")]
-    for label in wanted:
-        if label not in column.labels:
-            near = nearest(label, list(column.labels), "categories")
-            raise InputError(f"feasible {text!r}: {column.name!r} has no category {label!r}; {near}")
-    allowed = tuple(sorted({column.labels.index(label) for label in wanted}))
-    if column.kind == "boolean":
-        return replace(column, low=float(allowed[0]), high=float(allowed[-1]))
-    return replace(column, allowed=allowed)
-
-
-def nearest(name: str, known: list[str], what: str = "there are") -> str:
-    """Return which of the known names may have been meant, or some of them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {', '.join(map(repr, near))}?"
-    return f"{what if what == 'there are' else f'the {what} are'} {some(known)}"
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few of these names, for a message."""
-    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

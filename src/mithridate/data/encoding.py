@@ -23,11 +23,14 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from mithridate.configuration.reading import FileOptions
 from mithridate.data.feasible import Mixed
 from mithridate.data.rules import Rule, kept, tightened
 from mithridate.errors import InputError
 
 Kind = Literal["number", "integer", "boolean", "category"]
+RARE = "(rare)"
+"""What categories that are joined are called."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Column:
     `dtype` is the pandas type of the column; `decimals`, how many its numbers have at most, None for any; `categories`,
     the cells that stand for 0, 1, … of a boolean or a category. `low` and `high` (numbers and integers, in the table's
     own units) and `allowed` (places in `categories`) say what a poisoned cell may hold; None leaves it at the training
-    rows' range, or at every category.
+    rows' range, or at every category. `missing` is the place of the category that stands for an empty cell, where one
+    does; `rare`, the cells that the last category stands for, where it is several, and which is written as the most
+    frequent.
     """
 
     name: str
@@ -48,6 +53,8 @@ class Column:
     high: float | None = None
     allowed: tuple[int, ...] | None = None
     decimals: int | None = None
+    missing: int | None = None
+    rare: tuple[str, ...] = ()
 
     @property
     def grid(self) -> float:
@@ -57,7 +64,8 @@ class Column:
     @property
     def labels(self) -> tuple[str, ...]:
         """The categories as text."""
-        return tuple(map(str, self.categories))
+        named = tuple("" if category is None else str(category) for category in self.categories)
+        return (*named[:-1], RARE) if self.rare else named
 
     @property
     def feasible(self) -> str:
@@ -86,13 +94,15 @@ class Column:
 class Schema:
     """The columns of a table: the features, the target, and the `order` in which the file has them all.
 
-    The target's `categories` are the labels of class 0, 1, … as the file writes them. `rules` hold between the columns.
+    The target's `categories` are the labels of class 0, 1, … as the file writes them. `rules` hold between the columns;
+    `reading` is how the file was read.
     """
 
     columns: tuple[Column, ...]
     target: Column
     order: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
+    reading: FileOptions = field(default_factory=FileOptions.of)
 
     @property
     def grids(self) -> list[float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mithridate.data.readers import Source
+from mithridate.data.kinds import Source
 from mithridate.errors import DataError, InputError
 from mithridate.seeds import generator
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mithridate.data.encoding import Column
-from mithridate.data.readers import Source
+from mithridate.data.kinds import Source
 from mithridate.data.rules import EDGE, Rule
 from mithridate.errors import DataError, InputError
 

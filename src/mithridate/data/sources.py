@@ -1,20 +1,23 @@
 """Where an audit's data come from: the catalogue, a file of the user's own, or a `Dataset` made in Python."""
 
+import glob
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mithridate.configuration.config import FILE_OPTIONS, AuditConfig
+from mithridate.configuration.config import FILE_OPTIONS, AuditConfig, named
 from mithridate.configuration.presets import setting
+from mithridate.configuration.reading import parts
 from mithridate.data.catalogue import load_dataset
-from mithridate.data.columns import some
 from mithridate.data.datasets import Dataset
-from mithridate.data.readers import ARRAYS, TABLES
+from mithridate.data.kinds import ARRAYS, TABLES, ending, stem
+from mithridate.data.restricting import some
 from mithridate.data.tables import dataset_of, read_dataset
-from mithridate.errors import InputError
+from mithridate.errors import DataError, InputError
 
 SIZES, ALL = ("train", "valid"), "all"
 """The options that may say to take all rows of a file: a half and a quarter, however many these are."""
@@ -23,13 +26,40 @@ PLENTY = 2**30
 
 
 def names_file(dataset: str) -> bool:
-    """Return whether a data set's name is that of a file: by its ending, or because it is there."""
+    """Return whether a data set's name is that of a file or of several: by its ending, or because it is there."""
     path = Path(dataset)
-    return path.suffix.lower() in TABLES + ARRAYS or len(path.parts) > 1 or path.is_file()
+    return ending(path) in TABLES | ARRAYS or len(path.parts) > 1 or _is_pattern(dataset) or path.is_file()
+
+
+def files_of(dataset: str) -> list[Path]:
+    """Return the files that a data set's name means: one, several with commas between, all that are like a pattern.
+
+    Raises `DataError` for a pattern that nothing is like.
+    """
+    if Path(dataset).exists():
+        return [Path(dataset)]
+    found: list[Path] = []
+    for part in parts(dataset):
+        like = sorted(map(Path, glob.glob(part, recursive=True))) if _is_pattern(part) else [Path(part)]
+        if not like:
+            raise DataError(f"{part}: there is no such file")
+        found += like
+    return found
+
+
+def place_of(dataset: str) -> str:
+    """Return a data set's name in the catalogue, or where its files are, wherever this is asked."""
+    return named([path.resolve() for path in files_of(dataset)]) if names_file(dataset) else dataset
+
+
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
 
 
 def prepared(
-    dataset: str | Path | Dataset | pd.DataFrame, config: AuditConfig | None, options: dict[str, Any]
+    dataset: str | Path | Sequence[str | Path] | Dataset | pd.DataFrame,
+    config: AuditConfig | None,
+    options: dict[str, Any],
 ) -> tuple[Dataset, AuditConfig]:
     """Return the data set, loaded, and the configuration of its audit: the one given, or that with these options.
 
@@ -47,11 +77,15 @@ def prepared(
             )
         own = {option: options.pop(option) for option in FILE_OPTIONS if options.get(option) is not None}
         dataset = dataset_of(dataset, own.pop("target"), name="frame", **own)
-    name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
+    name = (
+        dataset.name
+        if isinstance(dataset, Dataset)
+        else named([dataset] if isinstance(dataset, str | Path) else dataset)
+    )
     if config is not None:
         if options:
             raise InputError(f"give a config or options, not both: {', '.join(options)}")
-        if name not in (config.dataset, Path(config.dataset).stem):
+        if name not in (config.dataset, stem(Path(config.dataset))):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return _agreed(dataset if isinstance(dataset, Dataset) else loaded(name, config), config)
     options = {key: _counted(value) if key in SIZES else value for key, value in options.items() if value is not None}
@@ -87,7 +121,7 @@ def loaded(name: str, config: AuditConfig) -> Dataset:
     """Return the data set of this name, or in this file, read as the configuration says; raises as `prepared`."""
     own = {option: getattr(config, option) for option in FILE_OPTIONS}
     if names_file(name):
-        return read_dataset(Path(name), **own)
+        return read_dataset(files_of(name), **own)
     for option, value in own.items():
         if value != AuditConfig.model_fields[option].default:
             raise InputError(f"{option} = {value!r}: only for a file of your own; {name} is in the catalogue")

@@ -240,7 +240,7 @@ def _archive(
     path: Path, most: int
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, tuple[zipfile.ZipInfo, tuple[int, ...]]]]]:
     with faults_told(), opened(path, most + _TABLE) as file:
-        _check_table(file)
+        check_contents(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len(members) > MEMBERS:
@@ -259,13 +259,13 @@ def _archive(
             yield archive, found
 
 
-def _check_table(file: io.BufferedReader) -> None:
-    """Refuse a table of contents that would fill the memory: Python's reader loads it at once."""
+def check_contents(file: io.BufferedReader) -> None:
+    """Refuse a zip file whose table of contents would fill the memory: Python's reader loads it at once."""
     size = file.seek(0, os.SEEK_END)
     file.seek(-min(size, 98), os.SEEK_END)
     end = file.read().rjust(98, b"\0")
     if not end[-22:].startswith(b"PK\5\6") or end[-2:] != b"\0\0":
-        raise ValueError("it is no archive of arrays, or is cut short")
+        raise ValueError("it is no archive, or is cut short")
     table = int.from_bytes(end[-10:-6], "little")
     if end[-42:].startswith(b"PK\6\7"):
         if int.from_bytes(end[-34:-26], "little") != size - 98:

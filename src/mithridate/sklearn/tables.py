@@ -10,7 +10,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from mithridate.data.columns import check_size, read_column, whole
 from mithridate.data.encoding import Column, Kind, Schema
-from mithridate.data.readers import Source, check_dense, check_names
+from mithridate.data.kinds import Source, check_dense, check_names
 from mithridate.errors import InputError
 
 Bounds = tuple[Any, Any]

@@ -8,9 +8,10 @@ from typing import Any
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import SEVERAL
 from mithridate.configuration.presets import SETTINGS
+from mithridate.configuration.reading import LISTS
 from mithridate.errors import InputError
 
-REPEATED = {**SEVERAL, "feasible": "feasible", "drop": "drop", "rule": "rule"}
+REPEATED = {**SEVERAL, **{name: name.replace("_", "-") for name in LISTS}}
 """The options that are given once for each entry, and their flags."""
 SIZES = ("train", "valid", "epochs")
 """The options that follow from the data themselves where they are the user's own."""
