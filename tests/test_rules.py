@@ -168,11 +168,11 @@ def test_relabelled_rows_keep_the_rules(scenario):
 
 
 def test_rules_that_all_rows_keep_are_offered_and_named_where_they_are_not_kept(scenario):
-    with pytest.warns(UserWarning, match="in every row .*if it has to be so, use --rule '") as told:
+    with pytest.warns(UserWarning, match="in every row .*if it has to be so, use rule=.'") as told:
         data = dataset_of(table(), "ill")
     assert {"whole <= tenths", "any <= top", "whole <= flights"} <= set(data.unkept)
     assert "whole <= top" not in data.unkept, "it follows from others"
-    assert str(told[0].message).count("--rule") == 3
+    assert str(told[0].message).count("<=") == 6
     said = threat_model(scenario.config, data.classes, scenario.attacks, data.schema, data.unkept)
     given = threat_model(scenario.config, data.classes, scenario.attacks, scenario.split.encoder.schema)
     assert f"so that {' and '.join(RULES)}" in given["may_change"]
