@@ -164,5 +164,6 @@ def threat_model(
         "not_tested": ("" if config.attack == "portfolio" else "other choices of rows and labels, ")
         + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
         + f"backdoor attacks, attackers with less knowledge, {cleaned}other models"
-        + (f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)})" if unkept else ""),
+        + f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
+        * bool(unkept),
     }

@@ -66,7 +66,8 @@ def print_audit(console: Console, result: AuditResult) -> None:
     threat = result.threat_model
     console.print(
         f"Threat model: the attacker aims at {threat['goal']}; knows {threat['knows']}; controls "
-        f"{threat['controls']}; may change {threat['may_change']}. Validation rows: {threat['validation_set']}.",
+        f"{threat['controls']}; may change {threat['may_change']}. Validation rows: {threat['validation_set']}. "
+        f"Not tested: {threat['not_tested']}.",
         highlight=False,
     )
 

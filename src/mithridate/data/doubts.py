@@ -23,8 +23,6 @@ FEWEST = 20
 """Rows from which on a pattern in a column is no accident."""
 ALIKE = 0.05
 """The share of rows with a twin that goes without saying."""
-OFFERED = 3
-"""How many rules between columns are told of."""
 
 
 def check_header(names: Sequence[str], rows: Sequence[Sequence[str]], target: str | None, source: Source) -> None:
@@ -99,14 +97,6 @@ def warn_of(
                 f"{source.name}: column {column.name!r} alone tells the label of every row; if it is known only "
                 f"afterwards, use {remedy}"
             )
-
-
-def offer_rules(found: Sequence[str], source: Source) -> None:
-    """Warn of rules that all rows keep and poison need not, with the options that make it keep them."""
-    if found:
-        more = f" (and {len(found) - OFFERED} more)" if len(found) > OFFERED else ""
-        remedy = told({"rule": list(found[:OFFERED])})
-        warn(f"{source.name}: in every row {'; '.join(found[:OFFERED])}{more}; if it has to be so, use {remedy}")
 
 
 def warn(text: str) -> None:

@@ -20,7 +20,7 @@ from mithridate.data.arrays import read_arrays
 from mithridate.data.assembling import Cells, assembled
 from mithridate.data.columns import check_size, coded, empties, numbered, read_column, read_columns, whole
 from mithridate.data.datasets import Dataset, Split
-from mithridate.data.doubts import offer_rules, warn_of
+from mithridate.data.doubts import warn_of
 from mithridate.data.encoding import Column, Schema
 from mithridate.data.faults import Constant, Several, Unfit, mended
 from mithridate.data.groups import NONE, ROWS
@@ -231,7 +231,6 @@ def _of_table(name: str, table: Table, options: FileOptions, n_test: int = 0) ->
     found = assembled(name, cells, source, options, n_test)
     warn_of(columns, raw, labels, source, table.names, options, found.grouping)
     unkept = found_rules(columns, raw, found.schema.rules if found.schema else ())
-    offer_rules(unkept, source)
     return replace(found, unkept=unkept) if unkept else found
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from mithridate.configuration.parts import FLIPS
 from mithridate.results.report.source import Audited
 from mithridate.results.terms import CHECKED, terms
-from mithridate.results.verdict import TOLERATED, constant_by_ratio, measure, sample_of, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, baseline, constant_by_ratio, measure, sample_of, worst_by_ratio
 
 UNKNOWN = "unknown"
 
@@ -177,6 +177,9 @@ def headline(result: Audited) -> Headline:
             f" against the weakest of {len(outcomes)} defenders ({worst.policy}), and from {percent(best.clean)} to "
             f"{percent(best.worst)} against the strongest ({best.policy})."
         )
+    rows = result.candidates[result.candidates["policy"] == worst.policy]
+    if constant_by_ratio(rows).iloc[0]:
+        sentence += f" Without poison it is no better than {baseline(rows)}: these figures tell nothing of poison."
     return Headline(sentence, what, percent(most), best, worst)
 
 
