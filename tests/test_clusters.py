@@ -201,7 +201,7 @@ def test_what_cannot_be_sent_is_refused():
     ],
 )
 def test_other_executions_are_refused(how):
-    with pytest.raises(mi.InputError, match="use auto, serial, batched, sharded, processes, processes:N"):
+    with pytest.raises(mi.InputError, match="use auto, serial, batched, sharded, processes, ray, processes:N"):
         AuditConfig.of(dataset="digits-0v8", execution=how)
 
 
