@@ -119,7 +119,8 @@ def _points(audit: AuditResult) -> list[tuple[str, float, int]]:
     columns = [name for name in audit.frame if is_float_dtype(audit.frame[name])]
     for policy, rows in audit.frame.groupby("policy", sort=False):
         name = _name(str(policy))
-        found.append((f"{name}/tolerance", float(audit.verdict.tolerance[str(policy)]), 0))
+        if (tolerated := audit.verdict.tolerance[str(policy)]) is not None:
+            found.append((f"{name}/tolerance", tolerated, 0))
         means = rows.groupby("n_poison", sort=True)[columns].mean(skipna=False)
         found += [
             (f"{name}/{_name(str(column))}", float(value), int(str(step)))

@@ -164,7 +164,8 @@ def report(
 ) -> None:
     """Write the report of a run again, or of several side by side, as one file.
 
-    With --fail-above a defender who exceeds the gate is a failed test of JUnit; the exit code is 0 all the same.
+    With --fail-above a defender who exceeds the gate is a failed test of JUnit; it decides nothing else, not the exit
+    code.
     """
     from mithridate.results.exports import SUFFIXES, write_export
     from mithridate.results.report import write_report

@@ -37,7 +37,7 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
             kind, flag = list[str], f"--{SEVERAL[name]}"
         elif name in LISTS:
             kind = list[str]
-        elif name in (*BUILT_IN, "hidden", "initial", "train", "valid"):
+        elif name in (*BUILT_IN, "hidden", "initial", "train", "valid", "poison"):
             kind = str
         elif choices := get_args(kind) if get_origin(kind) is Literal else ():
             kind = str  # checked with all others, by the configuration

@@ -91,6 +91,11 @@ def stem(path: Path) -> str:
     return bare.stem
 
 
+def called(paths: Sequence[Path]) -> str:
+    """Return what a data set in these files is called: like the first, and how many more there are."""
+    return stem(paths[0]) + (f"+{len(paths) - 1}" if len(paths) > 1 else "")
+
+
 def kind_of(path: Path) -> Kind:
     """Return what a file holds. Raises `DataError` for what cannot be read."""
     check_path(path)

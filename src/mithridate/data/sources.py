@@ -14,7 +14,7 @@ from mithridate.configuration.presets import setting
 from mithridate.configuration.reading import parts
 from mithridate.data.catalogue import load_dataset
 from mithridate.data.datasets import Dataset
-from mithridate.data.kinds import ARRAYS, TABLES, ending, stem
+from mithridate.data.kinds import ARRAYS, TABLES, called, ending
 from mithridate.data.restricting import some
 from mithridate.data.tables import dataset_of, read_dataset
 from mithridate.errors import DataError, InputError
@@ -85,7 +85,7 @@ def prepared(
     if config is not None:
         if options:
             raise InputError(f"give a config or options, not both: {', '.join(options)}")
-        if name not in (config.dataset, stem(Path(config.dataset))):
+        if name != config.dataset and (not names_file(config.dataset) or name != called(files_of(config.dataset))):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return _agreed(dataset if isinstance(dataset, Dataset) else loaded(name, config), config)
     options = {key: _counted(value) if key in SIZES else value for key, value in options.items() if value is not None}

@@ -24,7 +24,7 @@ from mithridate.data.doubts import warn_of
 from mithridate.data.encoding import Column, Schema
 from mithridate.data.faults import Constant, Several, Unfit, mended
 from mithridate.data.groups import NONE, ROWS
-from mithridate.data.kinds import Kind, Source, check_dense, check_head, kind_of, stem
+from mithridate.data.kinds import Kind, Source, called, check_dense, check_head, kind_of
 from mithridate.data.readers import OF_TEXT, Table, open_tables
 from mithridate.data.relations import found_rules
 from mithridate.data.restricting import nearest
@@ -49,7 +49,7 @@ def read_dataset(path: str | Path | Sequence[str | Path], target: str | int | No
     given = FileOptions.of(target=target, **options)
     paths = [Path(path)] if isinstance(path, str | Path) else list(map(Path, path))
     kinds: list[tuple[Path, Kind]] = [(path, kind_of(path)) for path in paths]
-    name = stem(paths[0]) + (f"+{len(paths) - 1}" if len(paths) > 1 else "")
+    name = called(paths)
     if not {kind for _, kind in kinds} & {"npz", "svmlight"}:
         return mended(lambda asked: _of_table(name, open_tables(kinds, asked), asked), given, str(paths[0]))
     if len(paths) > 1:

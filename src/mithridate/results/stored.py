@@ -82,7 +82,7 @@ class _Config(_Checked):
 
 class _Verdict(_Checked):
     summary: list[_Text]
-    tolerance: dict[str, float]
+    tolerance: dict[str, float | None]
     saved: float | None
     warnings: list[_Text]
 

@@ -39,15 +39,14 @@ class Verdict:
     """The answer in sentences and figures.
 
     `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
-    the worst of the attacks stays within 5 points of the clean error (or targeted attacker's success), and below the
-    error of always giving the most frequent answer; `saved`:
-    points of it that tuning
-    under attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
+    the worst of the attacks stays within 5 points of the clean score (or targeted attacker's success), and better than
+    that of a model that tells nothing, None where nothing can be said (see `untold`); `saved`: points that tuning under
+    attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
     `warnings`: what makes the numbers less than they seem.
     """
 
     summary: tuple[str, ...]
-    tolerance: dict[str, float]
+    tolerance: dict[str, float | None]
     saved: float | None
     warnings: tuple[str, ...]
 
@@ -121,6 +120,16 @@ def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_by_ratio(candidates) >= single - NOISE
 
 
+def untold(candidates: pd.DataFrame) -> str:
+    """Return in words why nothing can be said of what a defender tolerates, by his cells; empty where it can be."""
+    worst, named = worst_by_ratio(candidates).iloc[0], measure(*candidates[["objective", "score"]].iloc[0])
+    if math.isnan(worst):
+        return f"{named} unknown, clean as well"
+    if constant_by_ratio(candidates).iloc[0]:
+        return f"{_percent(worst)} {named} clean, no better than {baseline(candidates)}"
+    return f"{_percent(worst)} {named} clean, so that it can hardly rise" if worst > 1 - TOLERATED else ""
+
+
 def measure(objective: str, score: str = "error") -> str:
     """Return what an attacker's success is called."""
     return SCORES[score].words if objective == "indiscriminate" else f"success of “{objective}”"
@@ -155,16 +164,11 @@ def verdict(
         worst, policy = worst_by_ratio(rows), str(name)
         constant = constant_by_ratio(rows)
         within = ((worst <= worst.iloc[0] + TOLERATED + NOISE) & ~constant).cummin()
-        tolerance[policy] = float(worst.index[within].max()) if within.any() else 0.0
-        if math.isnan(worst.iloc[0]):
-            summary.append(f"{policy}: {name_of_it} unknown, clean as well: nothing can be said of what it tolerates")
+        tolerance[policy] = None
+        if reason := untold(rows):
+            summary.append(f"{policy}: {reason}: nothing can be said of what it tolerates")
             continue
-        if constant.iloc[0]:
-            summary.append(
-                f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, no better than "
-                f"{baseline(rows)}: nothing can be said of what it tolerates"
-            )
-            continue
+        tolerance[policy] = float(worst.index[within].max())
         summary.append(
             f"{policy}: {_percent(worst.iloc[0])} {name_of_it} clean, {_percent(worst.iloc[-1])} at "
             f"{worst.index[-1]:.1%} poison; {_borne(worst, within)}"

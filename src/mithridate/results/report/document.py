@@ -24,7 +24,7 @@ from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
 from mithridate.results.report.source import Audited
-from mithridate.results.verdict import TOLERATED, baseline, constant_by_ratio, curves, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, baseline, curves, untold, worst_by_ratio
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 OUTLINES = (
@@ -209,7 +209,7 @@ def _needed(result: Audited) -> dict[str, dict[str, str]]:
             beyond = worst.index[worst > worst.iloc[0] + TOLERATED + NOISE]
             said = f"more than {most}" if worst.notna().all() else wording.UNKNOWN
             told = wording.percent(beyond[0]) if len(beyond) else said
-            found[capability][str(policy)] = wording.UNKNOWN if constant_by_ratio(rows).iloc[0] else told
+            found[capability][str(policy)] = wording.UNKNOWN if untold(rows) else told
     return found if len(found) > 1 else {}
 
 

@@ -187,7 +187,7 @@ def outcome(result: Audited, policy: str) -> Outcome:
     """Return what a policy comes to."""
     rows = result.candidates[result.candidates["policy"] == policy]
     by_ratio, tolerated = worst_by_ratio(rows), result.verdict.tolerance[policy]
-    if constant_by_ratio(rows).iloc[0] or not known(by_ratio.iloc[0]):
+    if tolerated is None:
         told = UNKNOWN
     elif tolerated < by_ratio.index[1:2].min():
         told = f"below {percent(by_ratio.index[1])}"
