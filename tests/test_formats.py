@@ -237,6 +237,7 @@ def test_several_files_are_one_table(tmp_path, monkeypatch):
     for dataset in ("p*.csv", "p1.csv,p2.csv", ["p1.csv", "p2.csv"]):
         data, config = prepared(dataset, None, {"target": TARGET})
         np.testing.assert_array_equal(data.x, same.x)
+        assert prepared(data, config, {})[0] is data, "as the command line gives them"
     assert (data.name, config.dataset) == ("p1+1", "p1.csv,p2.csv")
     assert files_of(place_of("p*.csv")) == [tmp_path / "p1.csv", tmp_path / "p2.csv"]
     FRAME[50:].assign(nodes="").to_csv(tmp_path / "p2.csv", index=False)

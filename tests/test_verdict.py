@@ -101,6 +101,13 @@ def test_a_λ_that_ends_at_its_bound_is_told():
     )
 
 
+def test_of_a_success_that_can_hardly_rise_nothing_can_be_told():
+    won = frame_of({"learned": [[1.0, 1.0, 1.0]], "fixed=-8": [[0.3, 0.3, 0.5]]}).assign(objective="rows aim.csv")
+    found = judged(won)
+    assert found.tolerance == {"learned": None, "fixed=-8": 0.05}
+    assert "can hardly rise: nothing can be said of what it tolerates" in found.summary[0]
+
+
 def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
     rare = frame_of({"learned": [[0.04, 0.04, 0.04]], "fixed=-8": [[0.01, 0.02, 0.05]]}).assign(constant_error=0.04)
     found = judged(rare)
