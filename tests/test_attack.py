@@ -236,7 +236,7 @@ def test_rows_of_integers_are_not_rounded(stages, digits):
         ({"batch": -1}, "batch = -1"),
         ({"steps": 0}, "steps = 0"),
         ({"rounds": 0}, "rounds = 0"),
-        ({"initial": 0}, "initial = 0: use 'fixed', 'fresh', or how many draws"),
+        ({"initial": 0}, "initial = 0: use 'fixed', 'fresh', or the number of draws"),
     ],
 )
 def test_numbers_out_of_range_are_refused_at_once(attack, digits, changes, message):

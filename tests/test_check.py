@@ -148,7 +148,7 @@ def test_what_is_wrong_and_does_not_say_so_is_found(climbed, fault):
         assert said.verdict == "disagrees"
         assert said.note.startswith("its status is ok, but it is off by")
     said = ladder.judged(wrong._replace(found=wrong.found._replace(status="drifted")), truth, right, "float64")
-    assert (said.verdict, said.note[:29]) == ("drifted", "the weights run backwards mis")
+    assert (said.verdict, said.note[:29]) == ("drifted", "the weights recomputed backwa")
 
 
 @pytest.mark.usefixtures("wide")

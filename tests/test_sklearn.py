@@ -79,7 +79,7 @@ def test_a_curve_has_the_shapes_of_a_learning_curve(curve):
     assert (curve.test_scores[0] == curve.baseline_scores[0]).all()
     assert set(curve.hyperparameters) == set(curve.baseline_hyperparameters) == {"C"}
     assert np.isin(curve.hyperparameters["C"], [0.01, 1.0, 100.0]).all()
-    assert repr(curve).startswith("PoisoningCurve(worst score by share of poison, mean of 3 splits: 0.0%: ")
+    assert repr(curve).startswith("PoisoningCurve(worst score by share of poison, mean of 2 splits: 0.0%: ")
     assert curve._repr_html_().count("<tr>") == 4
     assert repr(curve.poison[0]).startswith("Poison(")
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from mithridate.files.limits import TEXT, read_json, read_npz, read_parquet, regular_file
 from mithridate.results.records import LISTS, Record
+from mithridate.tasks.scores import SCORES
 
 CELLS = 100_000
 POLICIES = 64
@@ -204,6 +205,7 @@ def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
         rates = np.stack(frame[name].to_list())
         told(np.isnan(rates) | ((rates >= 0) & (rates <= 1)), name, "shares from 0 to 1")
     told(frame["ratio"].notna(), "ratio", "shares from 0 to 1")
+    told(frame["score"].isin(SCORES), "score", f"one of {', '.join(SCORES)}")
     each = ["split", "policy", "n_poison"] + ["attack"] * (file != "records.parquet")
     told(~frame.duplicated(each), "n_poison", "every cell once")
 
