@@ -4,7 +4,6 @@ No sentence guesses. A defender is called better than another only where their d
 than half its 95 % interval.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +21,6 @@ from mithridate.results.verdict import (
     worst_by_ratio,
 )
 
-TUNED = re.compile(r"learned|(cv|search)-.*")
-"""The built-in policies that set λ from data."""
-
 
 def advice(
     frame: pd.DataFrame,
@@ -34,7 +30,12 @@ def advice(
 ) -> list[str]:
     """Return the sentences; arguments as of `AuditResult`."""
     most = f"{candidates['ratio'].max():.1%}"
-    return [*_best(frame, candidates, most), *_failing(candidates), *_at_ends(frame, defenders), _untried(config, most)]
+    return [
+        *_best(frame, candidates, most),
+        *_failing(candidates),
+        *_at_ends(frame, defenders),
+        _untried(config, defenders, most),
+    ]
 
 
 def _best(frame: pd.DataFrame, candidates: pd.DataFrame, most: str) -> list[str]:
@@ -102,7 +103,7 @@ def _at_ends(frame: pd.DataFrame, defenders: Mapping[str, Mapping[str, Any]]) ->
     ]
 
 
-def _untried(config: Mapping[str, Any], most: str) -> str:
+def _untried(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any]], most: str) -> str:
     """Say what the audit has left out, by the options that would try it."""
     targeted, edits = config["objective"] != "indiscriminate", config["edits"]
     others = {
@@ -117,7 +118,9 @@ def _untried(config: Mapping[str, Any], most: str) -> str:
         "backdoors (no option tries them)": True,
         f"models other than {config['model']} (--model)": True,
         f"losses other than {config['loss']} (--loss)": True,
-        "λ tuned on data (--policy learned, --policy cv-clean)": not any(map(TUNED.fullmatch, config["policies"])),
+        "λ tuned on data (--policy learned, --policy cv-clean)": not any(
+            said.get("bounds") for said in defenders.values()
+        ),
         "defences that leave rows out (--defence sphere=5%)": set(config["defences"]) == {"none"},
     }
     return f"not tried, so that nothing follows for it: {'; '.join(what for what, left in others.items() if left)}"
