@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, one_of
+from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, one_of, share_of
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.configuration.reading import FileOptions, joined
 from mithridate.errors import InputError
@@ -238,8 +238,8 @@ class AuditConfig(FileOptions):
     @field_validator("poison", mode="before")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*%\s*", value) if isinstance(value, str) else None
-        return float(found[1]) / 100 if found else value
+        found = share_of(value) if isinstance(value, str) and "%" in value else math.nan
+        return value if math.isnan(found) else found
 
     @field_validator("execution")
     @classmethod

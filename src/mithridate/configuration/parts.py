@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -101,3 +102,9 @@ def tried(who: str, doing: str, function: Any, *arguments: Any, **named: Any) ->
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
         raise InputError(f"{who}: {doing} failed: {type(error).__name__}: {line}") from error
+
+
+def share_of(text: str) -> float:
+    """Return the share that is written as `0.1` or `10%`, in plain digits; of anything else NaN."""
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(%?)\s*", text)
+    return float(found[1]) / (100 if found[2] else 1) if found else math.nan

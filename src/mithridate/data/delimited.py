@@ -283,6 +283,5 @@ def _measured(cells: Sequence[str]) -> int:
 def _height(lines: Sequence[str], layout: Layout) -> int:
     """Return how many lines the first record takes, blank ones above it included."""
     reader = csv.reader(map(layout.spaced, lines), **layout.dialect)
-    while not next(reader):
-        pass
+    next(filter(None, reader))
     return reader.line_num

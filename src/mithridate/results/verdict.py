@@ -1,7 +1,6 @@
 """From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mithridate.configuration.parts import share_of
 from mithridate.errors import InputError
 from mithridate.results.intervals import ERRORS, Shared, half_width, paired
 from mithridate.results.records import FAULTS, NOISE
@@ -314,7 +314,7 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
     Raises `InputError` when either is not a share from 0 to 1, or the share lies beyond what was audited.
     """
     try:
-        error, share = (float(number) / (100 if unit else 1) for number, unit in map(_share, text.split("@")))
+        error, share = map(share_of, text.split("@"))
     except ValueError:
         error = share = math.nan
     if not (0 <= error <= 1 and 0 <= share <= 1):
@@ -324,12 +324,6 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
             f"fail-above = {text!r}: only {most:.1%} poison is audited; for more, audit with more points or poison"
         )
     return error, share
-
-
-def _share(text: str) -> tuple[str, str]:
-    """Return the number and the unit of `10%`; of anything but plain digits nothing, which is no number."""
-    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(%?)\s*", text)
-    return (found[1], found[2]) if found else ("", "")
 
 
 def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_constant: bool = False) -> list[str]:
