@@ -199,8 +199,9 @@ def made_run(image: bool) -> mi.AuditResult:
     names = [f"x{i}" for i in range(m)]
     kinds = ["number", "integer", "integer", "target", "boolean", "category", "number"]
     config = mi.AuditConfig.of(dataset="own.csv", train=40, valid=40, points=4, batch=2, splits=2, seed=7)
+    anything: dict[str, Any] = {field.name: _any(field, k) for field in fields(Record)} | {"score": "error"}
     cells = [
-        Record(**{field.name: _any(field, k) for field in fields(Record)} | cell | {"score": "error"})
+        Record(**(anything | cell))
         for policy in ("fixed=-8", "learned")
         for split in range(2)
         for cell in ({"split": split, "policy": policy, "n_poison": n, "ratio": n / 40} for n in (0, 2, 4))
