@@ -24,8 +24,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import mithridate as mi
+from mithridate.estimators.crafting import counts_of
 from mithridate.sklearn import PoisoningCurveDisplay, curves, poisoning_curve
-from mithridate.sklearn.crafting import counts_of
 
 matplotlib.use("agg")
 

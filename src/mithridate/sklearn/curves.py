@@ -16,14 +16,34 @@ from mithridate.configuration.parts import tried
 from mithridate.defences.base import Policy
 from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
+from mithridate.estimators.capability import Capability, Fold, Points
+from mithridate.estimators.crafting import Plan, Surrogate, check_surrogate, counts_of
+from mithridate.estimators.rows import Bounds, Table, classes_of, stacked, take
+from mithridate.estimators.search import search
+from mithridate.estimators.tuned import tuned_hyperparameters
 from mithridate.notebooks import table
-from mithridate.sklearn.capability import Capability, Fold, Points
-from mithridate.sklearn.crafting import Plan, Surrogate, check_surrogate, counts_of
-from mithridate.sklearn.search import search
-from mithridate.sklearn.tables import Bounds, Poison, Table, classes_of, stacked, take
-from mithridate.sklearn.tuned import tuned_hyperparameters
 
 SHARES = (0.0, 0.05, 0.1, 0.166)
+
+
+class Poison(NamedTuple):
+    """The points of one split, in the form of the user's X and y.
+
+    `X` (k, …): the crafted points; `X_start`: the points at their start (the same if only labels change); `y` (k,):
+    their labels; `rows` (k,): the rows of the user's X that they replace, None if they are added. `parts` (n_shares,):
+    which points are the poison of each share, `X[parts[i]]`, `y[parts[i]]`. If one attack wins at every share, these
+    are the first points, and the poison of a share contains that of every lower share.
+    """
+
+    X: Any
+    X_start: Any
+    y: np.ndarray
+    rows: np.ndarray | None
+    parts: tuple[slice, ...]
+
+    def __repr__(self) -> str:
+        of = "added" if self.rows is None else "in rows of X"
+        return f"Poison({len(self.y)} points {of}; by share {[part.stop - part.start for part in self.parts]})"
 
 
 class PoisoningCurve(NamedTuple):

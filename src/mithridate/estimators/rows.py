@@ -1,7 +1,7 @@
 """From what scikit-learn takes as X (arrays, data frames, sparse matrices) to a table's raw numbers and back."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,26 +14,6 @@ from mithridate.data.kinds import Source, check_dense, check_names
 from mithridate.errors import InputError
 
 Bounds = tuple[Any, Any]
-
-
-class Poison(NamedTuple):
-    """The points of one split, in the form of the user's X and y.
-
-    `X` (k, …): the crafted points; `X_start`: the points at their start (the same if only labels change); `y` (k,):
-    their labels; `rows` (k,): the rows of the user's X that they replace, None if they are added. `parts` (n_shares,):
-    which points are the poison of each share, `X[parts[i]]`, `y[parts[i]]`. If one attack wins at every share, these
-    are the first points, and the poison of a share contains that of every lower share.
-    """
-
-    X: Any
-    X_start: Any
-    y: np.ndarray
-    rows: np.ndarray | None
-    parts: tuple[slice, ...]
-
-    def __repr__(self) -> str:
-        of = "added" if self.rows is None else "in rows of X"
-        return f"Poison({len(self.y)} points {of}; by share {[part.stop - part.start for part in self.parts]})"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 
-from mithridate.sklearn.capability import Fold, Points
-from mithridate.sklearn.tables import take
+from mithridate.estimators.capability import Fold, Points
+from mithridate.estimators.rows import take
 
 
 class Outcome(NamedTuple):

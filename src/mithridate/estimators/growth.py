@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from mithridate.sklearn.flips import Flips, View
-from mithridate.sklearn.trials import Outcome
+from mithridate.estimators.flips import Flips, View
+from mithridate.estimators.trials import Outcome
 
 NEIGHBOURS = 10
 FIRST = 6

@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from mithridate.configuration.parts import one_of
 from mithridate.data.encoding import Encoder
 from mithridate.errors import InputError
-from mithridate.sklearn.flips import Flips, View
-from mithridate.sklearn.tables import Table, take, with_points
+from mithridate.estimators.flips import Flips, View
+from mithridate.estimators.rows import Table, take, with_points
 
 Budget = Literal["added", "replaced", "chosen"]
 Edits = Literal["both", "labels", "features"]

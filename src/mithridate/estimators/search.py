@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
-from mithridate.sklearn.capability import Fold, Points
-from mithridate.sklearn.crafting import Plan, craft
-from mithridate.sklearn.flips import Flips, View, flips_of
-from mithridate.sklearn.geometry import own_space, quick
-from mithridate.sklearn.growth import grown
-from mithridate.sklearn.trials import Outcome, Trials
-from mithridate.sklearn.tuned import settled, tuned_hyperparameters
+from mithridate.estimators.capability import Fold, Points
+from mithridate.estimators.crafting import Plan, craft
+from mithridate.estimators.flips import Flips, View, flips_of
+from mithridate.estimators.geometry import own_space, quick
+from mithridate.estimators.growth import grown
+from mithridate.estimators.trials import Outcome, Trials
+from mithridate.estimators.tuned import settled, tuned_hyperparameters
 
 FITS = {True: 240, False: 120}
 """How often the attacker fits an estimator in a split, by whether it is quick to fit."""

@@ -16,8 +16,8 @@ from mithridate.data.encoding import Schema
 from mithridate.data.feasible import Mixed
 from mithridate.defences.base import Policy
 from mithridate.errors import InputError
+from mithridate.estimators.capability import Budget, Capability, Fold, Points
 from mithridate.hypergradients.steps import poison_rule
-from mithridate.sklearn.capability import Budget, Capability, Fold, Points
 from mithridate.victims.learner import Learner
 from mithridate.victims.models import MLP, LogisticRegression, Model
 from mithridate.victims.rows import Rows
