@@ -206,7 +206,7 @@ def _nominal(cells: pd.Series, levels: Sequence[str], source: Source) -> pd.Seri
 def _excel(path: Path, options: FileOptions) -> Table:
     """Open an Excel file: its first sheet, as a text file with its cells would be."""
     try:
-        import openpyxl  # noqa: F401  # pyright: ignore[reportMissingModuleSource]
+        import openpyxl  # noqa: F401
     except ImportError:
         raise DataError(
             f"{path}: reading Excel's files needs openpyxl: pip install 'mithridate[excel]'; or save it as CSV"
