@@ -9,21 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 
-from mithridate.attacks.base import Attacker
-from mithridate.attacks.poison import Batch, placed
 from mithridate.auditing.cells import Begun, Cell, Paused, restored
+from mithridate.auditing.chains import Chain, Chains
+from mithridate.auditing.refits import Refits
 from mithridate.auditing.store import CELLS, MANIFEST, Manifest, Store, opened
-from mithridate.auditing.sweep import Chain, Sweep
-from mithridate.auditing.threat import capability, mismatch, sampled, threat_model
+from mithridate.auditing.sweep import Sweep
+from mithridate.auditing.threat import capability, mismatch
 from mithridate.configuration.config import OPTIONS, AuditConfig, most_poison
 from mithridate.configuration.parts import own_parts
-from mithridate.data.datasets import Dataset, Split
+from mithridate.data.datasets import Dataset
 from mithridate.data.sources import loaded, place_of, prepared
-from mithridate.defences.base import Defender
 from mithridate.errors import InputError, Interrupted, MithridateError, StorageError
 from mithridate.execution.chains import stream
 from mithridate.execution.devices import surroundings
@@ -32,7 +29,6 @@ from mithridate.results.records import to_frame
 from mithridate.results.results import AuditResult, load_result
 from mithridate.results.verdict import sample_of, verdict
 from mithridate.versions import versions
-from mithridate.victims.rows import Rows
 
 
 class Progress(NamedTuple):
@@ -125,7 +121,7 @@ def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) 
     for directory in sorted(directories, reverse=True):
         if (directory / CELLS).is_dir() and (directory / MANIFEST).is_file():
             with surroundings(config.precision, config.execution):
-                digest = digest or Sweep(data, config).digest()
+                digest = digest or chains_of(data, config).digest()
             own = Manifest.of(config.model_dump(mode="json"), digest, "", versions())
             try:
                 own.check(Manifest.read(directory), directory)
@@ -156,16 +152,21 @@ def _kept(
     return result
 
 
-def _checked(data: Dataset, config: AuditConfig) -> Sweep:
-    sweep = Sweep(data, config)
+def chains_of(data: Dataset, config: AuditConfig) -> Chains:
+    """Return the chains of an audit: of an estimator by refits, of any other victim by hypergradients."""
+    return Refits(data, config) if config.estimators else Sweep(data, config)
+
+
+def _checked(data: Dataset, config: AuditConfig) -> Chains:
+    sweep = chains_of(data, config)
     sweep.check()
     return sweep
 
 
 def _computed(
-    sweep: Sweep, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
+    sweep: Chains, store: Store | None, on_progress: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> AuditResult:
-    config, splits, policies = sweep.config, sweep.config.splits, [defender.name for defender in sweep.defenders]
+    config, splits, policies = sweep.config, sweep.config.splits, sweep.names
     cells, paused = _read(store)
     chains = [
         Chain(
@@ -215,17 +216,14 @@ def _read(store: Store | None) -> tuple[dict[tuple[int, int, int], Cell], dict[t
     return cells, paused
 
 
-def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
+def _assembled(sweep: Chains, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
     """Return the result that all cells come to."""
-    data, config = sweep.data, sweep.config
-    ordered = [cells[key] for key in sorted(cells)]
+    config, ordered = sweep.config, [cells[key] for key in sorted(cells)]
     frame = to_frame(cell.record for cell in ordered)
     candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))
-    defenders = {one.name: _described(one) for one in sweep.defenders}
+    defenders, dataset = sweep.described(), sweep.dataset()
     tuned = {name: told["bounds"] for name, told in defenders.items() if told["bounds"]}
     found = verdict(frame, candidates, [name for name, told in defenders.items() if told["fixed"]], tuned)
-    split, attacks = sweep.scenario(0).split, sweep.scenario(0).attacks
-    dataset = _dataset(data, config, split)
     sample = sample_of(dataset)
     first = f"{sample}, {capability(config)}" if sample else capability(config)
     found = replace(found, summary=(first, *found.summary))
@@ -233,14 +231,13 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         found = replace(found, warnings=(*found.warnings, warning))
     poison = {}
     for index in range(config.splits):
-        split = sweep.scenario(index).split
-        for number, name in enumerate(defenders):
+        for number, name in enumerate(sweep.names):
             own = [cells[index, number, ratio] for ratio in range(sweep.ratios)]
             if own[0].batch:
-                poison[index, name] = _poison_arrays(own, split, sweep.scenario(index).attacks[number])
+                poison[index, name] = sweep.poison(index, number, own)
     return AuditResult(
         dataset=dataset,
-        threat_model=threat_model(config, data.classes, attacks, data.schema, data.unkept),
+        threat_model=sweep.threat_model(),
         config=config.model_dump(mode="json"),
         versions=versions(),
         frame=frame,
@@ -248,117 +245,5 @@ def _assembled(sweep: Sweep, cells: Mapping[tuple[int, int, int], Cell]) -> Audi
         defenders=defenders,
         verdict=found,
         poison=poison,
-        rows={at: _rows_of(own, sweep.scenario(at[0]).split) for at, own in poison.items()} if data.schema else {},
+        rows={at: sweep.rows(at[0], own) for at, own in poison.items()} if sweep.data.schema else {},
     )
-
-
-def _described(defender: Defender) -> dict[str, Any]:
-    """Return what a result says of a defender: see `AuditResult`."""
-    box = defender.policy.strengths
-    low, high = float(np.min(box.low)), float(np.max(box.high))
-    return {"fixed": defender.fixed, "words": defender.words(), "bounds": [low, high] if low < high else None}
-
-
-def _dataset(data: Dataset, config: AuditConfig, split: Split) -> dict[str, Any]:
-    """Return what a result says of the data."""
-    return {
-        "name": data.name,
-        "classes": list(data.classes),
-        "features": split.x_train.shape[1],
-        "feature_names": list(split.feature_names),
-        "columns": _columns(data),
-        "image_shape": data.image_shape,
-        "train": config.train,
-        "valid": config.valid,
-        "test": len(split.y_test),
-        "official_test_rows": data.test is not None,
-        "source": data.source,
-        **({"sample": sample} if (sample := sampled(data, config)) else {}),
-    }
-
-
-def _columns(data: Dataset) -> list[dict[str, str]]:
-    """Return name and kind of each column of the user's own table, the target's kind "target"; nothing for others."""
-    if data.schema is None:
-        return []
-    kinds = {column.name: column.kind for column in data.schema.columns} | {data.schema.target.name: "target"}
-    return [{"name": name, "kind": kinds[name]} for name in data.schema.order]
-
-
-def _rows_of(poison: dict[str, np.ndarray], split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
-    labels, changed = poison["y_start"], poison["y_poison"]
-    before = split.decode(poison["x_start"], np.where(labels < 0, changed, labels))
-    return before, split.decode(poison["x_poison"], changed)
-
-
-def _labels_before(x: np.ndarray, places: np.ndarray, split: Split, attack: Attacker) -> np.ndarray:
-    """Return the labels (k,) of the rows x (k, m) that points were before: those in their places, or an equal row's.
-
-    A row is equal as it is, or as a clone of it starts, within the feasible set. −1 where no row is equal: one of a
-    file of the attacker's own.
-    """
-    known: dict[bytes, float] = {}
-    for rows, labels in ((split.x_valid, split.y_valid), (split.x_train, split.y_train)):
-        clones = attack.settle(attack.feasible.project(jnp.asarray(rows, dtype=float)))
-        for own in (clones, rows):
-            known |= {row.tobytes(): label for row, label in zip(own.astype(np.float32), labels, strict=True)}
-    x = x.astype(np.float32)
-    found = np.array([known.get(row.tobytes(), -1) for row in x], np.int8)
-    stood = (split.x_train[places].astype(np.float32) == x[: len(places)]).all(axis=1)
-    found[: len(places)][stood] = split.y_train[places][stood]
-    return found
-
-
-def _poison_arrays(cells: list[Cell], split: Split, attack: Attacker) -> dict[str, np.ndarray]:
-    """Return what it takes to retrain on the poisoned sets of one chain without this program.
-
-    `x_poison` and so on are the poison of the largest share, `y_start` the labels before (−1: unknown). Added points
-    are the last rows, and raw features are x·scale + offset. Of lower shares the poison are the first `counts[i]`
-    points, or, where an attack begins anew at every share, arrays of their own, `x_poison_i` and so on. `kept[i]`,
-    where the defender takes rows out, are those that he leaves at ratio i.
-    """
-    batches, counts = (
-        [cell.batch for cell in cells if cell.batch],
-        [cell.record.n_poison for cell in cells if cell.batch],
-    )
-    names, added = ("x_start", "x_poison", "y_poison", "places"), attack.budget == "added"
-
-    def joined(parts: list[Batch]) -> tuple[np.ndarray, ...]:
-        return tuple(np.concatenate([getattr(batch, name) for batch in parts]) for name in names)
-
-    sets = [joined(batches[: at + 1] if attack.nested else [batch]) for at, batch in enumerate(batches)]
-    kept = {}
-    if attack.defence:
-        own = (placed(x, y, None if added else places, split.x_train, split.y_train) for _, x, y, places in sets)
-        passed = [np.asarray(attack.defence.sanitise(Rows.of(*rows))) > 0 for rows in own]
-        kept["kept"] = np.stack([np.pad(each, (0, len(passed[-1]) - len(each))) for each in passed])
-    kinds = np.float32, np.float32, np.int8, int
-
-    def written(found: tuple[np.ndarray, ...], end: str = "") -> dict[str, np.ndarray]:
-        arrays = (array.astype(kind) for array, kind in zip(found, kinds, strict=True))
-        told = dict(zip((f"{name}{end}" for name in (*names[:3], "replaced")), arrays, strict=True))
-        return told | ({f"replaced{end}": np.zeros(0, int)} if added else {})
-
-    lower = (
-        {} if attack.nested else {k: v for at, one in enumerate(sets[:-1]) for k, v in written(one, f"_{at}").items()}
-    )
-    places = sets[-1][3][:0] if added else sets[-1][3]
-    ends = {"clean": cells[0].weights, "poisoned": cells[-1].weights}
-    weights = {f"weights_{name}_{i}": leaf for name, leaves in ends.items() for i, leaf in enumerate(leaves)}
-    return {
-        **written(sets[-1]),
-        **lower,
-        "y_start": _labels_before(sets[-1][0], places, split, attack),
-        "replaced_rows": split.train_rows[places],
-        "counts": np.array(counts),
-        "log_strength": np.array([batch.log_strength for batch in batches]),
-        "history": np.concatenate([batch.history for batch in (batches if attack.nested else batches[-1:])]).astype(
-            np.float32
-        ),
-        "train_rows": split.train_rows,
-        "valid_rows": split.valid_rows,
-        "test_rows": split.test_rows,
-        "offset": split.offset,
-        "scale": split.scale,
-    } | (kept | weights if all(ends.values()) else kept)

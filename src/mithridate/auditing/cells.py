@@ -7,6 +7,7 @@ the one before.
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
     """A cell that is finished, or has failed (`record.status`): then `batch` may be missing, or is what it came to.
 
     `record`: the audited attack's; `others`: those of the attacks that it is compared with. `weights`: the victim's,
-    layer by layer, flat, where the result keeps them.
+    layer by layer, flat, where the result keeps them. `extra`: what the next cell of the chain needs besides.
     """
 
     split: int
@@ -43,6 +44,7 @@ class Cell(NamedTuple):
     batch: Batch | None
     weights: tuple[np.ndarray, ...] = ()
     others: tuple[Record, ...] = ()
+    extra: Mapping[str, np.ndarray] = {}
 
     @property
     def name(self) -> str:
@@ -64,17 +66,22 @@ class Cell(NamedTuple):
             "records": np.array(json.dumps(plain, ensure_ascii=False)),
             **{f"batch_{name}": np.asarray(value) for name, value in batch.items()},
             **{f"weights_{layer}": leaf for layer, leaf in enumerate(self.weights)},
+            **{f"extra_{name}": value for name, value in self.extra.items()},
         }
 
 
 class Paused(NamedTuple):
-    """A cell whose attack stands between two rounds, with each set of points that it crafts, and its seconds."""
+    """A cell whose attack stands between two rounds, with each set of points that it crafts, and its seconds.
+
+    `extra`: what an attack without rounds has come to.
+    """
 
     split: int
     policy: int
     ratio: int
     midways: tuple[Midway, ...]
     seconds: float
+    extra: Mapping[str, np.ndarray] = {}
 
     @property
     def name(self) -> str:
@@ -99,7 +106,7 @@ class Paused(NamedTuple):
                 **{f"state_{place}": leaf for place, leaf in enumerate(at.state)},
             }
             found |= {f"{number}_{name}": value for name, value in own.items()}
-        return found
+        return found | {f"extra_{name}": value for name, value in self.extra.items()}
 
 
 def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
@@ -118,17 +125,22 @@ def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
         )
         batch = {field: arrays[f"batch_{field}"] for field in Batch._fields} if "batch_value" in arrays else None
         made = Batch(**{field: _plain(value, field) for field, value in batch.items()}) if batch else None
-        return Cell(split, policy, int(found[3]), record, made, _numbered(arrays, "weights"), tuple(others))
+        weights = _numbered(arrays, "weights")
+        return Cell(split, policy, int(found[3]), record, made, weights, tuple(others), _extra(arrays))
     except (LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"it is damaged ({error})") from None
 
 
 def _paused(split: int, policy: int, arrays: dict[str, np.ndarray]) -> Paused:
-    many = sum(name.endswith("_taken") for name in arrays)
+    many = sum(name.endswith("_taken") and not name.startswith("extra_") for name in arrays)
     midways = tuple(
         _midway({n.removeprefix(f"{i}_"): a for n, a in arrays.items() if n.startswith(f"{i}_")}) for i in range(many)
     )
-    return Paused(split, policy, int(arrays["ratio"]), midways, float(arrays["seconds"]))
+    return Paused(split, policy, int(arrays["ratio"]), midways, float(arrays["seconds"]), _extra(arrays))
+
+
+def _extra(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("extra_"): array for name, array in arrays.items() if name.startswith("extra_")}
 
 
 def _midway(arrays: dict[str, np.ndarray]) -> Midway:

@@ -41,7 +41,7 @@ class Scenario:
         split, seed = data.split(config.train, config.valid, config.seed, index), f"{config.seed}/{data.name}/{index}"
         model = other.model if other else model_of(config, split)
         defenders = other.defenders if other else tuple(defenders_of(config))
-        objective = objective_on(config, split, seed, _to_come(data, split))
+        objective = objective_on(config, split, seed, to_come(data, split))
         n, n_test = len(data.y), len(split.y_test)
         shared = Shared(len(split.y_train) / n, 0.0 if data.test else n_test / n, n_test)
         return cls(config, index, split, seed, model, objective, defenders, shared)
@@ -61,7 +61,7 @@ class Scenario:
         return self.attacks[0].rows(self.split.x_train, self.split.y_train)
 
 
-def _to_come(data: Dataset, split: Split) -> np.ndarray:
+def to_come(data: Dataset, split: Split) -> np.ndarray:
     """Return how often each class occurs among the rows to come: those not drawn, or where there are test rows, all."""
     counts = np.bincount(data.y, minlength=len(data.classes)).astype(float)
     if data.test is None:

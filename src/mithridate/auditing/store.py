@@ -25,7 +25,7 @@ from mithridate.files.durable import PART, flush, write_whole
 from mithridate.files.limits import contained, read_json, read_npz, regular_file
 from mithridate.results.results import check_free
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, CELLS, LOCK = "manifest.json", "cells", ".lock"
 
 

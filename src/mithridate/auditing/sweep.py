@@ -1,31 +1,29 @@
-"""The chains of an audit, computed: each split and policy is a chain of nested poison sets (App. B).
-
-A chain depends on no other, and yields what it has come to as it goes: `Begun`, `Cell`, and between two rounds of an
-attack, when it is wanted, `Paused`. Given what was stored of these, it goes on from there to the same numbers.
-"""
+"""The chains of an audit whose victims are trained by this program, attacked by hypergradients among others."""
 
 import hashlib
-import math
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from mithridate.attacks.poison import Batch, Poisoning
 from mithridate.auditing.assembly import defenders_of
 from mithridate.auditing.cells import Begun, Cell, Paused
+from mithridate.auditing.chains import Chain, Chains, reason_of
 from mithridate.auditing.measuring import Bench, failed_cell
 from mithridate.auditing.scenario import Scenario
+from mithridate.auditing.threat import threat_model
+from mithridate.auditing.written import poison_arrays
 from mithridate.configuration.config import AuditConfig
 from mithridate.configuration.parts import own_parts, source_of
-from mithridate.data.datasets import Dataset
+from mithridate.data.datasets import Dataset, Split
 from mithridate.defences.base import Counted, Effort
 from mithridate.defences.named import check_folds, check_sanitiser
 from mithridate.errors import InputError, MithridateError
@@ -35,31 +33,13 @@ from mithridate.execution.work import Pace
 from mithridate.victims.rows import Rows
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One split and policy, by number, and what is known of it: its finished cells by ratio, and where one paused."""
-
-    split: int
-    policy: int
-    cells: Mapping[int, Cell] = field(default_factory=dict)
-    paused: Paused | None = None
-
-
-class Sweep:
-    """All chains of an audit on `data`; it can be sent to another process, and makes there what it needs."""
+class Sweep(Chains):
+    """The chains of an audit whose victims have hypergradients (App. B: the poison sets of a chain can be nested)."""
 
     def __init__(self, data: Dataset, config: AuditConfig):
-        self.data, self.config = data, config
         self.defenders = defenders_of(config)
-        self.ratios = 1 + math.ceil(config.points / config.batch)
+        super().__init__(data, config, [defender.name for defender in self.defenders])
         self._scenarios: dict[int, Scenario] = {}
-
-    def __reduce__(self):
-        return _remade, (self.data, self.config)
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which all of it has to run."""
-        return devices.surroundings(self.config.precision, self.config.execution)
 
     def scenario(self, index: int) -> Scenario:
         """Return split `index` and what its chains share, made once; raises `InputError`."""
@@ -112,10 +92,6 @@ class Sweep:
                     found.update(np.asarray(leaf).tobytes() if eqx.is_array_like(leaf) else b"")
         return found.hexdigest()
 
-    def unfinished(self, chain: Chain) -> bool:
-        """Return whether any cell of a chain is missing or has failed."""
-        return any(self._missing(chain, ratio) for ratio in range(self.ratios))
-
     def run(self, chain: Chain, pace: Pace) -> Iterator[Begun | Cell | Paused]:
         """Compute what is missing of a chain, to its end or until it is asked to stop.
 
@@ -135,28 +111,28 @@ class Sweep:
         try:
             bench, midways = Bench(scenario, attack), paused.midways if paused else ()
             stages = attack.stages(split.x_train, split.y_train, scenario.rows, done, midways, bench.judge)
-            if self._missing(chain, ratio):
+            if self.missing(chain, ratio):
                 yield Begun(*at, ratio)
             for stage in stages:
                 if not isinstance(stage, Poisoning):
                     if pace.due():
                         yield Paused(*at, ratio, stage, spent())
                 else:
-                    if self._missing(chain, ratio):
+                    if self.missing(chain, ratio):
                         (record, *others), weights = bench.cell(stage)
                         kept = jax.tree.leaves(weights) if not chain.split and ratio in (0, self.ratios - 1) else []
                         flat = tuple(np.asarray(leaf, np.float32).ravel() for leaf in kept)
                         record = replace(record, seconds=spent())
                         yield Cell(*at, ratio, record, stage.batches[-1], flat, tuple(others))
                     ratio, earlier, started = ratio + 1, 0.0, time.perf_counter()
-                    if ratio < self.ratios and self._missing(chain, ratio) and not pace.stopped():
+                    if ratio < self.ratios and self.missing(chain, ratio) and not pace.stopped():
                         yield Begun(*at, ratio)
                 if pace.stopped():
                     return
         except MithridateError:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it was, the other chains go on, and the record says it)
-            for cell in self._failed(chain, ratio, _reason(error)):
+            for cell in self.failed(chain, ratio if ratio < self.ratios else None, reason_of(error)):
                 yield cell._replace(record=replace(cell.record, seconds=spent()))
                 earlier, started = 0.0, time.perf_counter()
 
@@ -166,41 +142,38 @@ class Sweep:
         steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
         effort = policy.work(()) if isinstance(policy, Counted) else Effort()
         folds = max(1, effort.folds * effort.again)
-        return steps * folds * sum(self._missing(chain, ratio) for ratio in range(self.ratios))
+        return steps * folds * sum(self.missing(chain, ratio) for ratio in range(self.ratios))
 
-    def after(self, chain: Chain, outcome: Begun | Cell | Paused) -> Chain:
-        """Return a chain as it is once it has yielded this."""
-        match outcome:
-            case Cell():
-                return replace(chain, cells={**chain.cells, outcome.ratio: outcome}, paused=None)
-            case Paused():
-                return replace(chain, paused=outcome)
-        return chain
+    def split(self, index: int) -> Split:
+        """Return the rows of a split."""
+        return self.scenario(index).split
 
-    def given_up(self, chain: Chain, reason: str) -> Iterator[Cell]:
-        """Yield what is missing of a chain as failed."""
-        first = next((ratio for ratio in range(self.ratios) if self._missing(chain, ratio)), self.ratios)
-        yield from self._failed(chain, first, reason)
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Return what a result says of each defender: see `AuditResult`."""
+        found = {}
+        for one in self.defenders:
+            low, high = (float(end) for end in (np.min(one.policy.strengths.low), np.max(one.policy.strengths.high)))
+            bounds = [low, high] if low < high else None
+            found[one.name] = {"fixed": one.fixed, "words": one.words(), "bounds": bounds}
+        return found
 
-    def _failed(self, chain: Chain, first: int, reason: str) -> Iterator[Cell]:
+    def threat_model(self) -> dict[str, str]:
+        """Return what the attacker knows, controls and may change, in plain words."""
+        data = self.data
+        return threat_model(self.config, data.classes, self.scenario(0).attacks, data.schema, data.unkept)
+
+    def poison(self, index: int, number: int, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+        """Return what it takes to retrain on the poisoned sets of one chain without this program."""
+        return poison_arrays(cells, self.split(index), self.scenario(index).attacks[number])
+
+    def rows(self, index: int, poison: Mapping[str, np.ndarray]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
+        split, labels, changed = self.split(index), poison["y_start"], poison["y_poison"]
+        before = split.decode(poison["x_start"], np.where(labels < 0, changed, labels))
+        return before, split.decode(poison["x_poison"], changed)
+
+    def failed_cell(self, chain: Chain, ratio: int, reason: str) -> Cell:
+        """Return the cell of a chain that could not be computed."""
         scenario = self.scenario(chain.split)
-        for ratio in (each for each in range(first, self.ratios) if self._missing(chain, each)):
-            record, *others = failed_cell(scenario, scenario.attacks[chain.policy], ratio, reason)
-            yield Cell(chain.split, chain.policy, ratio, record, None, (), tuple(others))
-            reason = f"ratio {first + 1} failed, on whose poison it builds"
-
-    @staticmethod
-    def _missing(chain: Chain, ratio: int) -> bool:
-        return ratio not in chain.cells or chain.cells[ratio].failed
-
-
-def _remade(data: Dataset, config: AuditConfig) -> Sweep:
-    with devices.surroundings(config.precision, config.execution):
-        return Sweep(data, config)
-
-
-def _reason(error: Exception) -> str:
-    said = (str(error).strip() or "no message").splitlines()[0][:300]
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
-        return f"out of memory ({said}): use hypergradient = checkpointed, or a smaller batch"
-    return f"{type(error).__name__}: {said}"
+        record, *others = failed_cell(scenario, scenario.attacks[chain.policy], ratio, reason)
+        return Cell(chain.split, chain.policy, ratio, record, None, (), tuple(others))

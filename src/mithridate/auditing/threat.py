@@ -13,6 +13,7 @@ from mithridate.data.datasets import Dataset
 from mithridate.data.encoding import Schema
 from mithridate.data.groups import ROWS
 from mithridate.defences.tuning import LEAST
+from mithridate.estimators.victims import Victim
 
 BUDGETS = {
     "added": "all of them new ones that it adds",
@@ -112,11 +113,7 @@ def threat_model(
     w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
     if schema:
-        kept = "decimals, whole numbers and categories kept as such"
-        told = [column.feasible for column in schema.columns if column.feasible]
-        others = f", except {'; '.join(told)}" if told else ""
-        rules = f", so that {' and '.join(rule.text for rule in schema.rules)}" if schema.rules else ""
-        within = f"within each column's range in the training rows, {kept}{others}{rules}"
+        within = f"within {_ranges(schema)}"
     learner, words = attacks[0].learner, dict.fromkeys(attack.words() for attack in attacks)
     goal, cloned = aim_of(config, classes)
     built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]
@@ -167,3 +164,61 @@ def threat_model(
         + f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
         * bool(unkept),
     }
+
+
+def threat_of_estimators(
+    config: AuditConfig,
+    classes: Sequence[str],
+    victims: Sequence[Victim],
+    fits: int,
+    schema: Schema | None = None,
+    unkept: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return what an attacker of estimators knows, controls and may change, in plain words.
+
+    `fits`: how often he fits an estimator in a split, at most; the others as in `threat_model`.
+    """
+    within = f"within {_ranges(schema)}" if schema else "within the data set's feasible range"
+    may_change = {
+        "labels": "the labels of its rows, and no feature",
+        "features": f"every feature of its rows, {within}, and no label (clean-label)",
+        "both": f"the labels of its rows, and every feature, {within}",
+    }[config.edits]
+    crafted = (
+        ""
+        if config.edits == "labels"
+        else (
+            f"; points that are crafted on the derivatives of a surrogate ({', '.join(config.surrogates)}); and cells "
+            "that are moved from row to row"
+        )
+    )
+    return {
+        "model": "; ".join(dict.fromkeys(victim.model for victim in victims)),
+        "goal": aim_of(config, classes)[0].partition(":")[0],
+        "attack": "the attacker flips labels of rows that are picked in many ways, and swaps rows as long as that does "
+        f"more harm{crafted}. Each is tried by fitting the estimator again, about {fits} times in a split; what does "
+        "most harm on the validation rows counts. No derivative passes through the estimator, and not everything is "
+        "tried: the figures are a lower bound of the worst case",
+        "knows": "everything: training and validation rows, the estimator, its hyperparameters and its search",
+        "controls": f"up to {config.points} of the training rows, {BUDGETS[config.budget]}",
+        "may_change": may_change,
+        "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
+        "budget": f"{config.budget}: ratio = poison / "
+        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays"),
+        "validation_set": "trusted rows that the attacker knows; the estimator's own search sees training rows alone",
+        "evaluation": "the estimator fitted from scratch on the poisoned rows; where it draws at random and its seed "
+        "is not set, by one seed for all fits of a split",
+        "not_tested": ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
+        + "backdoor attacks, attackers with less knowledge, more fits than these, outlier filters, other estimators"
+        + f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
+        * bool(unkept),
+    }
+
+
+def _ranges(schema: Schema) -> str:
+    """Return in words what cells of poisoned rows may hold."""
+    told = [column.feasible for column in schema.columns if column.feasible]
+    others = f", except {'; '.join(told)}" if told else ""
+    rules = f", so that {' and '.join(rule.text for rule in schema.rules)}" if schema.rules else ""
+    kept = "decimals, whole numbers and categories kept as such"
+    return f"each column's range in the training rows, {kept}{others}{rules}"

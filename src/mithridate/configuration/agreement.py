@@ -1,9 +1,68 @@
 """What the options of an audit have to agree on, one rule a function; each returns what is wrong, or nothing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mithridate.configuration.parts import ESTIMATORS, TUNINGS, USUAL, one_of
+
 WIDEST = 2**16
+
+
+OF_MODELS = (
+    *("model", "loss", "penalty", "hidden", "victim", "inner", "attack", "initial", "defences", "folds", "tune_by"),
+    *("hyperiterations", "joint_hyperiterations", "hypergradient", "space", "poison_step", "poison_rule", "hyper_step"),
+    *("hyper_rule", "closing", "select", "alternate", "learning_rate", "inner_steps", "inner_batch", "stabilise"),
+    *("bounds", "strengths", "strength_bounds", "train_learning_rate", "batch_size", "precision"),
+)
+"""The options of victims that are trained by this program, which say nothing of an estimator."""
+PICKLED = (".pkl", ".pickle", ".joblib", ".skops", ".cloudpickle", ".onnx")
+
+
+def check_of_estimator(given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for options that an audit of estimators does not have, other than by default."""
+    for name in OF_MODELS:
+        if name in given and _plain(given[name]) != _plain(usual[name]):
+            raise ValueError(
+                f"{name} = {given[name]!r}: with estimator the victim is the estimator, which sets this itself; leave "
+                "the option out, or audit a model (without estimator)"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def unknown_estimator(text: str) -> str:
+    """Return what is wrong with a text that names no estimator."""
+    path = text.rpartition(":")[0] or text
+    if path.lower().endswith(PICKLED) or text.lower().endswith(PICKLED):
+        return (
+            f"estimator = {text!r}: a stored model is fitted already, and reading it could run anybody's code; name "
+            "the code that makes it, as file.py:attribute, or pass the object in Python (mi.audit(…, estimators=[…]))"
+        )
+    if text.endswith(".py"):
+        return f"estimator = {text!r}: say what in the file it is, as {text}:pipeline"
+    return one_of("estimator", text, ESTIMATORS, ", or module:attribute or file.py:attribute for one of your own")
+
+
+def _estimators(config: Any) -> str:
+    tunings = [policy for policy in config.policies if isinstance(policy, str) and policy in (*TUNINGS, *USUAL)]
+    if not config.estimators:
+        if tunings and config.policies != USUAL:
+            return f"policy = {tunings[0]}: only with estimator; λ of a model is set by learned, cv-clean, fixed=VALUE"
+        alone = {"fits": config.fits is not None, "surrogates": config.surrogates != ("logistic",)}
+        if said := [name for name, present in alone.items() if present]:
+            return f"{said[0]} = {getattr(config, said[0])!r}: only with estimator"
+        return "missing = keep: only with estimator; a model needs numbers: use impute" * (config.missing == "keep")
+    for policy in config.policies:
+        if policy not in (*TUNINGS, *USUAL):
+            named = policy if isinstance(policy, str) else type(policy).__name__
+            return one_of("policy", named, TUNINGS, " with an estimator, whose hyperparameters they are about")
+    if config.objective.startswith("rows"):
+        return f"objective = {config.objective}: not with estimator; use indiscriminate, target-class or misclassify"
+    if config.execution not in ("auto", "serial") and not config.execution.startswith(("processes", "ray")):
+        return f"execution = {config.execution}: an estimator runs on no accelerator; use serial, processes or ray"
+    return ""
 
 
 def _points(config: Any) -> str:
@@ -99,5 +158,17 @@ def _order(config: Any) -> str:
 
 
 CHECKS: tuple[Callable[[Any], str], ...] = (
-    *(_points, _edits, _folds, _strengths, _network, _inner_batch, _hypergradient, _closing, _score, _order),
+    *(
+        _estimators,
+        _points,
+        _edits,
+        _folds,
+        _strengths,
+        _network,
+        _inner_batch,
+        _hypergradient,
+        _closing,
+        _score,
+        _order,
+    ),
 )

@@ -15,8 +15,19 @@ from pydantic import (
     model_validator,
 )
 
-from mithridate.configuration.agreement import CHECKS
-from mithridate.configuration.parts import BUILT_IN, PLAIN, SEVERAL, known, name_of, one_of, share_of
+from mithridate.configuration.agreement import CHECKS, check_of_estimator, unknown_estimator
+from mithridate.configuration.parts import (
+    BUILT_IN,
+    ESTIMATORS,
+    PLAIN,
+    SEVERAL,
+    USUAL,
+    is_path,
+    known,
+    name_of,
+    one_of,
+    share_of,
+)
 from mithridate.configuration.presets import MOST_POISON, PRESETS, setting
 from mithridate.configuration.reading import FileOptions, joined
 from mithridate.errors import InputError
@@ -62,6 +73,23 @@ class AuditConfig(FileOptions):
         "logistic",
         description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
         "model itself, or a function of the number of features that returns it)",
+    )
+    estimators: tuple[Any, ...] = Field(
+        (),
+        description="audit scikit-learn estimators instead of a model: random-forest, hist-gradient-boosting, svc, "
+        "knn, logistic, ridge, gaussian-nb, linear-svc, xgboost, lightgbm, catboost, or your own, its search included, "
+        "as module:attribute or file.py:attribute; repeatable",
+    )
+    fits: int | None = Field(
+        None,
+        ge=4,
+        description="how often the attacker fits an estimator in a split, all shares together; by default 240 if it is "
+        "quick to fit (linear, kernels, neighbours), else 120",
+    )
+    surrogates: tuple[Literal["logistic", "mlp"], ...] = Field(
+        ("logistic",),
+        min_length=1,
+        description="the models on whose derivatives points for an estimator are crafted: logistic, mlp; repeatable",
     )
     loss: Any = Field(
         "logistic",
@@ -124,7 +152,8 @@ class AuditConfig(FileOptions):
     policies: tuple[Any, ...] = Field(
         min_length=1,
         description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned, or your own, as "
-        "module:attribute; repeatable",
+        "module:attribute; of an estimator: as-is, searched (its own search, on the poisoned rows), searched-clean, by "
+        "default both ways to search if it does; repeatable",
     )
     defences: tuple[Any, ...] = Field(
         ("none",),
@@ -221,10 +250,12 @@ class AuditConfig(FileOptions):
     @field_validator(*SEVERAL)
     @classmethod
     def _parts(cls, values: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        kind = SEVERAL[info.field_name]
         for value in values:
             if isinstance(value, PLAIN):
-                kind = SEVERAL[info.field_name]
                 raise ValueError(f"{kind} = {value!r}: use a name, or module:attribute for one of your own")
+            if kind == "estimator" and isinstance(value, str) and value not in ESTIMATORS and not is_path(value):
+                raise ValueError(unknown_estimator(value))
         return values
 
     @field_serializer(*BUILT_IN, when_used="json")
@@ -285,6 +316,10 @@ class AuditConfig(FileOptions):
         filled["budget"] = "chosen" if quick and base.budget == "replaced" else base.budget
         crafted_for_errors = given.get("attack", filled["attack"]) == "portfolio"
         filled["poison_rule"] = "restarting" if crafted_for_errors else "normalised"
+        if given.get("estimators"):
+            filled |= {"attack": "portfolio", "policies": USUAL, "missing": "keep"}
+            usual = {name: info.default for name, info in cls.model_fields.items()} | filled
+            check_of_estimator(given, usual)
         return filled | given
 
     @model_validator(mode="after")

@@ -2,11 +2,14 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import math
 import operator
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mithridate.errors import InputError, MithridateError
@@ -18,13 +21,22 @@ BUILT_IN = {
     "loss": ("logistic", "squared-hinge", "squared"),
 }
 """The kinds of which an audit has one, and what each can be without code of the user's own."""
-SEVERAL = {"policies": "policy", "defences": "defence"}
+SEVERAL = {"policies": "policy", "defences": "defence", "estimators": "estimator"}
 """The kinds of which it may have several, and what one is called; `defences.named` knows the texts."""
-FLIPS = ("random flips", "class flips", "ALFA", "influence flips")
+ESTIMATORS = (
+    *("random-forest", "hist-gradient-boosting", "svc", "knn", "logistic", "ridge", "gaussian-nb", "linear-svc"),
+    *("xgboost", "lightgbm", "catboost"),
+)
+"""The estimators that are known by name."""
+TUNINGS = ("as-is", "searched", "searched-clean")
+"""What can be done about the hyperparameters of an estimator; as policies they stand in place of those for λ."""
+USUAL = ("usual",)
+"""The policies of an estimator unless others are asked for: both ways to search where it does, else as it is."""
+FLIPS = ("random flips", "class flips", "ALFA", "influence flips", "grown flips")
 """The kinds of attack that change labels alone, as records name them."""
 PLAIN = (bool, int, float, bytes, list, tuple, dict, set)
 """What is no part of an audit, as it stands in a file."""
-_OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_OWN = re.compile(r"(\w+(\.\w+)*|.+\.py):\w+(\.\w+)*")
 
 
 def name_of(part: Any) -> str:
@@ -41,7 +53,7 @@ def described(part: Any) -> str:
 
 
 def is_path(part: Any) -> bool:
-    """Return whether a part is named as `module:attribute`."""
+    """Return whether a part is named as `module:attribute` or `file.py:attribute`."""
     return isinstance(part, str) and bool(_OWN.fullmatch(part))
 
 
@@ -77,12 +89,35 @@ def found(kind: str, part: Any) -> Any:
     if not is_path(part):
         return part
     name = f"{kind} = {part}"
-    module, _, attribute = part.partition(":")
-    imported = tried(name, f"importing {module}", importlib.import_module, module)
+    module, _, attribute = part.rpartition(":")
+    importing = _of_file if module.endswith(".py") else importlib.import_module
+    imported = tried(name, f"importing {module}", importing, module)
     try:
         return operator.attrgetter(attribute)(imported)
     except AttributeError:
-        raise InputError(f"{name}: module {module} has no attribute {attribute!r}") from None
+        raise InputError(
+            f"{name}: {module} has no attribute {attribute!r}{nearest(attribute, dir(imported))}"
+        ) from None
+
+
+def _of_file(path: str) -> Any:
+    """Return the module in a file. It is known by the file's name, so that what it defines can be sent to processes."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {path}")
+    if file.stem in sys.modules and getattr(sys.modules[file.stem], "__file__", None) == str(file.resolve()):
+        return sys.modules[file.stem]
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    return module
 
 
 def source_of(part: Any) -> str:

@@ -78,10 +78,11 @@ class FileOptions(BaseModel):
         True,
         description="whether ?, NA, null, None and the like in a text file say that a cell is empty",
     )
-    missing: Literal["refuse", "drop", "impute", "category", "category,impute", "category,drop"] = Field(
+    missing: Literal["refuse", "drop", "impute", "keep", "category", "category,impute", "category,drop"] = Field(
         "refuse",
         description="empty cells: refuse the file, drop their rows, impute the training rows' median or most frequent "
-        "category, or make them a category of their own; numbers have none: category,impute or category,drop",
+        "category, or make them a category of their own; numbers have none: category,impute or category,drop; keep "
+        "them empty for an estimator, whose default it is",
     )
     max_categories: int = Field(50, ge=2, le=10_000, description="the most different texts in a column")
     join_rare: bool = Field(

@@ -84,10 +84,14 @@ class Column:
         return self.kind in ("integer", "boolean")
 
     def written(self, raw: Num[np.ndarray, " n"]) -> pd.Series:
-        """Return raw numbers as the cells of this column."""
+        """Return raw numbers as the cells of this column; NaN is an empty cell."""
+        empty = np.isnan(raw)
         if self.categories:
-            return pd.Series([self.categories[int(code)] for code in raw], dtype=self.dtype, name=self.name)
-        return pd.Series(np.rint(raw) if self.whole else raw, name=self.name).astype(self.dtype)
+            cells = [None if np.isnan(code) else self.categories[int(code)] for code in raw]
+            dtype = object if empty.any() and self.dtype in (bool, "bool") else self.dtype
+            return pd.Series(cells, dtype=dtype, name=self.name)
+        numbers = pd.Series(np.rint(raw) if self.whole else raw, name=self.name)
+        return numbers if empty.any() and pd.api.types.is_integer_dtype(self.dtype) else numbers.astype(self.dtype)
 
 
 @dataclass(frozen=True)

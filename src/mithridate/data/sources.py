@@ -122,8 +122,11 @@ def loaded(name: str, config: AuditConfig) -> Dataset:
     own = {option: getattr(config, option) for option in FILE_OPTIONS}
     if names_file(name):
         return read_dataset(files_of(name), **own)
+    usual = {option: AuditConfig.model_fields[option].default for option in own}
+    if config.estimators:
+        usual["missing"] = "keep"
     for option, value in own.items():
-        if value != AuditConfig.model_fields[option].default:
+        if value != usual[option]:
             raise InputError(f"{option} = {value!r}: only for a file of your own; {name} is in the catalogue")
     return load_dataset(name)
 

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mithridate.configuration.parts import one_of
 from mithridate.data.encoding import Encoder
+from mithridate.data.rules import kept
 from mithridate.errors import InputError
 from mithridate.estimators.flips import Flips, View
 from mithridate.estimators.rows import Table, take, with_points
@@ -41,13 +42,16 @@ class Capability(NamedTuple):
 class Points(NamedTuple):
     """Poison of k points, as rows of the user's X: now (`cells`) and at their start (`start`), with labels (k,).
 
-    Labels are class numbers. `rows` (k,): the rows of the fold that the points replace, None if they are added.
-    `sources` (k,): the rows of the fold whose features the points have now or had at their start. When such a row is
-    held out, no fit may use its copy.
+    `raw` (k, columns): the cells as a table's numbers. Labels are class numbers. `rows` (k,): the rows of the fold that
+    the points replace, None if they are added. `sources` (k,): the rows of the fold whose features the points have now
+    or had at their start. When such a row is held out, no fit may use its copy. `kind`: how they were made, of which
+    `name` says more; `plain`: nothing is optimised.
     """
 
+    kind: str
     name: str
     cells: Any
+    raw: np.ndarray
     start: Any
     labels: np.ndarray
     rows: np.ndarray | None
@@ -56,10 +60,18 @@ class Points(NamedTuple):
 
     def first(self, count: int) -> "Points":
         """Return the first points, at most `count`."""
-        own = np.arange(min(count, len(self.labels)))
-        rows = None if self.rows is None else self.rows[own]
-        cells, start = take(self.cells, own), take(self.start, own)
-        return Points(self.name, cells, start, self.labels[own], rows, self.sources[own], self.plain)
+        return self.only(np.arange(min(count, len(self.labels))))
+
+    def only(self, own: np.ndarray) -> "Points":
+        """Return these points, by number."""
+        return self._replace(
+            cells=take(self.cells, own),
+            raw=self.raw[own],
+            start=take(self.start, own),
+            labels=self.labels[own],
+            rows=None if self.rows is None else self.rows[own],
+            sources=self.sources[own],
+        )
 
     def begins(self, other: "Points") -> bool:
         """Return whether these are the first points of another poison, `other`."""
@@ -72,7 +84,11 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """A training fold: rows of the user's X (n, …), the same as raw numbers (n, columns), and class numbers (n,)."""
+    """A training fold: rows of the user's X (n, …), the same as raw numbers (n, columns), and class numbers (n,).
+
+    `trusted`: raw rows (t, columns) outside the fold and their class numbers (t,), by which the attacker measures; if
+    there are none, he holds out rows of the fold.
+    """
 
     table: Table
     cells: Any
@@ -80,6 +96,7 @@ class Fold:
     labels: np.ndarray
     classes: np.ndarray
     seed: int
+    trusted: tuple[np.ndarray, np.ndarray] | None = None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -116,16 +133,25 @@ class Fold:
         sources, labels, places = flips.rows[wanted], flips.labels[wanted], places[: len(wanted)]
         start = take(self.cells, places if capability.edits == "features" else sources)
         cells, raw = take(self.cells, sources), self.raw[sources]
-        beyond = (raw < self.encoder.low) | (raw > self.encoder.high)
-        if capability.edits != "labels" and beyond.any():
-            cells = self.table.written(np.clip(raw, self.encoder.low, self.encoder.high))
+        if capability.edits != "labels" and not np.array_equal(inside := self.within(raw), raw, equal_nan=True):
+            raw, cells = inside, self.table.written(inside)
         rows = None if capability.budget == "added" else places
-        return Points(flips.name, cells, start, labels, rows, sources, flips.plain)
+        kind = "copied rows" if capability.edits == "features" else flips.kind
+        return Points(kind, flips.name, cells, raw, start, labels, rows, sources, flips.plain)
+
+    def within(self, raw: np.ndarray) -> np.ndarray:
+        """Return raw rows (k, columns) with the nearest cells that poisoned rows may have."""
+        inside = np.clip(raw, self.encoder.low, self.encoder.high)
+        for place, column in enumerate(self.table.schema.columns):
+            if column.allowed is not None:
+                barred = ~np.isin(raw[:, place], column.allowed) & ~np.isnan(raw[:, place])
+                inside[barred, place] = column.allowed[0]
+        return kept(self.table.schema.rules, inside, self.table.schema.grids)
 
     def unchanged(self, rows: np.ndarray, capability: Capability) -> Points:
         """Return these rows as points with their own labels and features, from which an attack can move them."""
-        own = take(self.cells, rows)
-        return Points("own labels", own, own, self.labels[rows], None if capability.budget == "added" else rows, rows)
+        own, places = take(self.cells, rows), None if capability.budget == "added" else rows
+        return Points("none", "own labels", own, self.raw[rows], own, self.labels[rows], places, rows)
 
     def _by_right(self, labels: np.ndarray, capability: Capability, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return for which of these labels a row that truly has the label is available, and those rows."""

@@ -25,6 +25,7 @@ from mithridate.victims.rules import Exact, GradientDescent
 
 Surrogate = str | Learner | Model
 
+TRANSFER = "transfer"
 REACH = 0.05
 """The step of the points, as a share of the feasible set's diagonal."""
 BATCHES = 3
@@ -99,7 +100,8 @@ def craft(fold: Fold, plan: Plan, begun: Points | None = None) -> list[Points]:
 
     They start from the points `begun`. By default they start as clones of the rows on which the attacker measures, with
     labels flipped, in random places among the other rows; each part is half of the fold. Given points can have any
-    places, so then he measures on a third of the fold.
+    places, so then he measures on a third of the fold. If the fold has trusted rows, he measures on these, and all rows
+    of the fold are trained on.
 
     Distances and penalties depend on the scale of the features, and an estimator may rescale them or not. So one set is
     crafted on standardised features, the other on features scaled to a feasible range of 1.
@@ -122,6 +124,10 @@ def _crafted(
 ) -> Points:
     own, ranges = x * factor[None], standardised.box.high - standardised.box.low
     train, trusted, moved = _rows(fold, plan, begun)
+    aimed = own[trusted], fold.labels[trusted]
+    if fold.trusted:
+        raw, labels = fold.trusted
+        aimed = fold.encoder.transform(raw) * factor[None], labels
     given = {}
     if begun is not None:
         start = own[begun.sources]
@@ -131,7 +137,7 @@ def _crafted(
     with jax.enable_x64(plan.wide):
         attack = (_Begun if given else Attack)(
             learner=_learner(plan, own[train], fold.labels[train]),
-            target=(own[trusted], fold.labels[trusted]),
+            target=aimed,
             feasible=feasible,
             policy=plan.policy,
             points=plan.counts[-1] if begun is None else len(begun.labels),
@@ -143,19 +149,20 @@ def _crafted(
             **given,
         )
         poison = attack.poison(own[train], fold.labels[train])
-    ends, starts = (
-        fold.table.written(fold.encoder.raw(part / factor[None])) for part in (poison.x_poison, poison.x_start)
-    )
+    raw, raw_start = (fold.encoder.raw(part / factor[None]) for part in (poison.x_poison, poison.x_start))
+    ends, starts = fold.table.written(raw), fold.table.written(raw_start)
     if begun is not None:
-        return begun._replace(name=f"transfer from {begun.name}", cells=ends, plain=False)
+        return begun._replace(kind=TRANSFER, cells=ends, raw=raw, plain=False)
     places = None if poison.replaced is None else train[poison.replaced]
     sources = _sources(own[trusted], trusted, poison.x_start)
-    return Points("transfer", ends, starts, poison.y_poison.astype(int), places, sources)
+    return Points(TRANSFER, "", ends, raw, starts, poison.y_poison.astype(int), places, sources)
 
 
 def _rows(fold: Fold, plan: Plan, begun: Points | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows that train the surrogate, the rows on which the attacker measures, and the replaced rows."""
-    labels = fold.labels
+    labels, everything = fold.labels, np.arange(len(fold.labels))
+    if fold.trusted:
+        return everything, everything, everything[:0] if begun is None or begun.rows is None else begun.rows
     if begun is None:
         half = plan.rows // 2
         halves = StratifiedShuffleSplit(1, train_size=half, test_size=half, random_state=fold.seed)

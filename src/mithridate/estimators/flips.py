@@ -14,6 +14,7 @@ import numpy as np
 
 from mithridate.attacks.picking import by_score, tightest_ball
 
+RANDOM = "random flips"
 THINNED = (0.75, 0.6)
 """The share of the rows within reach that a thinned way relabels."""
 KEPT = 0.1
@@ -28,9 +29,10 @@ Cut = Callable[[np.ndarray], np.ndarray]
 class Flips(NamedTuple):
     """Rows of a training fold (k,) and their new labels (k,).
 
-    `plain`: nothing is optimised, as in the baseline.
+    `kind` and `name`: how the rows were picked; `plain`: nothing is optimised, as in the baseline.
     """
 
+    kind: str
     name: str
     rows: np.ndarray
     labels: np.ndarray
@@ -67,7 +69,8 @@ def flips_of(view: View, k: int, draw: np.random.Generator) -> list[Flips]:
             labels = np.array([to[own] for own in view.labels[rows]], dtype=int)
             thinned = "thinned " if share < 1 else ""
             title = f"{thinned}{name} {share:g}, " if thinned else f"{name}, "
-            found.append(Flips(f"{title}class {pairs[first][0]} to {pairs[first][1]}", rows, labels, share == 1))
+            whose = f"{title}class {pairs[first][0]} to {pairs[first][1]}"
+            found.append(Flips("class flips", whose, rows, labels, share == 1))
     return [_mixed(view, k, draw, limited), *found]
 
 
@@ -122,4 +125,6 @@ def _orders(view: View, own: int, k: int, draw: np.random.Generator) -> Iterator
 def _mixed(view: View, k: int, draw: np.random.Generator, limited: Cut) -> Flips:
     """Return random rows of all classes, each with another random label."""
     rows, n_classes = limited(draw.permutation(view.among))[:k], view.probabilities.shape[1]
-    return Flips("random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes)
+    return Flips(
+        "random flips", "random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes
+    )

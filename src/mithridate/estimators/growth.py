@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from mithridate.estimators.flips import Flips, View
 from mithridate.estimators.trials import Outcome
 
+GROWN = "grown flips"
 NEIGHBOURS = 10
 FIRST = 6
 """The first batch is a sixth of the rows."""
@@ -48,11 +49,11 @@ def grown(
         # Relabelled rows lie at the edge of the wrong region; every other time they may lie inside it.
         gain = lost[rest] - (swap % 2) * best.wrong[rest]
         changed = np.concatenate([out[batch:], rest[np.argsort(-gain)][:batch]])
-        new = Flips(start.name, changed, np.array([to[own] for own in view.labels[changed].tolist()]), False)
+        new = Flips(GROWN, start.name, changed, np.array([to[own] for own in view.labels[changed].tolist()]), False)
         found = measure(new)
         if found.score <= best.score:
             rows, best = changed, found
         else:
             size = max(1, int(SHRINKING * size))
     labels = np.array([to[own] for own in view.labels[rows].tolist()], dtype=int)
-    return Flips(f"grown from {start.name}", rows, labels, False), best
+    return Flips(GROWN, f"grown from {start.name}", rows, labels, False), best

@@ -48,13 +48,22 @@ class Table:
         bounded = tuple(columns if feasible is None else _bounded(columns, feasible))
         return cls(cells, raw, Schema(bounded, Column("y", "category"), tuple(column.name for column in columns)))
 
+    @classmethod
+    def within(cls, schema: Schema, raw: np.ndarray) -> "Table":
+        """Return raw rows (n, columns) of a table that is known, as a data frame with its columns."""
+        return cls(_framed(schema, raw), raw, schema)
+
     def written(self, raw: np.ndarray) -> Any:
         """Return raw rows as rows of X."""
         if isinstance(self.cells, pd.DataFrame):
-            series = [column.written(raw[:, place]) for place, column in enumerate(self.schema.columns)]
-            return pd.concat(series, axis="columns").set_axis(self.cells.columns, axis="columns")
+            return _framed(self.schema, raw).set_axis(self.cells.columns, axis="columns")
         rows = raw.astype(self.cells.dtype)
         return rows if isinstance(self.cells, np.ndarray) else type(self.cells)(rows)
+
+
+def _framed(schema: Schema, raw: np.ndarray) -> pd.DataFrame:
+    series = [column.written(raw[:, place]) for place, column in enumerate(schema.columns)]
+    return pd.concat(series, axis="columns")
 
 
 def _of_array(x: np.ndarray) -> tuple[list[Column], np.ndarray]:

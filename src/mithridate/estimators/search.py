@@ -1,5 +1,6 @@
 """The worst that an attacker finds in one training fold: many candidates, each tried on the estimator itself."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,10 +8,11 @@ from sklearn.base import clone
 
 from mithridate.estimators.capability import Fold, Points
 from mithridate.estimators.crafting import Plan, craft
-from mithridate.estimators.flips import Flips, View, flips_of
+from mithridate.estimators.flips import RANDOM, Flips, View, flips_of
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.growth import grown
-from mithridate.estimators.trials import Outcome, Trials
+from mithridate.estimators.moves import moved
+from mithridate.estimators.trials import HeldOut, Journal, Judge, Outcome, Trials
 from mithridate.estimators.tuned import settled, tuned_hyperparameters
 
 FITS = {True: 240, False: 120}
@@ -24,79 +26,150 @@ KEPT = 6
 FINALISTS = {True: (2, 4, 4), False: (2, 1, 1)}
 """How many candidates are tried again: the best of all, the best without optimisation, and the number of new cuts; by
 whether the estimator is quick to fit and has no search."""
+MOVES = 0.25
+"""The share of the fits for moving features, where these may change."""
 
 
 class Found(NamedTuple):
-    """The poison of one share that harms most on held-out rows, and the most harmful without optimisation."""
+    """The poison of one share that harms most on held-out rows, and the most harmful without optimisation.
+
+    `finalists`: all that were tried to the end, these two among them, the most harmful first; `crafted`: what was
+    crafted on surrogates, of which lower shares take the first points.
+    """
 
     attack: Points
     baseline: Points
+    finalists: tuple[Points, ...] = ()
+    crafted: tuple[Points, ...] = ()
 
 
-class _Tried(NamedTuple):
+class Tried(NamedTuple):
+    """Poison that was tried; `flips`, if it is nothing else."""
+
     points: Points
     flips: Flips | None
     outcome: Outcome
 
 
-def search(estimator: Any, scorer: Any, fold: Fold, plan: Plan) -> list[Found]:
+class Search(NamedTuple):
+    """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
+
+    `view`: what the attacker sees, `fits` how many fits each share may take, `finalists` how many of all and of those
+    without optimisation are tried anew; `rival`: whether random flips are, in any case.
+    """
+
+    fold: Fold
+    plan: Plan
+    view: View
+    trials: HeldOut | Journal
+    anew: Trials
+    fits: int
+    finalists: tuple[int, int]
+    rival: bool = False
+
+    def found(
+        self,
+        count: int,
+        craft: Callable[[Points], Sequence[Points]],
+        crafted: Sequence[Points] | None,
+        won: Sequence[Points],
+    ) -> Found:
+        """Return what is found with this many points.
+
+        `crafted`: what was crafted for a larger share; None has it crafted now, by `craft`, from the best flips. `won`:
+        what won at the next larger share. Their first points are tried too.
+        """
+        tried = self._flips(count)
+        if crafted is None:
+            crafted = [] if self.plan.capability.edits == "labels" else craft(tried[0].points)
+        others = [points.first(count) for points in (*crafted, *won)]
+        tried += [Tried(points, None, self.trials.outcome(points)) for points in others]
+        tried.sort(key=lambda one: one.outcome.score)
+        tried += self._moved(tried[0], count)
+        tried.sort(key=lambda one: one.outcome.score)
+        best_of, plain_of = self.finalists
+        plain = [one for one in tried if one.points.plain][:plain_of]
+        if self.rival and not any(one.points.kind == RANDOM for one in plain):
+            plain += [one for one in tried if one.points.kind == RANDOM][:1]
+        best = [one for one in tried if not any(one is other for other in plain)][:best_of]
+        ended = [one._replace(outcome=self.anew.outcome(one.points)) for one in (*plain, *best)]
+        ended.sort(key=lambda one: one.outcome.score)
+        baseline = next(one.points for one in ended if one.points.plain)
+        return Found(ended[0].points, baseline, tuple(one.points for one in ended), tuple(crafted))
+
+    def transfers(self, best: Points, surrogates: Sequence[Any]) -> list[Points]:
+        """Return the points crafted on each surrogate, from random places and from the best flips."""
+        largest, capability, fold = self.plan.counts[-1], self.plan.capability, self.fold
+        anew = fold.unchanged(fold.drawn[:largest], capability) if capability.edits == "features" else None
+        plans = [self.plan._replace(surrogate=surrogate) for surrogate in surrogates]
+        starts = [anew, *([best] if len(best.labels) else [])]
+        return [points for plan in plans for start in starts for points in craft(fold, plan, start)]
+
+    def _moved(self, best: Tried, count: int) -> list[Tried]:
+        tries = self._moves // self.trials.parts
+        if not tries or not len(best.points.labels):
+            return []
+        draw = np.random.default_rng((self.fold.seed, count, 1))
+        points, outcome = moved(best.points, best.outcome, self.fold, self.trials.outcome, tries, draw)
+        return [] if points is best.points else [Tried(points, None, outcome)]
+
+    @property
+    def _moves(self) -> int:
+        return 0 if self.plan.capability.edits == "labels" else int(MOVES * self.fits)
+
+    def _flips(self, count: int) -> list[Tried]:
+        """Return the flips that were tried in full: the grown ones first, then the others, the most harmful first."""
+        fold, capability, parts = self.fold, self.plan.capability, self.trials.parts
+        draw = np.random.default_rng((fold.seed, count))
+        view = self.view._replace(among=fold.among(capability, count))
+
+        def points(flips: Flips) -> Points:
+            return fold.points(flips, capability, count)
+
+        fits = self.fits - self._moves
+        ways = flips_of(view, count, draw)[: max(2, int(SCREENED * fits))]
+        first = [self.trials.outcome(points(flips), 1).score for flips in ways]
+        order: list[int] = np.argsort(first, kind="stable").tolist()
+        chosen = order[:KEPT]
+        if self.rival and 0 not in chosen:  # the first way is random rows
+            chosen.append(0)
+        if not any(ways[place].plain for place in chosen):
+            chosen.append(next(place for place in order if ways[place].plain))
+        tried = [Tried(points(ways[at]), ways[at], self.trials.outcome(points(ways[at]))) for at in chosen]
+        tried.sort(key=lambda one: one.outcome.score)
+        best, swaps = tried[0], (fits - len(ways) - parts * len(chosen)) // parts
+        assert best.flips is not None
+        measure: Callable[[Flips], Outcome] = lambda new: self.trials.outcome(points(new))  # noqa: E731
+        flips, outcome = grown(best.flips, best.outcome, view, measure, swaps, draw)
+        return [Tried(points(flips), flips, outcome), *tried]
+
+
+def search(estimator: Any, judge: Judge, fold: Fold, plan: Plan) -> list[Found]:
     """Return what is found for each of the plan's numbers of points.
 
     All ways to flip are tried on one part of the fold, the best of them on all parts, and the best of these is grown by
-    swaps. If features may change, the transfer from a surrogate is tried too. All this uses the estimator without its
-    own search, with the hyperparameters that it tunes on clean rows. The finalists are tried again, with the original
-    estimator and on other cuts of the fold, because a candidate looks too good on the cut that selected it.
+    swaps. If features may change, the transfer from a surrogate is tried too, and the best of all is moved. All this
+    uses the estimator without its own search, with the hyperparameters that it tunes on clean rows. The finalists are
+    tried again, with the original estimator and on other cuts of the fold, because a candidate looks too good on the
+    cut that selected it.
     """
     clean: Any = clone(estimator)
     clean.fit(fold.cells, fold.classes[fold.labels])
-    view = fold.view._replace(own=own_space(clean, fold.cells, fold.seed))
-    trials = Trials(settled(clean), scorer, fold, PARTS, [None])
     best_of, plain_of, cuts = FINALISTS[quick(clean) and not tuned_hyperparameters(clean)]
-    anew = Trials(estimator, scorer, fold, PARTS, [fold.seed + cut for cut in range(cuts)])
     counts = sorted({count for count in plan.counts if count}, reverse=True)
-    fits = (plan.fits or FITS[quick(clean)]) // len(counts)
-    found, crafted, won = {}, [], None
+    attack = Search(
+        fold,
+        plan,
+        fold.view._replace(own=own_space(clean, fold.cells, fold.seed)),
+        HeldOut(settled(clean), judge, fold, PARTS, [None]),
+        HeldOut(estimator, judge, fold, PARTS, [fold.seed + cut for cut in range(cuts)]),
+        (plan.fits or FITS[quick(clean)]) // len(counts),
+        (best_of, plain_of),
+    )
+    found: dict[int, Found] = {}
+    crafted, won = None, []
     for count in counts:
-        tried = _flips(fold, view, plan, trials, count, fits)
-        if count == counts[0] and plan.capability.edits != "labels":
-            crafted = _transfers(fold, plan, tried[0].points)
-        others = [points.first(count) for points in (*crafted, *([won] if won else []))]
-        tried += [_Tried(points, None, trials.outcome(points)) for points in others]
-        tried.sort(key=lambda one: one.outcome.score)
-        plain = [one for one in tried if one.points.plain][:plain_of]
-        best = [one for one in tried if not any(one is other for other in plain)][:best_of]
-        tried = [one._replace(outcome=anew.outcome(one.points)) for one in (*plain, *best)]
-        plain = [one for one in tried if one.points.plain]
-        won, baseline = (min(those, key=lambda one: one.outcome.score).points for those in (tried, plain))
-        found[count] = Found(won, baseline)
+        found[count] = one = attack.found(count, lambda best: attack.transfers(best, [plan.surrogate]), crafted, won)
+        crafted, won = one.crafted, [one.attack]
     nothing = fold.unchanged(np.empty(0, dtype=int), plan.capability)._replace(name="none")
     return [found.get(count, Found(nothing, nothing)) for count in plan.counts]
-
-
-def _flips(fold: Fold, view: View, plan: Plan, trials: Trials, count: int, fits: int) -> list[_Tried]:
-    """Return the flips that were tried in full: the grown ones first, then the others, the most harmful first."""
-    capability, parts = plan.capability, len(trials.parts)
-    draw = np.random.default_rng((fold.seed, count))
-    view = view._replace(among=fold.among(capability, count))
-
-    def points(flips: Flips) -> Points:
-        return fold.points(flips, capability, count)
-
-    ways = flips_of(view, count, draw)[: max(2, int(SCREENED * fits))]
-    first = [trials.outcome(points(flips), 1).score for flips in ways]
-    order = np.argsort(first, kind="stable")[:KEPT]
-    if not any(ways[place].plain for place in order):
-        order = np.append(order, next(place for place in np.argsort(first, kind="stable") if ways[place].plain))
-    tried = [_Tried(points(ways[place]), ways[place], trials.outcome(points(ways[place]))) for place in order]
-    tried.sort(key=lambda one: one.outcome.score)
-    best, swaps = tried[0], (fits - len(ways) - parts * len(order)) // parts
-    assert best.flips is not None
-    flips, outcome = grown(best.flips, best.outcome, view, lambda new: trials.outcome(points(new)), swaps, draw)
-    return [_Tried(points(flips), flips, outcome), *tried]
-
-
-def _transfers(fold: Fold, plan: Plan, best: Points) -> list[Points]:
-    """Return the points crafted on a surrogate, from random places and from the best flips."""
-    largest, capability = plan.counts[-1], plan.capability
-    anew = fold.unchanged(fold.drawn[:largest], capability) if capability.edits == "features" else None
-    return [*craft(fold, plan, anew), *(craft(fold, plan, best) if len(best.labels) else [])]

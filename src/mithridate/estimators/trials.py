@@ -1,47 +1,102 @@
-"""How much harm poison does, measured within the training fold, on rows that the estimator was not fitted on."""
+"""How much harm poison does, measured by fits, on rows that the estimator was not fitted on."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 
 from mithridate.estimators.capability import Fold, Points
+from mithridate.estimators.harm import Labelled
 from mithridate.estimators.rows import take
+
+Judge = Callable[[Any, Labelled], tuple[float, float]]
+"""Returns the score of a fitted estimator on rows, lower being more harm, and how much it counts (0: it is unknown)."""
 
 
 class Outcome(NamedTuple):
-    """The held-out score, and which rows are wrong when they are held out (n,)."""
+    """The score on rows that were held out, lower being more harm, and which training rows are wrong there (n,)."""
 
     score: float
     wrong: np.ndarray
 
 
-class Trials:
-    """Fits of an estimator on all parts of a poisoned training fold but one, scored on that part's true labels.
+class Trials(Protocol):
+    """What tries poison."""
+
+    def outcome(self, points: Points, parts: int | None = None) -> Outcome:
+        """Return the outcome of the poison, by the first `parts` fits (default: all)."""
+        ...
+
+
+class HeldOut:
+    """Fits on all parts of a poisoned training fold but one, scored on that part's true labels.
 
     The fold is cut again for each seed. The seed None cuts in row order, so that rows which belong together stay
-    together. Points that copy a row of the held-out part are held out too: a copied row would be no fair test.
+    together. Points that copy a row of the held-out part are held out too: a copied row would be no fair test. If there
+    are `trusted` rows outside the fold, each fit is scored on them as well; all fits together count as one fit there.
     """
 
-    def __init__(self, estimator: Any, scorer: Any, fold: Fold, parts: int, seeds: Sequence[int | None]):
-        self.estimator, self.scorer, self.fold = estimator, scorer, fold
+    def __init__(
+        self,
+        estimator: Any,
+        judge: Judge,
+        fold: Fold,
+        parts: int,
+        seeds: Sequence[int | None],
+        trusted: Labelled | None = None,
+    ):
+        self.estimator, self.judge, self.fold, self.trusted = estimator, judge, fold, trusted
         parts = min(parts, int(np.bincount(fold.labels).min()))
-        self.parts: list[np.ndarray] = []
+        self.held: list[np.ndarray] = []
         for seed in seeds:
             cut = StratifiedKFold(parts, shuffle=seed is not None, random_state=seed)
-            self.parts += [held for _, held in cut.split(fold.labels, fold.labels)]
+            self.held += [held for _, held in cut.split(fold.labels, fold.labels)]
+
+    @property
+    def parts(self) -> int:
+        """The number of fits of a full trial: of parts that are held out in turn."""
+        return len(self.held)
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison on the first `parts` (default: all)."""
-        fold, wrong, scores = self.fold, np.zeros(len(self.fold.labels)), []
-        own = self.parts[:parts]
+        fold, wrong = self.fold, np.zeros(len(self.fold.labels))
+        own, found = self.held[:parts], list[tuple[float, float]]()
         for rows in own:
             held = np.isin(np.arange(len(fold.labels)), rows)
             fitted: Any = clone(self.estimator)
             fitted.fit(*fold.poisoned(points, held))
-            cells, labels = take(fold.cells, rows), fold.classes[fold.labels[rows]]
-            scores.append(float(self.scorer(fitted, cells, labels)))
-            wrong[rows] = fitted.predict(cells) != labels
-        return Outcome(float(np.average(scores, weights=[len(rows) for rows in own])), wrong)
+            left_out = Labelled(take(fold.cells, rows), fold.labels[rows])
+            found.append(self.judge(fitted, left_out))
+            wrong[rows] = fitted.predict(left_out.cells) != fold.classes[left_out.labels]
+            if self.trusted:
+                score, weight = self.judge(fitted, self.trusted)
+                found.append((score, weight / len(own)))
+        scores, weights = np.array(found).T
+        return Outcome(float(np.average(scores, weights=weights)) if weights.any() else 1.0, wrong)
+
+
+class Journal:
+    """Trials that are written down: begun again with what was tried, an attack goes on where it had stopped.
+
+    `tried`: the outcomes so far, in their order; what is tried next is added. `tick` is called after each trial.
+    `fits`: how many there were.
+    """
+
+    def __init__(self, trials: HeldOut, tried: list[Outcome], tick: Callable[[], None]):
+        self.trials, self.tried, self.tick = trials, tried, tick
+        self.at = self.fits = 0
+
+    @property
+    def parts(self) -> int:
+        """The number of fits of a full trial."""
+        return self.trials.parts
+
+    def outcome(self, points: Points, parts: int | None = None) -> Outcome:
+        """Return the outcome of the poison, as it was written down if it was tried before."""
+        if self.at == len(self.tried):
+            self.tried.append(self.trials.outcome(points, parts))
+            self.tick()
+        self.at, self.fits = self.at + 1, self.fits + (parts or self.parts)
+        return self.tried[self.at - 1]

@@ -37,6 +37,9 @@ class Record:
     `descended_log_strength`, the mean of where λ's descent inside the attack had ended; `best_log_strengths` and, their
     mean, `best_log_strength`, the best response on a fine grid, each along its own axis (learned policies only);
     `hypergradients`, how many of the attack's had which status, as "ok:700"; `stability`, η·curvature.
+
+    Of an estimator: `tuned`, what its own search has found, as JSON (else ""); `fits`, how often the attacker has
+    fitted it for this cell. What it does not have is NaN: λ, the weights, and without probabilities `valid_loss`.
     """
 
     dataset: str
@@ -87,6 +90,8 @@ class Record:
     best_log_strengths: list[float] = field(default_factory=list)
     hypergradients: str = ""
     stability: float = math.nan
+    tuned: str = ""
+    fits: int = 0
 
     def __repr__(self) -> str:
         at = f"split {self.split}, {self.policy}, {self.attack}, {self.n_poison} points ({self.ratio:.1%})"

@@ -37,7 +37,7 @@ from mithridate.results.style import drawing
 from mithridate.results.terms import CHECKED, terms
 from mithridate.results.verdict import Verdict, curves, measure
 
-FORMAT = 6
+FORMAT = 7
 ROWS = ("-start.csv", ".csv")
 """The files of a chain's points as rows of a table: at their start, and at their end."""
 

@@ -18,6 +18,7 @@ from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
 from mithridate.estimators.capability import Capability, Fold, Points
 from mithridate.estimators.crafting import Plan, Surrogate, check_surrogate, counts_of
+from mithridate.estimators.harm import Labelled
 from mithridate.estimators.rows import Bounds, Table, classes_of, stacked, take
 from mithridate.estimators.search import search
 from mithridate.estimators.tuned import tuned_hyperparameters
@@ -252,7 +253,10 @@ def _of_split(
         seconds = time.perf_counter() - began
         return _Fit(float(scorer(own, *test)), seconds, tuned_hyperparameters(own))
 
-    found = search(estimator, scorer, fold, plan)
+    def judge(fitted: Any, rows: Labelled) -> tuple[float, float]:
+        return float(scorer(fitted, rows.cells, fold.classes[rows.labels])), float(len(rows.labels))
+
+    found = search(estimator, judge, fold, plan)
     attacked = [measured(one.attack) for one in found]
     baseline = [
         fit if one.baseline is one.attack else measured(one.baseline) for one, fit in zip(found, attacked, strict=True)
