@@ -20,7 +20,7 @@ from mithridate.data.datasets import Dataset, Split
 from mithridate.defences.policies import Learned
 from mithridate.estimators.capability import Capability, Fold, Points
 from mithridate.estimators.crafting import Plan, check_surrogate
-from mithridate.estimators.explaining import contributions
+from mithridate.estimators.explaining import GROUPS, contributions
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.harm import Harm, Labelled, Measures, measured
 from mithridate.estimators.rows import Table, take
@@ -119,11 +119,12 @@ class Measuring:
     """Trials of the defender as he is: fitted on the whole poisoned fold, his search included, and measured.
 
     What counts is the harm on all rows that the attacker sees: on the validation rows, and on training rows that are
-    held out in other parts (`anew`) than those by which the points were found.
+    held out in other parts (`anew`) than those by which the points were found. `fixed`: what was tuned on clean rows.
     """
 
-    def __init__(self, estimator: Any, scene: Scene, anew: HeldOut):
-        self.estimator, self.scene, self.anew, self.ended = estimator, scene, anew, list[Ended]()
+    def __init__(self, estimator: Any, scene: Scene, anew: HeldOut, fixed: str = ""):
+        self.estimator, self.scene, self.anew, self.fixed = estimator, scene, anew, fixed
+        self.ended: list[Ended] = []
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison."""
@@ -134,7 +135,7 @@ class Measuring:
         sizes = [len(scene.harm.aimed(rows).labels) for rows in (scene.valid, scene.of_fold)]
         seen = float(np.average([found.target_success, 1 - held.score], weights=sizes))
         found = found._replace(target_success=seen)
-        self.ended.append(Ended(points, found, told(fitted), time.perf_counter() - began))
+        self.ended.append(Ended(points, found, self.fixed or told(fitted), time.perf_counter() - began))
         return Outcome(1 - seen, held.wrong)
 
 
@@ -183,24 +184,29 @@ class Fitting:
         `counts`, the number of points at each share; `crafted` and `won` as in `Search.found`, `tried` and `tick`
         as in `Journal`.
         """
-        scene, final = self.scene, self.victim.fitted_for(self.clean)
-        judged, plain = (scene.harm.judged, scene.fold, PARTS), settled(self.clean)
-        trials = Journal(HeldOut(plain, *judged, [None], scene.valid), tried, tick)
-        anew = Measuring(final, scene, HeldOut(plain, *judged, [scene.seed]))
-        search = Search(
-            scene.fold,
-            self._plan(counts),
-            scene.fold.view._replace(own=own_space(self.clean, scene.fold.cells, scene.seed)),
-            trials,
-            anew,
-            max(self.fits // len(counts), 4),
-            FINALISTS[quick(self.clean) and self.victim.fixed],
-            rival=True,
-        )
+        search, anew = self._search(counts, tried, tick)
         found: Found = search.found(count, self._remembered(search), crafted, won)
         order = {id(points): place for place, points in enumerate(found.finalists)}
-        fits = trials.fits + len(anew.ended) * (1 + anew.anew.parts)
+        fits = search.trials.fits + len(anew.ended) * (1 + anew.anew.parts)
         return sorted(anew.ended, key=lambda one: order[id(one.points)]), found.crafted, fits
+
+    def planned(self, counts: Sequence[int]) -> tuple[int, int]:
+        """Return how often a split fits the estimator by itself, and how often as the defender does, at most."""
+        search, anew = self._search(counts, [], lambda: None)
+        ended = sum(search.finalists) + 1
+        fits = sum(search.most_fits(count, self.crafts + (count != max(counts))) for count in counts)
+        fits += len(counts) * ended * anew.anew.parts + GROUPS + 1
+        return fits, len(counts) * ended + 1
+
+    def trying(self, counts: Sequence[int]) -> tuple[HeldOut | Journal, Measuring, Points]:
+        """Return the trials of the estimator by itself, of the defender, and random flips to try them with."""
+        search, anew = self._search(counts, [], lambda: None)
+        return search.trials.trials, anew, search.random(max(counts))
+
+    @property
+    def crafts(self) -> int:
+        """How many sets of points are crafted on surrogates in a split."""
+        return 0 if self.scene.config.edits == "labels" else 4 * len(self.scene.config.surrogates)
 
     def contributions(self, points: Points) -> np.ndarray:
         """Return how much of the harm on the validation rows each point does (k,), see `contributions`."""
@@ -213,6 +219,26 @@ class Fitting:
             return scene.harm.of(fitted, aimed, scene.harm.shares)
 
         return contributions(points, scene.fold, harm, scene.seed)
+
+    def _search(
+        self, counts: Sequence[int], tried: list[Outcome], tick: Callable[[], None]
+    ) -> tuple[Search[Journal], Measuring]:
+        """Return the search for the worst poison, and what measures its finalists."""
+        scene, plain = self.scene, settled(self.clean)
+        judged = scene.harm.judged, scene.fold, PARTS
+        held, fixed = HeldOut(plain, *judged, [scene.seed]), told(self.clean) if self.victim.fixed else ""
+        anew = Measuring(self.victim.fitted_for(self.clean), scene, held, fixed)
+        search = Search(
+            scene.fold,
+            self._plan(counts),
+            scene.fold.view._replace(own=own_space(self.clean, scene.fold.cells, scene.seed)),
+            Journal(HeldOut(plain, *judged, [None], scene.valid), tried, tick),
+            anew,
+            max(self.fits // len(counts), 4),
+            FINALISTS[quick(self.clean) and self.victim.fixed],
+            rival=True,
+        )
+        return search, anew
 
     def _remembered(self, search: Search) -> Callable[[Points], list[Points]]:
         """Return what crafts points, once for the same beginning: an attack that pauses begins again."""

@@ -59,8 +59,18 @@ def audit(
 
 def _planned(data: "Dataset", config: AuditConfig, shown: bool, as_json: bool) -> bool:
     """Refuse an audit that cannot fit into the memory, warn of one that barely does; print the plan if asked for."""
-    from mithridate.planning import plan
+    from mithridate.planning import plan, plan_refits
 
+    if config.estimators:
+        if shown:
+            from mithridate.cli.printing import print_refits
+
+            refits = plan_refits(data, config)
+            if as_json:
+                console.out(json.dumps(refits.as_dict(), indent=2, ensure_ascii=False), highlight=False)
+            else:
+                print_refits(console, refits)
+        return shown
     try:
         found = plan(data, config, calibrate=shown)
     except Unplanned as error:
@@ -230,6 +240,8 @@ def check(
     from mithridate.cli.printing import print_check
 
     data, asked = asked_for(config, given)
+    if asked.estimators:
+        raise InputError("a check is of hypergradients, and an estimator has none; leave estimator out")
     with errors.status("") as status:
         if as_json:
             status.stop()

@@ -15,6 +15,9 @@ from mithridate.errors import InputError
 if TYPE_CHECKING:
     from mithridate.data.datasets import Dataset
 
+REPEATED = SEVERAL | {"surrogates": "surrogate"}
+"""The options that may be given several times, and the flag of one."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="print audit.json instead of the table")]
 MLflow = Annotated[
     str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
@@ -33,8 +36,8 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
     made = []
     for name, info in AuditConfig.model_fields.items():
         kind, flag, choices = info.annotation, f"--{name.replace('_', '-')}", ()
-        if name in SEVERAL:
-            kind, flag = list[str], f"--{SEVERAL[name]}"
+        if name in REPEATED:
+            kind, flag = list[str], f"--{REPEATED[name]}"
         elif name in LISTS:
             kind = list[str]
         elif name in (*BUILT_IN, "hidden", "initial", "train", "valid", "poison"):

@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mithridate.checking.check import FAILING, PASSING, CheckResult
-from mithridate.planning import ChainPlan, Plan, duration, gib
+from mithridate.planning import ChainPlan, Plan, RefitPlan, duration, gib
+from mithridate.results import tuned
 from mithridate.results.records import flips_of
-from mithridate.results.report.wording import cell, outcome, strengths
+from mithridate.results.report.wording import cell, model, outcome, strengths
 from mithridate.results.results import AuditResult
 from mithridate.results.verdict import baseline, curves, measure
 
@@ -28,9 +29,8 @@ def print_audit(console: Console, result: AuditResult) -> None:
     ]
     shown = sorted(nearest | {len(ratios) - 1, *worst})
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
-    model = "logistic regression" if config["model"] == "logistic" else config["model"]
     console.print(
-        f"\n{model} on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
+        f"\n{model(config)} on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
         f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
         highlight=False,
     )
@@ -43,16 +43,19 @@ def print_audit(console: Console, result: AuditResult) -> None:
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {baseline(result.frame)}"
     if len(shown) < len(ratios):
         error.caption += f"; {len(ratios) - len(shown)} more shares are in the report"
-    end = Table("policy", "tolerates", "labels alone", "λ clean → end", "‖w‖² clean → end", box=SIMPLE_HEAD)
+    refitted = tuned.has_any(result.frame)
+    last = ("tuned, clean → end",) if refitted else ("λ clean → end", "‖w‖² clean → end")
+    end = Table("policy", "tolerates", "labels alone", *last, box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
     end.caption = "labels alone: the flips that did most on the validation rows; others can do more on the test rows"
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
-        tuned = strengths(result.frame[result.frame["policy"] == policy])
+        own = result.frame[result.frame["policy"] == policy]
+        set_to = (tuned.ends(own),) if refitted else (strengths(own), norm)
         labels = flipped[policy]["points"][-1] > 0  # none where features alone may change
         flips = cell(flipped[policy]["attack_success"], -1, share=True) if labels else "—"
-        end.add_row(policy, outcome(result, policy).tolerance, flips, tuned, norm)
+        end.add_row(policy, outcome(result, policy).tolerance, flips, *set_to)
     for table in (error, end):
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
@@ -156,6 +159,22 @@ def print_plan(console: Console, plan: Plan) -> None:
         console.print(f"! {refusal}", style="bold red", highlight=False, markup=False)
     for warning in plan.warnings:
         console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
+
+
+def print_refits(console: Console, plan: RefitPlan) -> None:
+    """Print what an audit of estimators would compute, and how long it would take."""
+    cells = f"{plan.splits} split(s) × {len(plan.victims)} defenders × {plan.ratios} ratios = {plan.cells} cells"
+    console.print(f"\n{plan.dataset}: {cells}; {plan.execution}", highlight=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("\ndefender", no_wrap=True)
+    for name in ("fits,\nat most", "one\ntakes", "fits as\nhe does", "one\ntakes", "a split\ntakes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in plan.victims:
+        own = f"{one.fits:,}", duration(one.fit), f"{one.searches:,}", duration(one.search)
+        table.add_row(escape(one.policy), *own, duration(one.seconds))
+    console.print(table)
+    took = duration(plan.seconds) + (f", and {duration(plan.compiling)} of compiling" if plan.compiling else "")
+    console.print(f"time    about {took} (within a factor of {plan.sure:g}, by fits on clean rows)", highlight=False)
 
 
 def _method(chain: ChainPlan) -> str:

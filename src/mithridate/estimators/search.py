@@ -1,7 +1,7 @@
 """The worst that an attacker finds in one training fold: many candidates, each tried on the estimator itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from sklearn.base import clone
@@ -51,7 +51,10 @@ class Tried(NamedTuple):
     outcome: Outcome
 
 
-class Search(NamedTuple):
+Tries = TypeVar("Tries", HeldOut, Journal)
+
+
+class Search(NamedTuple, Generic[Tries]):
     """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
 
     `view`: what the attacker sees, `fits` how many fits each share may take, `finalists` how many of all and of those
@@ -61,7 +64,7 @@ class Search(NamedTuple):
     fold: Fold
     plan: Plan
     view: View
-    trials: HeldOut | Journal
+    trials: Tries
     anew: Trials
     fits: int
     finalists: tuple[int, int]
@@ -96,6 +99,19 @@ class Search(NamedTuple):
         ended.sort(key=lambda one: one.outcome.score)
         baseline = next(one.points for one in ended if one.points.plain)
         return Found(ended[0].points, baseline, tuple(one.points for one in ended), tuple(crafted))
+
+    def most_fits(self, count: int, others: int) -> int:
+        """Return how many fits `found` takes at most with this many points and so many `others` to try."""
+        parts, draw = self.trials.parts, np.random.default_rng((self.fold.seed, count))
+        fits, view = self.fits - self._moves, self.view._replace(among=self.fold.among(self.plan.capability, count))
+        ways = min(len(flips_of(view, count, draw)), max(2, int(SCREENED * fits)))
+        full = max((fits - ways) // parts, min(KEPT, ways))
+        return ways + parts * (full + self._moves // parts + others)
+
+    def random(self, count: int) -> Points:
+        """Return so many random flips, the first of the ways to flip."""
+        view, draw = self.view._replace(among=self.fold.among(self.plan.capability, count)), np.random.default_rng(0)
+        return self.fold.points(flips_of(view, count, draw)[0], self.plan.capability, count)
 
     def transfers(self, best: Points, surrogates: Sequence[Any]) -> list[Points]:
         """Return the points crafted on each surrogate, from random places and from the best flips."""

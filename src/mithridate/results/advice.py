@@ -103,6 +103,24 @@ def _at_ends(frame: pd.DataFrame, defenders: Mapping[str, Mapping[str, Any]]) ->
     ]
 
 
+def _other_victims(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    """Return which victims the audit may have left out, and whether it has."""
+    if config.get("estimators"):
+        reacting = [name for name, said in defenders.items() if not said["fixed"]]
+        return {
+            "other estimators (--estimator)": True,
+            "a search that is run again on the poisoned rows (--policy searched)": not reacting,
+        }
+    return {
+        f"models other than {config['model']} (--model)": True,
+        f"losses other than {config['loss']} (--loss)": True,
+        "λ tuned on data (--policy learned, --policy cv-clean)": not any(
+            said.get("bounds") for said in defenders.values()
+        ),
+        "defences that leave rows out (--defence sphere=5%)": set(config["defences"]) == {"none"},
+    }
+
+
 def _untried(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any]], most: str) -> str:
     """Say what the audit has left out, by the options that would try it."""
     targeted, edits = config["objective"] != "indiscriminate", config["edits"]
@@ -116,11 +134,6 @@ def _untried(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any
         "targeted attackers (--objective 'target-class A', 'misclassify A-as-B' or 'rows FILE')": not targeted,
         "other scores (--score)": not targeted,
         "backdoors (no option tries them)": True,
-        f"models other than {config['model']} (--model)": True,
-        f"losses other than {config['loss']} (--loss)": True,
-        "λ tuned on data (--policy learned, --policy cv-clean)": not any(
-            said.get("bounds") for said in defenders.values()
-        ),
-        "defences that leave rows out (--defence sphere=5%)": set(config["defences"]) == {"none"},
+        **_other_victims(config, defenders),
     }
     return f"not tried, so that nothing follows for it: {'; '.join(what for what, left in others.items() if left)}"

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mithridate.results import tuned
 from mithridate.results.records import file_name, flips_of
 from mithridate.results.verdict import PLAIN, baseline, curves, measure
 
@@ -175,6 +176,15 @@ def by_group(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def _tuning(frame: pd.DataFrame) -> dict[str, CurveDisplay]:
+    """Return the figure of what tuning sets: λ and the weights, or the hyperparameters of estimators, if any is."""
+    if tuned.has_any(frame):
+        own, columns = tuned.drawn(frame)
+        return {"hyperparameters": CurveDisplay(own, columns)} if columns else {}
+    labels = {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
+    return {"regularisation": CurveDisplay(by_group(frame), labels)}
+
+
 def draw_all(
     frame: pd.DataFrame,
     candidates: pd.DataFrame,
@@ -200,9 +210,7 @@ def draw_all(
         }
     figures: dict[str, CurveDisplay | ClassDisplay] = {
         "error": CurveDisplay(frame, error, percent=True, flips=flips_of(frame, candidates)),
-        "regularisation": CurveDisplay(
-            by_group(frame), {"log_strength": "λ = log of the L2 strength", "weight_norm_sq": "‖w‖²"}
-        ),
+        **_tuning(frame),
         "rates": CurveDisplay(frame, rates, percent=True),
     }
     if len(classes) > 2:

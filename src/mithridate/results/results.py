@@ -5,7 +5,8 @@
     audit.json        data set, threat model, configuration, versions, verdict, advice, curves
     report.html       all of it, to be read and forwarded
     poison/*.npz      per split and policy: the points and all that is needed to retrain on them
-    poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before
+    poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before; against an estimator
+                      with a column poison_contribution, the harm that each does
     figures/*.png|svg
 
 A run directory appears whole or not at all: it is written beside its place and renamed. No pickle is read or
@@ -32,7 +33,7 @@ from mithridate.results.figures import draw_all
 from mithridate.results.records import file_name
 from mithridate.results.report import write_report
 from mithridate.results.report.wording import Outcome, headline, outcome
-from mithridate.results.stored import read_run
+from mithridate.results.stored import CONTRIBUTION, read_run
 from mithridate.results.style import drawing
 from mithridate.results.terms import CHECKED, terms
 from mithridate.results.verdict import Verdict, curves, measure
@@ -151,8 +152,10 @@ class AuditResult:
         (directory / "poison").mkdir()
         for (split, policy), arrays in self.poison.items():
             np.savez_compressed(_poison_file(directory, split, policy, ".npz"), **arrays)  # pyright: ignore[reportArgumentType]
-        for (split, policy), pair in self.rows.items():
-            for end, rows in zip(ROWS, pair, strict=True):
+        for (split, policy), (before, after) in self.rows.items():
+            if (parts := self.poison[split, policy].get("contribution")) is not None:
+                after = after.assign(**{CONTRIBUTION: parts})
+            for end, rows in zip(ROWS, (before, after), strict=True):
                 rows.to_csv(_poison_file(directory, split, policy, end), index=False)
         (directory / "figures").mkdir()
         with drawing("figures/"):

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from mithridate.files.limits import TEXT, read_json, read_npz, read_parquet, regular_file
+from mithridate.results import tuned
 from mithridate.results.records import LISTS, Record
 from mithridate.tasks.scores import SCORES
 
@@ -189,6 +190,7 @@ def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
         column = frame[name]
         if kind == "str":
             told(column.str.len() <= 4096, name, "texts of at most 4,096 characters")
+            told(name != "tuned" or column.map(_is_tuned), name, "values by name, as JSON")
         elif kind == "int":
             told((column >= 0) & (column < 2**53), name, "whole numbers from 0 to 2^53")
         elif name in LISTS:
@@ -210,6 +212,15 @@ def _check_records(frame: pd.DataFrame, k: int, file: str) -> None:
     told(~frame.duplicated(each), "n_poison", "every cell once")
 
 
+def _is_tuned(text: str) -> bool:
+    try:
+        return all(isinstance(value, str | int | float | bool | list | None) for value in tuned.found(text).values())
+    except (ValueError, RecursionError):
+        return False
+
+
+CONTRIBUTION = "poison_contribution"
+"""The column of a file of points that says how much of the harm each does."""
 _ROWS = ("x_poison", "x_start")
 _ONE = ("offset", "scale")
 _LEAST = (*_ROWS, "y_poison", "y_start", *_ONE, "history")
@@ -226,6 +237,8 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
     absent += [key for layer in layers if (key := layer.replace("clean", "poisoned")) not in arrays]
     if absent:
         raise ValueError(f"{name}: no array {absent[0]!r}")
+    if "contribution" in arrays and arrays["contribution"].shape != arrays["y_poison"].shape:
+        raise ValueError(f"{name}: array contribution must hold a number for each point")
     k, m = len(arrays["y_poison"].reshape(-1)), summary["dataset"]["features"]
     shapes = dict.fromkeys(_ROWS, (k, m)) | dict.fromkeys(_ONE, (m,)) | {"y_poison": (k,), "y_start": (k,)}
     for key, shape in shapes.items():
@@ -250,20 +263,26 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
     return arrays
 
 
-def read_points(folder: Path, name: str, summary: dict[str, Any], rows: int) -> pd.DataFrame:
-    """Return a poison/*.csv file: so many rows of the columns that the summary names, numbers where they have to be."""
-    columns = summary["dataset"]["columns"]
+def read_points(folder: Path, name: str, summary: dict[str, Any], rows: int, more: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a poison/*.csv file: so many rows of the columns that the summary names, numbers where they have to be.
+
+    `more`: further columns of numbers. Of an estimator, cells of numbers may be empty.
+    """
+    columns = [*summary["dataset"]["columns"], *({"name": column, "kind": "number"} for column in more)]
     names = [column["name"] for column in columns]
     path = regular_file(folder, name, TABLE)
     _check_width(path, names, rows)
     numbers = [column["name"] for column in columns if column["kind"] in ("number", "integer")]
     text = {column: str for column in names if column not in numbers}
-    found = pd.read_csv(path, dtype=text, keep_default_na=False, index_col=False)
+    empty = {column: [""] for column in numbers}
+    found = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty, index_col=False)
     if list(found.columns) != names or len(found) != rows:
         raise ValueError(f"{name}: the columns or the number of rows are not those of the audit")
     for column in numbers:
         values = found[column]
-        if not pd.api.types.is_numeric_dtype(values) or not (np.abs(values.to_numpy(float)) <= 1e100).all():
+        number = pd.api.types.is_numeric_dtype(values)
+        told = values.dropna() if summary["config"].get("estimators") else values
+        if not number or not (np.abs(told.to_numpy(float)) <= 1e100).all():
             raise ValueError(f"{name}: column {column[:60]!r} must hold numbers to 1e100")
     return found
 
@@ -313,6 +332,9 @@ def read_run(folder: Path, version: int, file: Callable[[int, str, str], str], e
         left -= sum(array.nbytes for array in poison[key].values())
         if summary["dataset"]["columns"]:
             count = len(poison[key]["y_poison"])
-            before, after = (read_points(folder, file(*key, end), summary, count) for end in ends)
-            rows[key] = before, after
+            more = (CONTRIBUTION,) if "contribution" in poison[key] else ()
+            before, after = (
+                read_points(folder, file(*key, end), summary, count, more if end == ends[-1] else ()) for end in ends
+            )
+            rows[key] = before, after.drop(columns=list(more))
     return Run(summary, frame, candidates, poison, rows)

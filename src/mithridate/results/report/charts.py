@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mithridate.results import tuned
 from mithridate.results.figures import by_group
 from mithridate.results.records import flips_of
 from mithridate.results.report.source import Audited
@@ -180,24 +181,44 @@ def error_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
     return against_poison("error", runs, policies)
 
 
-def path_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
-    """Return each policy's λ against the share of poison, group by group where they differ."""
+def path_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart | None:
+    """Return what tuning sets against the share of poison: λ, group by group where they differ, or hyperparameters.
+
+    None if nothing that is a number is set.
+    """
     column = Column("log_strength", "λ, the log of the penalty's strength", share=False, lowest=-math.inf)
-    return against_poison("path", [(by_group(result.frame), [column], None) for result in results], policies)
+    runs: list[Drawn] = []
+    for result in results:
+        if not tuned.has_any(result.frame):
+            runs.append((by_group(result.frame), [column], None))
+        else:
+            frame, names = tuned.drawn(result.frame)
+            columns = [Column(name, label, share=False, lowest=-math.inf) for name, label in names.items()]
+            runs.append((frame, columns, None))
+    return _drawn(against_poison("path", runs, policies))
 
 
-def norm_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
-    """Return the size of the weights against the share of poison: all, and layer by layer where there are several."""
+def norm_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart | None:
+    """Return the size of the weights against the share of poison: all, and layer by layer where there are several.
+
+    None for estimators alone.
+    """
     runs = []
     for result in results:
         frame = result.frame
+        if tuned.has_any(frame):
+            continue
         columns = [Column("weight_norm_sq", "size of all weights, ‖w‖²", share=False)]
         layers = len(frame["weight_norms"].iloc[0])
         for layer in range(layers if layers > 1 else 0):
             frame = frame.assign(**{f"norm{layer}": frame["weight_norms"].str[layer]})
             columns.append(Column(f"norm{layer}", f"mean squared weight of layer {layer + 1}", share=False, digits=4))
         runs.append((frame, columns, None))
-    return against_poison("norms", runs, policies)
+    return _drawn(against_poison("norms", runs, policies))
+
+
+def _drawn(chart: Chart) -> Chart | None:
+    return chart if chart.lines else None
 
 
 def weight_chart(results: Sequence[Audited], policies: Sequence[str], titles: Sequence[str]) -> Chart | None:

@@ -11,7 +11,7 @@ from mithridate.configuration.presets import SETTINGS
 from mithridate.configuration.reading import LISTS
 from mithridate.errors import InputError
 
-REPEATED = {**SEVERAL, **{name: name.replace("_", "-") for name in LISTS}}
+REPEATED = {**SEVERAL, "surrogates": "surrogate", **{name: name.replace("_", "-") for name in LISTS}}
 """The options that are given once for each entry, and their flags."""
 SIZES = ("train", "valid", "epochs")
 """The options that follow from the data themselves where they are the user's own."""

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mithridate.configuration.config import AuditConfig
 from mithridate.errors import InputError, StorageError
+from mithridate.results import tuned
 from mithridate.results.figures import COLOURS
 from mithridate.results.records import FAULTS, NOISE, flips_of
 from mithridate.results.report import charts, wording
@@ -84,6 +85,7 @@ def render(results: Sequence[Audited], titles: Sequence[str] | None = None) -> s
         heading="Poisoning audit: " + ", ".join(dict.fromkeys(str(result.dataset["name"]) for result in results)),
         runs=[_run(result, name) for result, name in zip(results, names, strict=True)],
         several=len(results) > 1,
+        refitted=any(result.config.get("estimators") for result in results),
         differences=_differences(results),
         threat=wording.threat(results, names),
         charts={chart.id: chart for chart in made},
@@ -149,6 +151,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
         "title": title,
         "result": result,
         "model": wording.model(config),
+        "refitted": bool(config.get("estimators")),
         "splits": frame["split"].nunique(),
         "headline": wording.headline(result),
         "defenders": _defenders(result),
@@ -235,14 +238,24 @@ def _cells(result: Audited) -> list[dict[str, str]]:
             "points": str(row["n_poison"]),
             "test error": wording.percent(row["test_error"]),
             "flipped": wording.percent(row["flipped"]),
-            "λ": ", ".join(map(wording.number, row["log_strengths"])),
-            "best λ": ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in row["best_log_strengths"]),
-            "η·curvature": wording.number(row["stability"]),
-            "derivatives": row["hypergradients"] or "—",
+            **_setting(row),
             "time": f"{row['seconds']:.1f} s",
         }
         for row in ordered.to_dict("records")
     ]
+
+
+def _setting(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Return what is set in a cell and how it came about: λ, or what an estimator has tuned."""
+    if row["tuned"]:
+        values = "; ".join(f"{name} = {value}" for name, value in tuned.found(row["tuned"]).items())
+        return {"attack": row["attack"], "tuned": values or "—", "fits": f"{row['fits']:,}"}
+    return {
+        "λ": ", ".join(map(wording.number, row["log_strengths"])),
+        "best λ": ", ".join("—" if np.isnan(v) else f"{v:.2f}" for v in row["best_log_strengths"]),
+        "η·curvature": wording.number(row["stability"]),
+        "derivatives": row["hypergradients"] or "—",
+    }
 
 
 def _configuration(config: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mithridate.configuration.parts import FLIPS
+from mithridate.results import tuned
 from mithridate.results.report.source import Audited
 from mithridate.results.terms import CHECKED, terms
 from mithridate.results.verdict import TOLERATED, baseline, constant_by_ratio, measure, sample_of, worst_by_ratio
@@ -96,7 +97,9 @@ def duration(seconds: float) -> str:
 
 
 def model(config: Mapping[str, Any]) -> str:
-    """Return the victim's model in words."""
+    """Return the victim's model in words, or the estimators."""
+    if estimators := config.get("estimators"):
+        return ", ".join(map(str, estimators))
     named = {"logistic": "logistic regression", "mlp": f"neural network ({' × '.join(map(str, config['hidden']))})"}
     return named.get(config["model"], str(config["model"]))
 
@@ -197,7 +200,12 @@ def outcome(result: Audited, policy: str) -> Outcome:
 
 
 def strengths(rows: pd.DataFrame) -> str:
-    """Return a policy's λ, clean and at the most poison, means over splits; group by group where they differ."""
+    """Return a policy's λ, clean and at the most poison, means over splits; group by group where they differ.
+
+    Of an estimator, what it has tuned.
+    """
+    if tuned.has_any(rows):
+        return tuned.ends(rows)
     ends = []
     for points in (rows["n_poison"].min(), rows["n_poison"].max()):
         ends.append(np.mean(np.stack(rows.loc[rows["n_poison"] == points, "log_strengths"].to_list()), axis=0))
