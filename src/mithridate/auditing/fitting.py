@@ -193,7 +193,7 @@ class Fitting:
     def planned(self, counts: Sequence[int]) -> tuple[int, int]:
         """Return how often a split fits the estimator by itself, and how often as the defender does, at most."""
         search, anew = self._search(counts, [], lambda: None)
-        ended = sum(search.finalists) + 1
+        ended = sum(search.finalists) + 2
         fits = sum(search.most_fits(count, self.crafts + (count != max(counts))) for count in counts)
         fits += len(counts) * ended * anew.anew.parts + GROUPS + 1
         return fits, len(counts) * ended + 1
@@ -236,7 +236,7 @@ class Fitting:
             anew,
             max(self.fits // len(counts), 4),
             FINALISTS[quick(self.clean) and self.victim.fixed],
-            rival=True,
+            each=True,
         )
         return search, anew
 

@@ -9,12 +9,14 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import is_regressor
+from threadpoolctl import threadpool_limits
 
 from mithridate.auditing.cells import Begun, Cell, Paused
 from mithridate.auditing.chains import Chain, Chains, reason_of
@@ -32,6 +34,8 @@ from mithridate.execution.chains import check
 from mithridate.execution.work import Pace
 from mithridate.tasks.scores import check_score
 
+SMALL = 10**6
+"""The most numbers in the training rows for which one thread is enough."""
 KEPT = ("kind", "name", "raw", "labels", "rows", "sources")
 """What is stored of points that the next cell of a chain needs."""
 
@@ -134,7 +138,7 @@ class Refits(Chains):
             began, earlier = time.perf_counter(), paused.seconds if paused else 0.0
             known = _known(paused)
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), self.threads():
                     warnings.simplefilter("ignore")
                     while (cell := self._cell(at, ratio, cells, known, pace)) is None:
                         spent = earlier + time.perf_counter() - began
@@ -152,6 +156,11 @@ class Refits(Chains):
             record = replace(cell.record, seconds=earlier + time.perf_counter() - began)
             cells[ratio] = cell = cell._replace(record=record)
             yield cell
+
+    def threads(self) -> AbstractContextManager[Any]:
+        """Return the context in which linear algebra takes one thread for rows so few that more threads only wait."""
+        small = self.config.train * len(self.table.schema.columns) <= SMALL
+        return threadpool_limits(1) if small else nullcontext()
 
     def _cell(
         self, at: tuple[int, int], ratio: int, cells: Mapping[int, Cell], known: list[Outcome], pace: Pace

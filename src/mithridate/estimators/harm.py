@@ -22,6 +22,14 @@ class Labelled(NamedTuple):
         return Labelled(take(self.cells, own), self.labels[own])
 
 
+class Judged(NamedTuple):
+    """The score of an estimator on rows, lower being more harm, how much it counts, and which rows are wrong (n,)."""
+
+    score: float
+    weight: float
+    wrong: np.ndarray
+
+
 @dataclass(frozen=True)
 class Harm:
     """How an attacker scores an estimator, from 0 to 1, more being more harm.
@@ -47,19 +55,26 @@ class Harm:
             raise InputError(f"objective: there are no rows of {self.classes[self.target]!r} to aim at")
         return found
 
-    def judged(self, fitted: Any, rows: Labelled) -> tuple[float, float]:
+    def judged(self, fitted: Any, rows: Labelled) -> Judged:
         """Return 1 − what the attacker expects of the rows to come, by these rows, and how many of them tell of it."""
-        own = rows if self.target is None else rows.of_class(self.target)
-        there = np.unique(own.labels)
-        if not len(there) or (self.target is None and len(there) < len(self.classes)):
-            return 1.0, 0.0
-        return 1 - self.of(fitted, own, self.shares), float(len(own.labels))
+        given, labels = self.predicted(fitted, rows.cells), rows.labels
+        aimed = np.ones(len(labels), dtype=bool) if self.target is None else labels == self.target
+        missing = self.target is None and len(np.unique(labels)) < len(self.classes)
+        if missing or not aimed.any():
+            return Judged(1.0, 0.0, given != labels)
+        own = Labelled(rows.cells if self.target is None else None, labels[aimed])
+        return Judged(1 - self.of(fitted, own, self.shares, given[aimed]), float(aimed.sum()), given != labels)
 
-    def of(self, fitted: Any, rows: Labelled, shares: np.ndarray | None = None) -> float:
-        """Return the harm on these rows, those aimed at; an error by the rows' own shares of the classes, or these."""
+    def of(
+        self, fitted: Any, rows: Labelled, shares: np.ndarray | None = None, given: np.ndarray | None = None
+    ) -> float:
+        """Return the harm on these rows, those aimed at; an error by the rows' own shares of the classes, or these.
+
+        `given`: the classes that they are given, if these are known.
+        """
         if self.score == "one-minus-auc" and self.target is None:
             return float(1 - roc_auc_score(rows.labels == 1, self.ranked(fitted, rows.cells)))
-        given = self.predicted(fitted, rows.cells)
+        given = self.predicted(fitted, rows.cells) if given is None else given
         if self.wanted is not None:
             return float(np.mean(given == self.wanted))
         wrong = given != rows.labels

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import clone
 
 from mithridate.estimators.capability import Fold, Points
-from mithridate.estimators.crafting import Plan, craft
+from mithridate.estimators.crafting import TRANSFER, Plan, craft
 from mithridate.estimators.flips import RANDOM, Flips, View, flips_of
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.growth import grown
@@ -58,7 +58,7 @@ class Search(NamedTuple, Generic[Tries]):
     """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
 
     `view`: what the attacker sees, `fits` how many fits each share may take, `finalists` how many of all and of those
-    without optimisation are tried anew; `rival`: whether random flips are, in any case.
+    without optimisation are tried anew; `each`: whether random flips and the transfer are, in any case.
     """
 
     fold: Fold
@@ -68,7 +68,7 @@ class Search(NamedTuple, Generic[Tries]):
     anew: Trials
     fits: int
     finalists: tuple[int, int]
-    rival: bool = False
+    each: bool = False
 
     def found(
         self,
@@ -92,9 +92,10 @@ class Search(NamedTuple, Generic[Tries]):
         tried.sort(key=lambda one: one.outcome.score)
         best_of, plain_of = self.finalists
         plain = [one for one in tried if one.points.plain][:plain_of]
-        if self.rival and not any(one.points.kind == RANDOM for one in plain):
-            plain += [one for one in tried if one.points.kind == RANDOM][:1]
         best = [one for one in tried if not any(one is other for other in plain)][:best_of]
+        for kind in (RANDOM, TRANSFER) if self.each else ():
+            if not any(one.points.kind == kind for one in (*plain, *best)):
+                best += [one for one in tried if one.points.kind == kind][:1]
         ended = [one._replace(outcome=self.anew.outcome(one.points)) for one in (*plain, *best)]
         ended.sort(key=lambda one: one.outcome.score)
         baseline = next(one.points for one in ended if one.points.plain)
@@ -147,7 +148,7 @@ class Search(NamedTuple, Generic[Tries]):
         first = [self.trials.outcome(points(flips), 1).score for flips in ways]
         order: list[int] = np.argsort(first, kind="stable").tolist()
         chosen = order[:KEPT]
-        if self.rival and 0 not in chosen:  # the first way is random rows
+        if self.each and 0 not in chosen:  # the first way is random rows
             chosen.append(0)
         if not any(ways[place].plain for place in chosen):
             chosen.append(next(place for place in order if ways[place].plain))

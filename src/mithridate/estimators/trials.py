@@ -8,11 +8,11 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 
 from mithridate.estimators.capability import Fold, Points
-from mithridate.estimators.harm import Labelled
+from mithridate.estimators.harm import Judged, Labelled
 from mithridate.estimators.rows import take
 
-Judge = Callable[[Any, Labelled], tuple[float, float]]
-"""Returns the score of a fitted estimator on rows, lower being more harm, and how much it counts (0: it is unknown)."""
+Judge = Callable[[Any, Labelled], Judged]
+"""Returns how a fitted estimator does on rows."""
 
 
 class Outcome(NamedTuple):
@@ -67,12 +67,12 @@ class HeldOut:
             held = np.isin(np.arange(len(fold.labels)), rows)
             fitted: Any = clone(self.estimator)
             fitted.fit(*fold.poisoned(points, held))
-            left_out = Labelled(take(fold.cells, rows), fold.labels[rows])
-            found.append(self.judge(fitted, left_out))
-            wrong[rows] = fitted.predict(left_out.cells) != fold.classes[left_out.labels]
+            one = self.judge(fitted, Labelled(take(fold.cells, rows), fold.labels[rows]))
+            found.append((one.score, one.weight))
+            wrong[rows] = one.wrong
             if self.trusted:
-                score, weight = self.judge(fitted, self.trusted)
-                found.append((score, weight / len(own)))
+                one = self.judge(fitted, self.trusted)
+                found.append((one.score, one.weight / len(own)))
         scores, weights = np.array(found).T
         return Outcome(float(np.average(scores, weights=weights)) if weights.any() else 1.0, wrong)
 

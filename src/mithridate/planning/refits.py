@@ -76,7 +76,7 @@ def plan_refits(data: Dataset, config: AuditConfig, workers: int = 0) -> RefitPl
     """Return the plan; each victim is fitted a few times on clean rows of the first split. Raises as the audit does."""
     work = Refits(data, config)
     work.check()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), work.threads():
         warnings.simplefilter("ignore")
         victims = tuple(_victim(work, number) for number in range(len(work.victims)))
     kind, _, number = config.execution.partition(":")

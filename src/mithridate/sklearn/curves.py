@@ -18,7 +18,7 @@ from mithridate.defences.policies import Learned
 from mithridate.errors import InputError
 from mithridate.estimators.capability import Capability, Fold, Points
 from mithridate.estimators.crafting import Plan, Surrogate, check_surrogate, counts_of
-from mithridate.estimators.harm import Labelled
+from mithridate.estimators.harm import Judged, Labelled
 from mithridate.estimators.rows import Bounds, Table, classes_of, stacked, take
 from mithridate.estimators.search import search
 from mithridate.estimators.tuned import tuned_hyperparameters
@@ -253,8 +253,10 @@ def _of_split(
         seconds = time.perf_counter() - began
         return _Fit(float(scorer(own, *test)), seconds, tuned_hyperparameters(own))
 
-    def judge(fitted: Any, rows: Labelled) -> tuple[float, float]:
-        return float(scorer(fitted, rows.cells, fold.classes[rows.labels])), float(len(rows.labels))
+    def judge(fitted: Any, rows: Labelled) -> Judged:
+        labels = fold.classes[rows.labels]
+        score = float(scorer(fitted, rows.cells, labels))
+        return Judged(score, float(len(labels)), fitted.predict(rows.cells) != labels)
 
     found = search(estimator, judge, fold, plan)
     attacked = [measured(one.attack) for one in found]
