@@ -73,8 +73,8 @@ def case(name: str, estimator: str, budget: str, splits: int, policy: str) -> di
             for k in work.counts:
                 drawn = fold.drawn[:k] if budget == "replaced" else np.arange(len(fold.labels))
                 for rival, labels in rivals(estimator, fold.raw, fold.labels, drawn, k, index).items():
-                    own: Any = clone(fitting.victim.fitted_for(fitting.clean)).fit(fold.cells, fold.classes[labels])
-                    wrong = own.predict(test.cells) != fold.classes[test.labels]
+                    own: Any = clone(fitting.victim.fitted_for(fitting.clean))
+                    wrong = own.fit(fold.cells, fold.classes[labels]).predict(test.cells) != fold.classes[test.labels]
                     found.setdefault((rival, k), []).append(float(np.mean(wrong)))
     by_count = frame.groupby("n_poison")
     kinds = result.candidates.groupby(["n_poison", "attack"])["test_error"].mean()
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    print(machine())
+    print(where := machine())
     rows = []
     for name in asked.data:
         for budget in asked.budgets:
@@ -119,8 +119,7 @@ def main() -> None:
                 )
                 print(f"{name:14}{budget:9}{estimator:23}" + "  |  ".join(parts), end="")
                 print(f"  |  {one['fits']} fits, {one['seconds']:.0f} s a split; {one['winners']['21']}", flush=True)
-                if asked.json:
-                    write_json(asked.json, {"machine": machine(), "rows": rows})
+                write_json(asked.json, where, rows)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def stopped(tmp_path_factory) -> Path:
         (lambda run: (run / "manifest.json").unlink(), "there is no manifest.json"),
         (lambda run: (run / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json"),
-        (changed_manifest(format=1), "its format is 1, and this version goes on with 4"),
+        (changed_manifest(format=1), "its format is 1, and this version goes on with 5"),
         (changed_manifest(data="0" * 64), "was changed: its hash is not that of its configuration"),
         (changed_manifest(versions={}), "another version: mithridate None there"),
         (changed_manifest(place="mnsit"), "cannot be had again: unknown data set"),

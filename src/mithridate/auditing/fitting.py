@@ -184,24 +184,24 @@ class Fitting:
         `counts`, the number of points at each share; `crafted` and `won` as in `Search.found`, `tried` and `tick`
         as in `Journal`.
         """
-        search, anew = self._search(counts, tried, tick)
+        search, journal, anew = self._search(counts, tried, tick)
         found: Found = search.found(count, self._remembered(search), crafted, won)
         order = {id(points): place for place, points in enumerate(found.finalists)}
-        fits = search.trials.fits + len(anew.ended) * (1 + anew.anew.parts)
+        fits = journal.fits + len(anew.ended) * (1 + anew.anew.parts)
         return sorted(anew.ended, key=lambda one: order[id(one.points)]), found.crafted, fits
 
     def planned(self, counts: Sequence[int]) -> tuple[int, int]:
         """Return how often a split fits the estimator by itself, and how often as the defender does, at most."""
-        search, anew = self._search(counts, [], lambda: None)
+        search, _, anew = self._search(counts, [], lambda: None)
         ended = sum(search.finalists) + 2
         fits = sum(search.most_fits(count, self.crafts + (count != max(counts))) for count in counts)
         fits += len(counts) * ended * anew.anew.parts + GROUPS + 1
         return fits, len(counts) * ended + 1
 
-    def trying(self, counts: Sequence[int]) -> tuple[HeldOut | Journal, Measuring, Points]:
+    def trying(self, counts: Sequence[int]) -> tuple[HeldOut, Measuring, Points]:
         """Return the trials of the estimator by itself, of the defender, and random flips to try them with."""
-        search, anew = self._search(counts, [], lambda: None)
-        return search.trials.trials, anew, search.random(max(counts))
+        search, journal, anew = self._search(counts, [], lambda: None)
+        return journal.trials, anew, search.random(max(counts))
 
     @property
     def crafts(self) -> int:
@@ -222,23 +222,24 @@ class Fitting:
 
     def _search(
         self, counts: Sequence[int], tried: list[Outcome], tick: Callable[[], None]
-    ) -> tuple[Search[Journal], Measuring]:
-        """Return the search for the worst poison, and what measures its finalists."""
+    ) -> tuple[Search, Journal, Measuring]:
+        """Return the search for the worst poison, what it tries, and what measures its finalists."""
         scene, plain = self.scene, settled(self.clean)
         judged = scene.harm.judged, scene.fold, PARTS
         held, fixed = HeldOut(plain, *judged, [scene.seed]), told(self.clean) if self.victim.fixed else ""
         anew = Measuring(self.victim.fitted_for(self.clean), scene, held, fixed)
+        journal = Journal(HeldOut(plain, *judged, [None], scene.valid), tried, tick)
         search = Search(
             scene.fold,
             self._plan(counts),
             scene.fold.view._replace(own=own_space(self.clean, scene.fold.cells, scene.seed)),
-            Journal(HeldOut(plain, *judged, [None], scene.valid), tried, tick),
+            journal,
             anew,
             max(self.fits // len(counts), 4),
             FINALISTS[quick(self.clean) and self.victim.fixed],
             each=True,
         )
-        return search, anew
+        return search, journal, anew
 
     def _remembered(self, search: Search) -> Callable[[Points], list[Points]]:
         """Return what crafts points, once for the same beginning: an attack that pauses begins again."""

@@ -1,7 +1,7 @@
 """The worst that an attacker finds in one training fold: many candidates, each tried on the estimator itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -51,10 +51,7 @@ class Tried(NamedTuple):
     outcome: Outcome
 
 
-Tries = TypeVar("Tries", HeldOut, Journal)
-
-
-class Search(NamedTuple, Generic[Tries]):
+class Search(NamedTuple):
     """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
 
     `view`: what the attacker sees, `fits` how many fits each share may take, `finalists` how many of all and of those
@@ -64,7 +61,7 @@ class Search(NamedTuple, Generic[Tries]):
     fold: Fold
     plan: Plan
     view: View
-    trials: Tries
+    trials: HeldOut | Journal
     anew: Trials
     fits: int
     finalists: tuple[int, int]
