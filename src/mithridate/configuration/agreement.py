@@ -53,7 +53,8 @@ def _estimators(config: Any) -> str:
         alone = {"fits": config.fits is not None, "surrogates": config.surrogates != ("logistic",)}
         if said := [name for name, present in alone.items() if present]:
             return f"{said[0]} = {getattr(config, said[0])!r}: only with estimator"
-        return "missing = keep: only with estimator; a model needs numbers: use impute" * (config.missing == "keep")
+        keeps = config.missing == "keep"
+        return "missing = 'keep': only with estimator; a model needs numbers: use impute" * keeps
     for policy in config.policies:
         if policy not in (*TUNINGS, *USUAL):
             named = policy if isinstance(policy, str) else type(policy).__name__

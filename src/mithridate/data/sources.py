@@ -76,6 +76,8 @@ def prepared(
                 f"a data frame: say which column holds the labels, target = one of {some(list(map(str, dataset)))}"
             )
         own = {option: options.pop(option) for option in FILE_OPTIONS if options.get(option) is not None}
+        if options.get("estimators"):
+            own.setdefault("missing", "keep")
         dataset = dataset_of(dataset, own.pop("target"), name="frame", **own)
     name = (
         dataset.name
@@ -109,6 +111,8 @@ def _counted(value: Any) -> Any:
 
 
 def _agreed(data: Dataset, config: AuditConfig) -> tuple[Dataset, AuditConfig]:
+    if data.schema and data.schema.reading.missing == "keep" and not config.estimators:
+        raise InputError("missing = 'keep': only with estimator; a model needs numbers: use impute")
     if data.schema and config.bounds:
         raise InputError(
             f"bounds = {list(config.bounds)}: what the columns of {data.name} may hold is said in their own units, by "
