@@ -128,7 +128,8 @@ def test_objectives_are_read(text, found):
         ("target-class eggs", "use target-class A of the classes ham, spam, b-as-c, b"),
         ("misclassify ham", "two of the classes ham, spam"),
         ("misclassify ham-as-ham", "two of the classes"),
-        ("misclassify ham-as-eggs", "two of the classes"),
+        ("misclassify ham-as-eggs", "two of the classes ham, spam, b-as-c, b$"),
+        ("misclassify HAM as spm", r"; did you mean misclassify ham-as-spam\?"),
     ],
 )
 def test_objectives_that_are_none_are_refused(text, message):
