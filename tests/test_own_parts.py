@@ -186,7 +186,7 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"attack": dict}, "attack = dict: dict is no attack"),
         (
             {"attack": type("Flips", (mi.Flips,), {"__doc__": ""})},
-            "give it a name .a text. that is not portfolio or bilevel or flips",
+            "give it a `name`, a text that is not portfolio or bilevel or flips",
         ),
         ({"policies": ("lerned",)}, "unknown policy 'lerned'.*did you mean learned"),
         ({"policies": (object(),)}, "object is no policy"),
