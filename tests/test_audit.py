@@ -199,7 +199,7 @@ def test_added_poison_is_counted_as_added():
     assert result.frame["n_train"].tolist() == [32, 34, 35]
     assert result.poison[0, "fixed=log(20)"]["replaced"].size == 0
     assert "added" in result.threat_model["budget"]
-    assert any("one split only" in warning for warning in result.verdict.warnings)
+    assert any("there is only one split" in warning for warning in result.verdict.warnings)
 
 
 def test_bounds_and_the_inner_training_are_obeyed():
@@ -209,7 +209,7 @@ def test_bounds_and_the_inner_training_are_obeyed():
     assert points.max() <= 0.75
     assert result.frame["stability"].max() < 2
     assert result.frame["inner_steps"].unique().tolist() == [500], "T = 100 cut by five"
-    assert "cut into smaller ones" in result.threat_model["inner_training"]
+    assert "divided into smaller ones" in result.threat_model["inner_training"]
     unstable = mi.audit("digits-0v8", learning_rate=2.0, stabilise=False, **ONE_FIXED)
     assert "unstable" in "+".join(unstable.frame["status"])
     assert any("diverges" in warning for warning in unstable.verdict.warnings)

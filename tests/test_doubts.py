@@ -40,7 +40,7 @@ WRITTEN = {
 @pytest.mark.parametrize("meaning", WRITTEN)
 def test_numbers_in_another_way_of_writing_are_not_taken_for_words(tmp_path, meaning):
     cells = WRITTEN[meaning] * (N // 4)
-    with pytest.raises(mi.DataError, match=f"column 'c' holds .*{meaning}.*would be taken for words"):
+    with pytest.raises(mi.DataError, match=f"column 'c' holds .*{meaning}.*would be read as words"):
         read_dataset(file_of(tmp_path, USUAL | {"c": cells}), "t")
     with pytest.raises(mi.DataError, match=meaning):
         dataset_of(pd.DataFrame(USUAL | {"c": cells, "t": LABELS}), "t")
@@ -108,6 +108,24 @@ def test_faults_behind_others_are_told_with_them_and_the_remedy_is_enough(tmp_pa
     assert [column.kind for column in found.schema.columns] == ["number", "integer"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        ({"t": ["no", "No", "yes", "yes"] * (N // 4)}, "missing='impute'"),
+        ({"c": [*(f"{i * 7 % 11}%" for i in range(N - 1)), None]}, "units=['%'], missing='impute'"),
+    ],
+)
+def test_empty_cells_are_told_with_all_other_faults(fault, remedy):
+    """Also where no option mends the others, and of a column that can be read only with an option."""
+    frame = pd.DataFrame(USUAL | {"t": LABELS} | fault)
+    frame["a"] = frame["a"].where(frame.index != 3)
+    with pytest.raises(mi.DataError) as told:
+        dataset_of(frame, "t")
+    for name, row in ({"a": 3} | dict.fromkeys(fault.keys() - {"t"}, N - 1)).items():
+        assert f"'{name}' (1, the first in row {row}" in str(told.value)
+    assert str(told.value).endswith(f"use {remedy}")
+
+
 def test_a_column_that_is_dropped_is_not_judged(tmp_path):
     frame = pd.DataFrame(USUAL | {"lists": [[i] for i in range(N)], "t": LABELS})
     frame.to_parquet(tmp_path / "own.parquet")
@@ -117,6 +135,15 @@ def test_a_column_that_is_dropped_is_not_judged(tmp_path):
     assert found.schema is not None
     assert found.schema.order == ("a", "b", "t")
     np.testing.assert_array_equal(found.x, frame[["a", "b"]])
+
+
+def test_names_that_differ_by_capitals_or_blanks_are_warned_of():
+    frame = pd.DataFrame({"Net pay": USUAL["a"], "netpay": USUAL["b"], "c": USUAL["b"][::-1], "t": LABELS})
+    with pytest.warns(UserWarning, match=r"capitals or blanks: 'Net pay' and 'netpay'; .*use drop=\['netpay'\]"):
+        dataset_of(frame, "t")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset_of(frame, "t", drop=["netpay"])
 
 
 def test_labels_that_differ_by_capitals_are_refused(tmp_path):
@@ -171,7 +198,7 @@ def test_decimals_are_those_of_the_file(tmp_path, rng):
 
 def test_columns_of_float32_have_decimals_too():
     cells = pd.DataFrame({"a": np.array([0.1, 0.25, 3.5], np.float32), "b": np.array([0.1, 0.25, 3.5])})
-    columns, _ = read_columns(cells, [0, 1], Source("own"), FileOptions.of())
+    columns, _, _ = read_columns(cells, [0, 1], Source("own"), FileOptions.of())
     assert [column.decimals for column in columns] == [2, 2]
 
 

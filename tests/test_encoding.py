@@ -88,11 +88,17 @@ def test_what_the_user_says_is_feasible_replaces_the_training_range(table, rng):
     assert frame["nodes"].max() == table["nodes"].max()
 
 
-def test_an_end_beyond_all_training_rows_needs_the_other(table):
-    data = dataset_of(table, "diagnosis", feasible=["born=2050:"])
+def test_a_range_beyond_all_rows_is_warned_of_and_an_end_beyond_them_needs_the_other(table):
+    said = r"feasible born: from {} to \d{{4}} there is nothing; the {} go from .*give both ends"
+    with pytest.raises(mi.InputError, match=said.format(2050, "rows")):
+        dataset_of(table, "diagnosis", feasible=["born=2050:"])
+    last = int(table["born"].max())
+    data = dataset_of(table, "diagnosis", feasible=[f"born={last}:"])
     assert data.schema is not None
-    with pytest.raises(mi.InputError, match=r"feasible born: from 2050 to \d{4} there is nothing.*give both ends"):
-        Encoder.fit(data.schema, data.x)
+    with pytest.raises(mi.InputError, match=said.format(last, "training rows")):
+        Encoder.fit(data.schema, data.x[table["born"] < last])
+    with pytest.warns(UserWarning, match=r"feasible 'born=1800:1850' contains no row .* goes from \d{4} to"):
+        dataset_of(table, "diagnosis", feasible=["born=1800:1850"])
 
 
 def test_empty_cells_get_the_median_or_the_most_frequent_of_the_training_rows():

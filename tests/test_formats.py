@@ -138,13 +138,13 @@ def test_what_r_writes_and_a_remark_above_a_table(tmp_path):
 
 def test_what_cannot_be_read_is_told_with_what_to_do(tmp_path):
     arff = written(tmp_path, "own.arff", "@relation x\n@attribute a numeric\n@attribute t {p,q}\n@data\n{0 1, 1 q}\n")
-    with pytest.raises(mi.DataError, match="sparse ARFF is not read; write all values out, or write svmlight"):
+    with pytest.raises(mi.DataError, match="sparse ARFF is not read; write all values, or use svmlight"):
         read_dataset(arff, "t")
     arff.write_text(arff.read_text().replace("{0 1, 1 q}", "1,p\n2,r"))
-    with pytest.raises(mi.DataError, match="'t' holds 'r' in line 6, which its header does not name"):
+    with pytest.raises(mi.DataError, match="'t' holds 'r' in line 6, which is not a value that its header lists"):
         read_dataset(arff, "t")
     fixed = written(tmp_path, "own.txt", "a   b\n1  one\n2  two or so\n3  xx and all\n")
-    with pytest.raises(mi.DataError, match=r"no comma, .* say what does, as separator=':'"):
+    with pytest.raises(mi.DataError, match=r"no comma, .* name it, as separator=':'"):
         read_dataset(fixed, "b")
     text = {"separator": ";", "header": "none", "encoding": "cp1252"}
     for name, value in text.items():
@@ -167,7 +167,7 @@ def test_excel_is_read_as_text_is(tmp_path, monkeypatch):
     with pd.ExcelWriter(path) as book:
         shown.to_excel(book, index=False, startrow=2)
         shown.to_excel(book, sheet_name="more")
-    with pytest.warns(UserWarning, match="of 2 sheets the first, 'Sheet1', is read"):
+    with pytest.warns(UserWarning, match="it has 2 sheets; only the first, 'Sheet1', is read"):
         found = read_dataset(path, TARGET, drop=["empty", "born"])
     np.testing.assert_array_equal(found.x, dataset_of(FRAME, TARGET, drop=["born"]).x)
     with pytest.raises(mi.DataError, match="'born' holds dates"), pytest.warns(UserWarning, match="2 sheets"):
@@ -177,7 +177,7 @@ def test_excel_is_read_as_text_is(tmp_path, monkeypatch):
     with pytest.raises(mi.DataError, match=r"'nodes' \(1, the first in row 7 of the sheet\)"):
         read_dataset(path, TARGET, drop=["empty", "born"])
     monkeypatch.setattr("mithridate.data.readers.UNPACKED", 1000)
-    with pytest.raises(mi.DataError, match="bytes unpacked; at most 1,000 are read; save it as CSV"):
+    with pytest.raises(mi.DataError, match="bytes unpacked, and at most 1,000 are read; save it as CSV"):
         read_dataset(path, TARGET)
 
 
@@ -244,9 +244,9 @@ def test_several_files_are_one_table(tmp_path, monkeypatch):
     with pytest.raises(mi.DataError, match=r"'nodes' \(70, the first in line 2 of p2.csv\)"):
         read_dataset(["p1.csv", "p2.csv"], TARGET)
     FRAME[50:].rename(columns={"nodes": "n"}).to_csv(tmp_path / "p2.csv", index=False)
-    with pytest.raises(mi.DataError, match=r"p1.csv and p2.csv have to have the same columns, .*only one .*'n'"):
+    with pytest.raises(mi.DataError, match=r"p1.csv and p2.csv must have the same columns, .*only one .*'n'"):
         read_dataset(["p1.csv", "p2.csv"], TARGET)
-    with pytest.raises(mi.DataError, match=r"q\*.csv: there is no such file"):
+    with pytest.raises(mi.DataError, match=r"q\*.csv: no file matches this pattern"):
         prepared("q*.csv", None, {"target": TARGET})
 
 
@@ -324,7 +324,7 @@ def test_words_that_say_that_a_cell_is_empty_may_be_labels(tmp_path):
         read_dataset(path, TARGET)
     assert read_dataset(path, TARGET, keep_default_na=False).classes == ("None", "malignant")
     labelled = FRAME.assign(diagnosis=FRAME[TARGET].where(np.arange(120) > 9))
-    with pytest.warns(UserWarning, match="10 row.s. have no label, and are left out"):
+    with pytest.warns(UserWarning, match="10 row.s. have no label and are left out"):
         assert len(dataset_of(labelled, TARGET, missing="impute").y) == 110
 
 

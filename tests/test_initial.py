@@ -99,11 +99,11 @@ def test_a_mean_is_over_at_least_one_draw():
     ("options", "initial", "words"),
     [
         ({}, "fixed", "one w0 for each batch"),
-        ({"model": "mlp"}, "fresh", "drawn anew at every outer step"),
-        ({"model": mi.MLP}, "fresh", "drawn anew at every outer step"),
+        ({"model": "mlp"}, "fresh", "drawn again at every outer step"),
+        ({"model": mi.MLP}, "fresh", "drawn again at every outer step"),
         ({"model": "mlp", "initial": "fixed"}, "fixed", "one w0 for each batch"),
-        ({"model": "mlp", "initial": "5"}, 5, "the mean over 5 w0 drawn anew"),
-        ({"initial": 2}, 2, "the mean over 2 w0 drawn anew"),
+        ({"model": "mlp", "initial": "5"}, 5, "the mean over 5 w0 drawn again"),
+        ({"initial": 2}, 2, "the mean over 2 w0 drawn again"),
     ],
 )
 def test_a_configuration_says_which_w0(options, initial, words):

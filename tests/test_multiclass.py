@@ -128,7 +128,8 @@ def test_objectives_are_read(text, found):
         ("target-class eggs", "use target-class A of the classes ham, spam, b-as-c, b"),
         ("misclassify ham", "two of the classes ham, spam"),
         ("misclassify ham-as-ham", "two of the classes"),
-        ("misclassify ham-as-eggs", "two of the classes"),
+        ("misclassify ham-as-eggs", "two of the classes ham, spam, b-as-c, b$"),
+        ("misclassify HAM as spm", r"; did you mean misclassify ham-as-spam\?"),
     ],
 )
 def test_objectives_that_are_none_are_refused(text, message):
@@ -143,7 +144,7 @@ def test_the_threat_model_names_classes_as_they_are_called():
 
     assert goal("misclassify b-as-c-as-b").startswith("class b-as-c taken for b (error-specific)")
     assert goal("target-class a=1").startswith("errors on class a=1 (error-generic)")
-    assert goal("rows my=file.npz").startswith("the rows of my=file.npz given")
+    assert goal("rows my=file.npz").startswith("the labels that my=file.npz gives to its rows")
 
 
 def test_d_target_is_what_the_objective_says(rng):

@@ -1,6 +1,8 @@
 """An audit of a file of one's own, from the file to the rows that were poisoned."""
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ def test_options_are_judged_by_the_rows_that_there_are(tmp_path):
     large = written(tmp_path, "large.csv", pd.concat([patients(200)] * 3))
     _, config = prepared(large, None, {"target": "diagnosis", "points": 140})
     assert (config.train, config.valid, config.points) == (300, 150, 140)
-    with pytest.raises(mi.InputError, match="points = 200: more than the 150 validation rows"):
+    with pytest.raises(mi.InputError, match=r"points = 200 .*: more than the 150 validation rows"):
         prepared(large, None, {"target": "diagnosis", "points": 200, "attack": "bilevel"})
     _, config = prepared(large, None, {"target": "diagnosis", "valid": 60})
     assert (config.train, config.valid, config.points) == (300, 60, 50), "as many points as the rows give, not before"
@@ -156,12 +158,18 @@ def test_the_command_line_takes_files(mithridate, file, tmp_path):
     flags = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", value)]
     done = mithridate(
         "audit", file, "--target", "diagnosis", "--missing", "drop", "--drop", "ward", "--feasible", "nodes=0:3",
-        "--feasible", "born=1940:1970", "--policy", "fixed=-8", *flags, "--out", "run",
+        "--feasible", "texture=:30", "--group", "born", "--train", "60", "--policy", "fixed=-8", *flags, "--out", "run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "on patients (benign v malignant)" in done.stdout
     rows = pd.read_csv(tmp_path / "run" / "poison" / "split0-fixed_-8.csv")
-    assert "ward" not in rows
+    assert not {"ward", "born"} & set(rows)
+    (unused,) = re.findall(r"; (\d+) rows unused, so that no group is divided", done.stdout.replace("\n", " "))
+    said = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert said["dataset"]["unused"] == int(unused) > 0
+    assert f"; {unused} rows of the file are in no part of the first split, because" in said["threat_model"]["groups"]
+    kept = pd.read_csv(file).dropna(subset=["radius [mm]", "nodes", "born", "diagnosis", "smoker", "texture"])
+    assert int(unused) == len(kept) - sum(said["dataset"][part] for part in ("train", "valid", "test"))
     assert rows["nodes"].between(0, 3).all()
     bad = mithridate("audit", file, "--target", "diagnosis")
     assert bad.returncode == 2
@@ -186,7 +194,7 @@ def test_a_file_is_audited_whole_unless_it_is_large(n, m, sizes):
     told = {"train": config.train, "sample": sampled(data, config)}
     times = n // 2 * min(n // 2, 2 * m) / (60 * min(60, 2 * m))
     assert sample_of(told) == (
-        f"on a sample of the file, 60 of the {n // 2:,} training rows that it gives (train = all takes about "
+        f"on a sample of the file, 60 of {n // 2:,} possible training rows (train = all takes about "
         f"{times:.2g} times as long)"
     )
     with pytest.raises(mi.InputError, match="valid = all: only for a file of your own; give a number of rows"):

@@ -191,7 +191,7 @@ def test_records_and_threat_model_name_the_model(audited, tmp_path):
     told = json.loads(json.dumps(audited.summary()))
     assert told["config"]["model"] == "Twin"
     assert told["config"]["initial"] == "fresh"
-    assert "drawn anew at every outer step" in told["threat_model"]["inner_training"]
+    assert "drawn again at every outer step" in told["threat_model"]["inner_training"]
     again = mi.load_result(audited.save(tmp_path / "run"))
     assert again.frame["model"].tolist() == audited.frame["model"].tolist()
 

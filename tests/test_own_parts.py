@@ -118,7 +118,7 @@ def test_own_code_is_named_on_the_command_line_and_trusted_again_to_resume(parts
     (tmp_path / "run" / "cells").mkdir()
     refused = mithridate("resume", "run")
     assert refused.returncode == 2
-    assert "it runs mine:Outermost" in refused.stderr
+    assert "it runs the code of mine:Outermost" in refused.stderr
     assert mithridate("resume", "run", "--own", "mine:Outermost", "--quiet").returncode == 0
 
 
@@ -178,7 +178,7 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"loss": "squared-hing"}, "did you mean squared-hinge"),
         ({"loss": 3}, "loss = 3"),
         ({"loss": "math:nothing"}, "module math has no attribute 'nothing'"),
-        ({"loss": unlabelled}, r"of 3 rows it must return 3 losses; got \(\)"),
+        ({"loss": unlabelled}, r"for 3 rows it must return 3 losses; got \(\)"),
         ({"loss": hinge, "victim": "exact"}, "hinge has no second derivative but 0"),
         ({"penalty": "l3"}, "penalty = 'l3': use l2, or module:attribute"),
         ({"penalty": lambda weights: 0.0}, "differentiating it in the model's weights failed: TypeError"),
@@ -186,7 +186,7 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"attack": dict}, "attack = dict: dict is no attack"),
         (
             {"attack": type("Flips", (mi.Flips,), {"__doc__": ""})},
-            "give it a name .a text. that is not portfolio or bilevel or flips",
+            "give it a `name`, a text that is not portfolio or bilevel or flips",
         ),
         ({"policies": ("lerned",)}, "unknown policy 'lerned'.*did you mean learned"),
         ({"policies": (object(),)}, "object is no policy"),
@@ -195,7 +195,7 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"defences": ("sphere=100%",)}, "must lie between 0 and 1"),
         ({"defences": ("sphere=x",)}, "must lie between 0 and 1"),
         ({"defences": (object(),)}, "object is no defence"),
-        ({"defences": ("none", "none")}, "named twice"),
+        ({"defences": ("none", "none")}, "given twice"),
     ],
 )
 def test_parts_that_cannot_be_used_are_named(options, message):
@@ -238,7 +238,7 @@ def test_a_defence_is_tried_before_anything_is_computed(made, message, tmp_path)
     [
         ("loss", lambda logits, labels: -jnp.abs(logits) - 1, "must be finite and not negative"),
         ("loss", lambda logits, labels: (logits > 0) * 1.0, "its derivative in the logits is 0 or not finite"),
-        ("penalty", lambda weights, log_strength: jnp.nan * jnp.sum(weights), "is NaN or infinite where all weights"),
+        ("penalty", lambda weights, log_strength: jnp.nan * jnp.sum(weights), "is NaN or infinite if all weights"),
     ],
 )
 def test_losses_and_penalties_that_teach_nothing_are_refused(option, part, message):

@@ -113,7 +113,7 @@ def test_labels_alone_are_planned_without_hypergradients_and_beyond_the_validati
     Sweep(data, config).check()
     screen = Console(record=True, width=200, file=io.StringIO())
     print_plan(screen, plan(data, config, PLENTY, calibrate=False))
-    assert "serial; no hypergradients: labels alone change" in screen.export_text()
+    assert "serial; no hypergradients: only labels change" in screen.export_text()
 
 
 class Cautious(eqx.Module):

@@ -66,10 +66,11 @@ def test_a_rule_of_every_kind_is_read_and_one_that_says_nothing_refused():
     ("rule", "said"),
     [
         ("whole", "give it as 'A <= B', with two columns of features; there are 'whole', 'tenths'"),
-        ("whole <= tops", "give it as 'A <= B'"),
-        ("whole <= whole", "give it as 'A <= B'"),
-        ("whole <= ill", "give it as 'A <= B'"),
-        ("whole <= ward", "column 'ward' holds no numbers"),
+        ("whole <= tops", r"give it as 'A <= B'.*: no column 'tops' among the features; did you mean 'top'\?"),
+        ("Tenth > hole", r"no column 'hole' .* mean 'whole'\?; no column 'Tenth' .* did you mean 'tenths'\?"),
+        ("whole <= whole", "both are 'whole'"),
+        ("whole <= ill", "no column 'ill' among the features; there are 'whole', 'tenths'"),
+        ("whole <= ward", "column 'ward' does not hold numbers"),
         ("tenths <= whole", r"rule 'tenths <= whole': \d+ row\(s\) break it, the first in row \d+ \(counted from 0\)"),
     ],
 )

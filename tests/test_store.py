@@ -57,7 +57,7 @@ def stopped(tmp_path_factory) -> Path:
         (changed_manifest(format=1), "its format is 1, and this version goes on with 5"),
         (changed_manifest(data="0" * 64), "was changed: its hash is not that of its configuration"),
         (changed_manifest(versions={}), "another version: mithridate None there"),
-        (changed_manifest(place="mnsit"), "cannot be had again: unknown data set"),
+        (changed_manifest(place="mnsit"), "cannot be loaded again: unknown data set"),
         (changed_manifest(place="digits-0v1"), "other data"),
         pytest.param(linked("manifest.json"), "symbolic link", marks=posix),
         pytest.param(linked("cells"), "symbolic link", marks=posix),
@@ -97,5 +97,7 @@ def test_code_is_not_run_because_a_directory_says_so(stopped, tmp_path):
     config = said.config | {"model": "os:_exit", "execution": "auto"}
     made = store.Manifest.of(config, said.data, said.place, said.versions)
     (run / "manifest.json").write_text(made.model_dump_json())
-    with pytest.raises(mi.InputError, match="code of somebody's; if you trust it, add --model os:_exit"):
+    with pytest.raises(
+        mi.InputError, match="it runs the code of os:_exit; if you trust this code, add --model os:_exit"
+    ):
         mi.resume(run)

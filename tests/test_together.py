@@ -86,11 +86,11 @@ def test_the_column_is_no_feature_and_is_named_in_the_file_or_in_python(tmp_path
         ({"group": "who", "drop": ["who"]}, "group = 'who': this is dropped as well"),
         (
             {"group": "two"},
-            r"class 'no' is in 2 of 2 group\(s\) of 'two'; at least 3 are needed to train, validate and",
+            r"class 'no' is in 2 of 2 group\(s\) of 'two'; at least 3 are needed to train, validate and .*group='none'",
         ),
         ({"group": "one"}, r"class 'yes' is in 2 of 22 group\(s\) of 'one'"),
-        ({"group": "gaps"}, r"2 row\(s\) have no group in column 'gaps', the first in row 7 .*missing = drop"),
-        ({"group": "rows"}, "this word has a meaning of its own, and a column is called so"),
+        ({"group": "gaps"}, r"2 row\(s\) have no group in column 'gaps', the first in row 7 .*missing='drop'"),
+        ({"group": "rows"}, "this word has its own meaning, and a column has it as a name"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(options, said):
@@ -111,7 +111,9 @@ def test_rows_without_a_group_are_left_out_on_demand_and_a_column_that_groups_no
     frame = people()
     frame["who"] = frame["who"].mask(np.isin(np.arange(len(frame)), [7, 9]))
     assert len(dataset_of(frame, "ill", group="who", missing="drop").y) == len(frame) - 2
-    with pytest.warns(UserWarning, match="group = 'each': no two rows have the same, so it keeps nothing together"):
+    with pytest.warns(
+        UserWarning, match="group = 'each': no two rows have the same value, so no rows are kept together"
+    ):
         dataset_of(people().assign(each=np.arange(len(frame)) ** 2), "ill", group="each", drop=["who"])
 
 
@@ -132,14 +134,14 @@ def test_official_test_rows_are_of_other_groups():
 def test_rows_alike_are_kept_together_unless_told_otherwise():
     frame = people().drop(columns="who")
     frame = pd.concat([frame, frame[:90], frame[:20]], ignore_index=True)
-    with pytest.warns(UserWarning, match="rows alike are kept together, so that none is trained and tested on"):
+    with pytest.warns(UserWarning, match="rows alike are kept in one part of a split, so that no row is both trained"):
         data = dataset_of(frame, "ill")
     assert data.grouping is not None
     assert data.grouping.name == "rows"
     split = data.split()
     assert apart(*(data.grouping.numbers[rows] for rows in (split.train_rows, split.valid_rows, split.test_rows)))
     assert data.sizes == (len(frame) // 2, len(frame) // 4), "rows that are alone fill up the parts"
-    with pytest.warns(UserWarning, match="some are trained and tested on"):
+    with pytest.warns(UserWarning, match="some are both trained and tested on"):
         assert dataset_of(frame, "ill", group="none").grouping is None
     config = mi.AuditConfig.of(dataset="frame.csv", target="ill", train=60, valid=60, budget="added")
     said = threat_model(config, data.classes, Scenario.of(data, config).attacks)["groups"]

@@ -11,6 +11,7 @@ from mithridate.results.intervals import Shared, half_width, paired
 from mithridate.results.records import FAULTS
 from mithridate.results.terms import terms
 from mithridate.results.verdict import Verdict, curves, gate_failures, parse_gate, verdict
+from mithridate.tasks.scores import SCORES
 
 
 def judged(frame: pd.DataFrame, candidates: pd.DataFrame | None = None) -> Verdict:
@@ -51,7 +52,7 @@ def test_the_verdict_s_arithmetic():
     assert found.summary[2].endswith("stays within 5 points of clean at every share tried, so up to at least 15.0%")
     assert found.summary[4].endswith("is fixed=-8; clean, the test error with it is 2.5 points above that with learned")
     assert found.warnings == (
-        "cv-clean: 25.0% at the most poison is known to ± 64 points only; about 5 splits narrow it to ± 10",
+        "cv-clean: 25.0% at the most poison is known only to ± 64 points; about 5 splits narrow it to ± 10",
     )
 
 
@@ -82,6 +83,14 @@ def test_a_victim_that_diverged_has_no_error_and_passes_no_gate():
 def test_marked_cells_are_warned_of(fault):
     found = judged(frame_of({"learned": [[0.01, 0.02], [0.01, 0.02]]}, status=f"{fault}"))
     assert any(fault in warning and FAULTS[fault] in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_constant_model_is_told_by_the_score_that_it_was_judged_by(score):
+    frame = frame_of({"learned": [[0.5, 0.5], [0.5, 0.5]]}, status="constant").assign(score=score, constant_error=0.5)
+    (said,) = (warning for warning in judged(frame).warnings if "marked constant" in warning)
+    assert f"by its {SCORES[score].words} the model is no better than {SCORES[score].telling_nothing} (50.0%)" in said
+    assert ("--score balanced-error" in said) == (score == "error")
 
 
 def test_a_λ_that_ends_at_its_bound_is_told():
@@ -116,7 +125,7 @@ def test_a_model_with_one_single_answer_tolerates_nothing_that_can_be_told():
     assert found.summary[0] == f"learned: 4.0% test error clean, {single}: nothing can be said of what it tolerates"
     assert found.summary[1].endswith(f"not at 10.0%, the next share tried; from 10.0% on it is {single}")
     (failure,) = gate_failures(rare, 0.1, 0.05)
-    assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}: it tells nothing; ")
+    assert failure.startswith(f"learned: test error 4.0% at 0.0% poison is {single}, so it is uninformative; ")
     assert gate_failures(rare, 0.1, 0.05, allow_constant=True) == []
     assert gate_failures(rare.assign(objective="target-class yes"), 0.1, 0.05) == []
 
@@ -165,7 +174,7 @@ def test_a_share_s_interval_ends_at_0_and_1_and_a_wide_one_is_told_of():
     found = curves(frame, ("attack_success",))["learned"]["attack_success"]
     assert (found["low"], found["high"][1]) == ([0.0, 0.0], 1.0)
     (said,) = judged(frame).warnings
-    assert said.startswith("learned: 30.0% at the most poison is known to ± 254 points only; about ")
+    assert said.startswith("learned: 30.0% at the most poison is known only to ± 254 points; about ")
     assert said.endswith(" splits narrow it to ± 10")
     alike = judged(frame.assign(shared_train=0.9, shared_goal=0.0, n_goal=100)).warnings
     assert alike[0].endswith("only more rows narrow it")
@@ -176,7 +185,10 @@ def test_an_attack_that_did_more_on_the_test_rows_is_told_and_fails_the_gate():
     other = frame[frame["n_poison"] == 10].assign(attack="ALFA", attack_success=0.2, target_success=0.0)
     both = pd.concat([frame, other])
     said = judged(frame, both).warnings[-1]
-    assert said.startswith("learned: at 5.0% poison ALFA leave 20.0% on the test rows, 11.0 points more than")
+    assert said == (
+        "learned: at 5.0% poison the worst attack on the test rows is ALFA: it brings the test error to 20.0%, 11.0 "
+        "points above the reported attack, which was the worst on the validation rows"
+    )
     (failure,) = gate_failures(both, 0.15, 0.05)
     assert failure.endswith(
         "20.0% at 5.0% poison, above 15.0%, by an attack that was not the worst on the validation rows"
@@ -186,7 +198,7 @@ def test_an_attack_that_did_more_on_the_test_rows_is_told_and_fails_the_gate():
 
 def test_equal_errors_and_a_first_share_that_is_too_much_are_said_as_such():
     found = judged(frame_of({"learned": [[0.01, 0.20], [0.01, 0.20]], "fixed=-8": [[0.01, 0.1], [0.01, 0.3]]}))
-    assert found.summary[0].endswith("stays within 5 points of clean only below 5.0%, the least share tried")
+    assert found.summary[0].endswith("stays within 5 points of clean only below 5.0%, the lowest share tried")
     assert found.summary[2].endswith("at 5.0% poison is on average the same (± 127.1 points) as with fixed=-8")
     assert found.summary[3].endswith("clean, the test error with it is the same as with learned")
 
@@ -218,24 +230,24 @@ def test_what_follows_is_said_of_the_figures_alone():
         *("fixed=1", "learned", Shared.of(frame)),
     )
     assert said[:4] == [
-        "at 10.0% poison the test error of broken is unknown: nothing follows for it",
+        "at 10.0% poison the test error of broken is unknown, so nothing follows for it",
         "at 10.0% poison learned has the lowest test error, 5.0%",
         "learned is better there than fixed=1 (20.0 ± 0.0): the differences, in points, paired over 3 splits, exceed "
         "their intervals",
-        "learned is not said to be better there than cv-clean (1.0 ± 11.4): the difference, in points, paired over 3 "
+        "learned is not called better there than cv-clean (1.0 ± 11.4): the difference, in points, paired over 3 "
         "splits, is within its interval",
     ]
     assert (more, half) == pytest.approx((20, 0), abs=1e-6)
     assert said[4:9] == [
-        "learned stays within its tolerance of 5 points at every share tried",
-        "fixed=1 fails its tolerance of 5 points at 10.0% poison, the first share tried at which it does: its test "
+        "learned stays within its tolerance of 5 points at every share that was tried",
+        "fixed=1 fails its tolerance of 5 points at 10.0% poison, the first share at which it does: its test "
         "error is 24.0 points above clean",
-        "cv-clean fails its tolerance of 5 points at 5.0% poison, the least share tried: its test error is 8.0 points "
-        "above clean",
-        "broken fails its tolerance of 5 points at 10.0% poison, the first share tried at which it does: its test "
+        "cv-clean fails its tolerance of 5 points at 5.0% poison, the lowest share that was tried: its test error is "
+        "8.0 points above clean",
+        "broken fails its tolerance of 5 points at 10.0% poison, the first share at which it does: its test "
         "error is unknown",
-        "learned: the upper bound of λ, 1, decided in 9 of 9 cells, at 0.0% to 10.0% poison, not the data: what tuning "
-        "does with wider --strength-bounds was not tried",
+        "learned: in 9 of 9 cells, at 0.0% to 10.0% poison, the upper bound of λ, 1, decided and not the data: tuning "
+        "with wider --strength-bounds was not tried",
     ]
     assert "targeted attackers" in said[9]
     assert "--budget" not in said[9]
@@ -245,11 +257,11 @@ def test_what_follows_is_said_of_the_figures_alone():
     for option in ("--edits both", "--budget chosen", "--objective indiscriminate", "--policy learned"):
         assert option in left
     one = frame[(frame["split"] == 0) & (frame["policy"] != "broken")]
-    assert advice(one, one, config, {})[0].endswith("no difference has an interval, so none is said to be better")
+    assert advice(one, one, config, {})[0].endswith("no difference has an interval, so no defender is called better")
     alone = one[one["policy"] == "learned"]
-    assert advice(alone, alone, config, {})[0].startswith("learned is the only defender tried")
+    assert advice(alone, alone, config, {})[0].startswith("learned is the only defender that was tried")
     ruined = frame[frame["policy"] == "fixed=1"].assign(constant_error=0.2)
-    assert advice(ruined, ruined, config, {})[0].endswith("(20.0%): no defender tried holds there")
+    assert advice(ruined, ruined, config, {})[0].endswith("(20.0%): no defender that was tried holds there")
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The audit: splits × policies × ratios."""
+"""Runs an audit: splits × policies × ratios."""

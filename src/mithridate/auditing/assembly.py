@@ -1,4 +1,4 @@
-"""From a configuration to the objects that it names: victim, defenders, attack."""
+"""Makes the objects that a configuration names: victim, defenders, attack."""
 
 import math
 from typing import Any
@@ -32,20 +32,23 @@ from mithridate.victims.rows import Rows
 from mithridate.victims.rules import Exact, GradientDescent, MinibatchSGD
 
 TRIED = 10
-"""Minibatches whose curvature is looked at before inner SGD begins."""
+"""How many minibatches are searched for the largest curvature before inner SGD starts."""
 AGAINST_THE_REST = ("squared-hinge", "squared")
-"""The losses that set each class against the rest."""
+"""The losses that compare each class with the rest."""
 
 
 def defenders_of(config: AuditConfig) -> list[Defender]:
-    """Return the defenders, each policy after each sanitiser; the evaluation can train for each of them."""
+    """Return the defenders: each sanitiser combined with each policy.
+
+    Raises `InputError` for an unknown name, a name that is given twice, or a λ with which the evaluation would diverge.
+    """
     descent, strengths = hyper_rule(config.hyper_rule, config.hyper_step), Box(*config.strength_bounds)
     how = config.closing, config.folds, config.seed, config.tune_by
     policies = [policy_of(part, strengths, descent, *how) for part in config.policies]
     made = [Defender(policy, sanitiser_of(part)) for part in config.defences for policy in policies]
     for kind, names in (("policy", [one.name for one in policies]), ("defence", list(map(name_of, config.defences)))):
         if double := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"{kind} {double[0]} is named twice")
+            raise InputError(f"{kind} {double[0]} is given twice; give it once")
     for policy in policies if config.victim == "sgd" else ():
         shrinkage = config.train_learning_rate * math.exp(float(np.max(policy.strengths.high))) / config.train
         if shrinkage >= 2:
@@ -57,7 +60,7 @@ def defenders_of(config: AuditConfig) -> list[Defender]:
 
 
 def model_of(config: AuditConfig, split: Split) -> Model:
-    """Return the victim's model. Raises `InputError` when one of the user's own does not suit the data."""
+    """Return the victim's model. Raises `InputError` if the user's own model does not fit the data."""
     n_features, n_classes = split.x_train.shape[1], len(split.classes)
     if config.model == "mlp":
         return MLP(n_features, config.hidden, n_classes=n_classes)
@@ -69,7 +72,10 @@ def model_of(config: AuditConfig, split: Split) -> Model:
 
 
 def penalty_of(config: AuditConfig, model: Model) -> Penalty:
-    """Return the penalty: the user's own, or L2 with one λ, or one for each group of the model's layers."""
+    """Return the penalty: the user's own, or L2 with one λ or with a λ for each group of layers.
+
+    Raises `InputError` for a penalty or groups that do not fit the model.
+    """
     weights = jax.eval_shape(lambda: model.weights(model.init(jax.random.key(0))))
     layers = len(jax.tree.leaves(weights))
     if config.penalty != "l2":
@@ -97,12 +103,16 @@ def _own_penalty(part: Any, weights: Any) -> Any:
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), (weights, strength))
     value: Any = made(*ones)
     if not jnp.isfinite(value):
-        raise InputError(f"{name}: it is NaN or infinite where all weights and λ are 1")
+        raise InputError(f"{name}: it is NaN or infinite if all weights and λ are 1; it must be finite")
     return made
 
 
 def loss_of(config: AuditConfig, n_classes: int) -> Any:
-    """Return the victim's loss. Raises `InputError` when one of the user's own does not give one number a row."""
+    """Return the victim's loss.
+
+    Raises `InputError` if the user's own loss does not return one number per row, finite and not negative, with a
+    finite derivative that is not 0.
+    """
     if isinstance(config.loss, str) and config.loss in LOSSES:
         return LOSSES[config.loss]
     name, made = f"loss = {name_of(config.loss)}", found("loss", config.loss)
@@ -115,21 +125,21 @@ def loss_of(config: AuditConfig, n_classes: int) -> Any:
     doing = f"applying it to logits {logits.shape} and labels {labels.shape}"
     out = tried(name, doing, jax.eval_shape, made, logits, labels)
     if getattr(out, "shape", None) != (3,):
-        raise InputError(f"{name}: of 3 rows it must return 3 losses; got {getattr(out, 'shape', type(out).__name__)}")
+        raise InputError(f"{name}: for 3 rows it must return 3 losses; got {getattr(out, 'shape', type(out).__name__)}")
     z = 2 * jax.random.normal(jax.random.key(0), (64, *logits.shape[1:]))
     y = jnp.arange(64.0) % n_classes
     given: Any = made
     losses = given(z, y)
     slopes: Any = tried(name, "differentiating it", jax.grad(lambda z: jnp.sum(given(z, y))), z)
     if not (jnp.all(jnp.isfinite(losses)) and jnp.all(losses >= 0)):
-        raise InputError(f"{name}: it must be finite and not negative; of normal logits it is not")
+        raise InputError(f"{name}: it must be finite and not negative, and for normally distributed logits it is not")
     if not (jnp.all(jnp.isfinite(slopes)) and jnp.any(slopes)):
         raise InputError(f"{name}: its derivative in the logits is 0 or not finite, so that nothing can be learned")
     return made
 
 
 def learner_of(config: AuditConfig, model: Model, split: Split, policy: Policy) -> Learner:
-    """Return the victim as trained inside the attack, its steps cut where they would come near divergence."""
+    """Return the victim as trained inside the attack; its steps are divided if they would come near divergence."""
     parts = {"loss": loss_of(config, len(split.classes)), "penalty": penalty_of(config, model), "space": config.space}
     if config.inner == "exact":
         return Learner(model, Exact(), **parts)
@@ -145,20 +155,20 @@ def learner_of(config: AuditConfig, model: Model, split: Split, policy: Policy) 
 
 
 def _steepest(learner: Learner, split: Split, log_strength: np.ndarray, seed: int) -> float:
-    """Return the curvature that a step sees: of all training rows, or the largest of `TRIED` minibatches."""
+    """Return the curvature of the loss in a step: of all training rows, or the largest of `TRIED` minibatches."""
     n = len(split.y_train)
     size = min(getattr(learner.rule, "batch_size", n), n)
     if size == n:
         return learner.curvature(Rows.of(split.x_train, split.y_train, divided=True), log_strength)
     draw = generator(seed, "minibatches")
     samples = [draw.choice(n, size, replace=False) for _ in range(TRIED)]
-    # A penalty of e^λ/n, however few of the n rows a step sees.
+    # The penalty is e^λ/n, however few of the n rows a step uses.
     own = log_strength + math.log(size / n)
     return max(learner.curvature(Rows.of(split.x_train[rows], split.y_train[rows]), own) for rows in samples)
 
 
 def objective_on(config: AuditConfig, split: Split, seed: str, to_come: np.ndarray) -> Objective:
-    """Return what the attacker wants on one split; `seed` as in a `Scenario`, `to_come` as in `objective_of`."""
+    """Return what the attacker wants on one split. `seed` is as in `Scenario`, `to_come` as in `objective_of`."""
     task = Classification(len(split.classes))
     return objective_of(
         config.objective,
@@ -180,7 +190,7 @@ def attack_of(
     model: Model,
     aim: Objective,
 ) -> Attacker:
-    """Return the attack on one split and defender; it depends on no other."""
+    """Return the attack on one split and defender. It depends on no other split or defender."""
     policy = defender.policy
     setting = {
         "learner": learner_of(config, model, split, policy),
@@ -219,25 +229,29 @@ def attack_of(
 def _own_attack(part: Any, setting: dict[str, Any]) -> Attacker:
     name, make = f"attack = {name_of(part)}", found("attack", part)
     if not callable(make):
-        raise InputError(f"{name}: {type(make).__name__} is no attack; give a subclass of Attacker, or what makes one")
+        raise InputError(
+            f"{name}: {type(make).__name__} is no attack; give a subclass of Attacker, or a function that returns one"
+        )
     made = tried(name, "making it", make, **setting)
     if not isinstance(made, Attacker):
-        raise InputError(f"{name}: {type(made).__name__} is no attack; give a subclass of Attacker, or what makes one")
+        raise InputError(
+            f"{name}: {type(made).__name__} is no attack; give a subclass of Attacker, or a function that returns one"
+        )
     if not isinstance(getattr(made, "name", None), str) or made.name in BUILT_IN["attack"]:
-        raise InputError(f"{name}: give it a name (a text) that is not {' or '.join(BUILT_IN['attack'])}")
+        raise InputError(f"{name}: give it a `name`, a text that is not {' or '.join(BUILT_IN['attack'])}")
     return made
 
 
 def method_of(config: AuditConfig) -> HypergradientMethod | None:
-    """Return the hypergradient's method, or None for the attack's own default."""
+    """Return the method of the hypergradient, or None for the attack's default."""
     if config.hypergradient != "auto":
         return METHODS[config.hypergradient]()
-    # Stored, an epoch of minibatches would be a second copy of the training rows.
+    # The stored minibatches of an epoch would be a second copy of the training rows.
     return Checkpointed() if config.inner == "sgd" else None
 
 
 def evaluation_rule(config: AuditConfig) -> MinibatchSGD | Exact:
-    """Return how the victim is trained to be measured."""
+    """Return the training rule of the evaluation."""
     if config.victim == "exact":
         return Exact()
     return MinibatchSGD(config.train_learning_rate, config.batch_size, config.epochs)

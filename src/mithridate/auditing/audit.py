@@ -1,7 +1,7 @@
-"""The audit: splits × policies × poison ratios → records, and a run directory that outlasts whatever stops it.
+"""The audit: splits × policies × poison ratios → records, and a run directory that survives interruptions.
 
-The chains (see `sweep`) are executed in this process or in others (see `workers`); what they yield is stored as it
-comes (see `store`), so that an audit goes on from there, to the same bits.
+The chains (see `sweep`) run in this process or in others (see `execution`). What they yield is stored at once (see
+`store`), so a stopped audit continues from there and gives the same bits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ from mithridate.versions import versions
 
 
 class Progress(NamedTuple):
-    """Where an audit stands: cells finished of all, and what is running."""
+    """The state of an audit: the finished cells, all cells, and what is running."""
 
     done: int
     total: int
@@ -51,12 +51,17 @@ def audit(
 ) -> AuditResult:
     """Find out how much poison a pipeline takes: run every split, policy and ratio.
 
-    Arguments: `dataset`, a name, a file, a list of files with the same columns, a `Dataset`, or a data frame with
-    `target=` its column of labels; either a `config` or its fields as `options`; `out`, a run directory: each finished
-    cell is on the disk there before `on_progress` hears of it, and if there are some of the same audit already, it goes
-    on from them; `on_progress`, called before every cell and at the end; `stop`, asked between the steps: once it
-    returns True, what there is is saved and `Interrupted` raised. Everything is checked before anything is computed:
-    raises `InputError`, `DataError` or `StorageError`.
+    Arguments:
+        dataset: A name, a file, a list of files with the same columns, a `Dataset`, or a data frame; a data frame needs
+            the option `target`, its column of labels.
+        config: The configuration. Give either this or `options`.
+        out: The run directory. Each finished cell is stored there before `on_progress` is called. If it contains cells
+            of the same audit, the audit continues from them. Default: nothing is stored.
+        on_progress: Called before every cell and at the end.
+        stop: Called between steps. If it returns True, the state is saved and `Interrupted` is raised.
+        options: The fields of `AuditConfig`.
+
+    Raises `InputError`, `DataError` or `StorageError` before anything is computed.
 
     Example:
         >>> import mithridate as mi
@@ -80,33 +85,42 @@ def resume(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> AuditResult:
-    """Go on with the audit of a run directory, and return its result; failed cells are tried again.
+    """Continue the audit of a run directory and return its result. Failed cells are tried again.
 
-    Arguments: `model`, the model's name again where it is the user's own code, which is not run because a directory
-    says so, and `own`, likewise the names of all other parts that are; `execution`, if it is to be another one; the
-    others as of `audit`. Raises `StorageError` when the directory holds no such run, is in use or belongs to other data
-    or versions, and as `audit` does.
+    Arguments:
+        directory: The run directory.
+        model: The name of the model again if it is the user's own code: code is not run just because a directory names
+            it.
+        own: Likewise the names of all other parts that are the user's own code.
+        execution: How to execute the rest (default: as before).
+        on_progress: As for `audit`; likewise `stop`.
+
+    Raises `StorageError` if the directory has no unfinished run, is in use, or belongs to other data or versions, and
+    otherwise as `audit` does.
     """
     folder = Path(directory)
     if (folder / "audit.json").exists() and not (folder / CELLS).exists():
         return load_result(folder)
     found = Manifest.read(folder)
-    again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to go on"
+    again = f"if they were made in Python, call audit(…, out={str(directory)!r}) again to continue"
     if unnamed := [named for named in own_parts(found.config) if named not in (model, *own)]:
         flags = [("--model " if named == found.config.get("model") else "--own ") + named for named in unnamed]
-        told = f"it runs {', '.join(unnamed)}, code of somebody's; if you trust it, add {' '.join(flags)}"
+        told = f"it runs the code of {', '.join(unnamed)}; if you trust this code, add {' '.join(flags)}"
         raise InputError(f"{folder}: {told} ({again})")
     try:
         config = AuditConfig.of(**found.config | {"execution": execution or found.execution})
         data = loaded(found.place, config)
     except MithridateError as error:
-        raise StorageError(f"{folder}: its data and model cannot be had again: {error}; {again}") from None
+        raise StorageError(f"{folder}: its data and model cannot be loaded again: {error}; {again}") from None
     with surroundings(config.precision, config.execution):
         return _kept(data, config, found.place, folder, on_progress, stop)
 
 
 def audited_poison(directory: str | Path) -> float:
-    """Return the largest share of poison that the run in a directory audits; raises as `resume`. Nothing is run."""
+    """Return the largest share of poison, from 0 to 1, that the run in a directory audits; nothing is run.
+
+    Raises `StorageError` if the directory has no readable run.
+    """
     folder = Path(directory)
     found = load_result(folder).config if (folder / "audit.json").exists() else Manifest.read(folder).config
     try:
@@ -116,7 +130,7 @@ def audited_poison(directory: str | Path) -> float:
 
 
 def unfinished(data: Dataset, config: AuditConfig, directories: Iterable[Path]) -> Path | None:
-    """Return the last directory, by name, that holds a run of this audit which is not finished; None without one."""
+    """Return the last directory (by name) with an unfinished run of this audit, or None."""
     digest: str | None = None
     for directory in sorted(directories, reverse=True):
         if (directory / CELLS).is_dir() and (directory / MANIFEST).is_file():
@@ -139,7 +153,7 @@ def _kept(
     on_progress: Callable[[Progress], None],
     stop: Callable[[], bool],
 ) -> AuditResult:
-    """Return the result computed in a run directory, and written there; or as it stands there if it is complete."""
+    """Compute the result in a run directory and write it there, or load it if it is complete; return it."""
     sweep = _checked(data, config)
     manifest = Manifest.of(config.model_dump(mode="json"), sweep.digest(), place, versions())
     with opened(directory, manifest) as store:
@@ -217,7 +231,7 @@ def _read(store: Store | None) -> tuple[dict[tuple[int, int, int], Cell], dict[t
 
 
 def _assembled(sweep: Chains, cells: Mapping[tuple[int, int, int], Cell]) -> AuditResult:
-    """Return the result that all cells come to."""
+    """Return the result of all cells."""
     config, ordered = sweep.config, [cells[key] for key in sorted(cells)]
     frame = to_frame(cell.record for cell in ordered)
     candidates = to_frame(record for cell in ordered for record in (cell.record, *cell.others))

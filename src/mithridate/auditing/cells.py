@@ -1,7 +1,7 @@
-"""The cells of an audit, as they are computed and as they are stored: plain arrays, nothing that could run.
+"""The cells of an audit, as they are computed and as they are stored: as plain arrays, without anything executable.
 
-A cell is one split, policy and ratio; the cells of one split and policy are a chain, of which every cell depends on
-the one before.
+A cell is one split, policy and ratio. The cells of one split and policy are a chain: every cell depends on the cell
+before it.
 """
 
 import json
@@ -23,7 +23,7 @@ _NAME = re.compile(r"split(\d{1,6})-policy(\d{1,6})-(?:ratio(\d{1,6})|midway)")
 
 
 class Begun(NamedTuple):
-    """A cell that is being computed now; splits, policies and ratios are numbered from 0."""
+    """A cell whose computation starts now. Splits, policies and ratios are numbered from 0."""
 
     split: int
     policy: int
@@ -31,7 +31,7 @@ class Begun(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell that is finished, or has failed (`record.status`): then `batch` may be missing, or is what it came to.
+    """A cell that is finished or failed (see `record.status`).
 
     `record`: the audited attack's; `others`: those of the attacks that it is compared with. `weights`: the victim's,
     layer by layer, flat, where the result keeps them. `extra`: what the next cell of the chain needs besides.
@@ -53,11 +53,11 @@ class Cell(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it is to be tried again."""
+        """Whether the cell failed and is to be tried again."""
         return "failed" in self.record.status.split("+")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return it as arrays."""
+        """Return the cell as arrays, by name."""
         values = [asdict(record) for record in (self.record, *self.others)]
         # Not every reader of JSON knows NaN.
         plain = [{name: _without_nan(value) for name, value in one.items()} for one in values]
@@ -85,7 +85,7 @@ class Paused(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The chain's name in a store: of each there is one cell at most that is unfinished."""
+        """The name in a store. A chain has at most one unfinished cell, so the chain's name is enough."""
         return self.name_of(self.split, self.policy)
 
     @staticmethod
@@ -94,7 +94,7 @@ class Paused(NamedTuple):
         return f"split{split}-policy{policy}-midway"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return it as arrays."""
+        """Return the state as arrays, by name."""
         found = {"ratio": np.array(self.ratio), "seconds": np.array(self.seconds)}
         for number, at in enumerate(self.midways):
             own = {
@@ -110,7 +110,7 @@ class Paused(NamedTuple):
 
 
 def restored(name: str, arrays: dict[str, np.ndarray]) -> Cell | Paused | None:
-    """Return what was stored under a name; None for a name of something else. Raises `ValueError` if damaged."""
+    """Return what was stored under a name, or None for another kind of name. Raises `ValueError` if it is damaged."""
     found = _NAME.fullmatch(name)
     if not found:
         return None

@@ -94,11 +94,11 @@ class Chains(abc.ABC):
         return range(self.ratios)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which all of it has to run."""
+        """Return the context in which everything must run: precision and devices."""
         return devices.surroundings(self.config.precision, self.config.execution)
 
     def dataset(self) -> dict[str, Any]:
-        """Return what a result says of the data."""
+        """Return `AuditResult.dataset`."""
         data, config, split = self.data, self.config, self.split(0)
         return {
             "name": data.name,
@@ -113,6 +113,7 @@ class Chains(abc.ABC):
             "official_test_rows": data.test is not None,
             "source": data.source,
             **({"sample": sample} if (sample := sampled(data, config)) else {}),
+            **({"unused": unused} if (unused := data.unused(split)) else {}),
         }
 
     def unfinished(self, chain: Chain) -> bool:
@@ -120,7 +121,7 @@ class Chains(abc.ABC):
         return any(self.missing(chain, ratio) for ratio in self.order)
 
     def after(self, chain: Chain, outcome: Begun | Cell | Paused) -> Chain:
-        """Return a chain as it is once it has yielded this."""
+        """Return the chain after it has yielded this outcome."""
         match outcome:
             case Cell():
                 return replace(chain, cells={**chain.cells, outcome.ratio: outcome}, paused=None)

@@ -1,4 +1,4 @@
-"""What a victim does once it is retrained from scratch on a poisoned set."""
+"""Retrains a victim from scratch on a poisoned set and measures it."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ from mithridate.victims.rows import Rows, sanitised
 
 
 class Metrics(NamedTuple):
-    """What a retrained victim does; errors and rates are shares of the test rows.
+    """How a retrained victim does; errors and rates are shares of the test rows, from 0 to 1.
 
-    `attack_success`, `attack_loss`: how the attacker scores on his goal rows (the share that goes his way), and A on
-    D_target. `target_success`: how he scores on D_target, by which attacks are compared. `fprs` and `fnrs`: each class
-    against the rest, its rows missed and others taken for it; `fpr`, `fnr`: class 1's of two, their means of more.
-    `valid_loss`: the mean loss on D_val. `weight_norms`: ‖w_layer‖²/d_layer.
+    `attack_success`: the share of the goal rows that are classified as the attacker wants, or his score there;
+    `target_success`: the same on D_target, by which attacks are compared; `attack_loss`: A on D_target. `fnrs` and
+    `fprs`: for each class the share of its rows that are missed, and the share of other rows that are taken for it;
+    `fpr` and `fnr`: those of class 1 if there are two classes, otherwise the means over the classes. `valid_loss`: the
+    mean loss on D_val. `weight_norm_sq`: ‖w‖². `weight_norms`: ‖w_layer‖²/d_layer.
     """
 
     test_error: Float[Array, ""]
@@ -35,7 +36,7 @@ class Metrics(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The rows on which a victim is measured: `goal` as in `Objective`, all others as in a `Split`."""
+    """The rows on which a victim is measured: `goal` and `target` as in `Objective`, the others as in `Split`."""
 
     valid: Rows
     test: Rows
@@ -44,7 +45,7 @@ class Measured(NamedTuple):
 
 
 class Retrained(NamedTuple):
-    """A victim's weights, one leaf per layer, and how it does."""
+    """A victim's weights, one leaf per layer, and its metrics."""
 
     weights: PyTree[Array]
     metrics: Metrics
@@ -61,11 +62,10 @@ def retrain_and_measure(
     defence: Any = None,
     scorings: tuple[Scoring, Scoring] = (ALIKE, ALIKE),
 ) -> Retrained:
-    """Train `victim` from scratch on `train`, as far as the `defence` lets it pass, and measure it.
+    """Train `victim` from scratch on the rows of `train` that the `defence` leaves, and measure it.
 
-    `specific` and `defence` as in `Attacker`; `scorings` of D_target and of the goal.
-
-    Where training diverged every figure is NaN: its predictions mean nothing.
+    `specific` and `defence` are as in `Attacker`; `log_strength` is λ; `key` draws w0 and minibatches; `scorings` are
+    those of D_target and of the goal. If training diverges, every metric is NaN, because predictions mean nothing then.
     """
     params = victim.train(sanitised((train,), defence), log_strength, key)
     weights, logits = victim.model.weights(params), victim.model.logits(params, on.test.x)

@@ -1,8 +1,8 @@
-"""One cell measured: the victim retrained from scratch on the rows that each attack has poisoned.
+"""Measures one cell: the victim is retrained from scratch on the rows that each attack has poisoned.
 
-Training is by minibatch SGD (Table 3), or to optimality. The attack that is audited is measured as it ended; beside it
-the others that it has tried, or its rival, the worst flips of labels, as the defender answers them. The same code
-measures all.
+Training is by minibatch SGD (Table 3), or to optimality. The audited attack is measured as it ended. Beside it we
+measure the other attacks that it tried, or its rival: the worst label flips, after the defender's answer. The same code
+measures all of them.
 """
 
 import math
@@ -31,11 +31,12 @@ from mithridate.tasks.scores import telling_nothing
 from mithridate.victims.rows import Rows, sanitised
 
 RESPONSE_TOLERANCE = 0.1
+"""How far λ may be from the defender's best response before a cell is marked off-response."""
 DIVERGED = "training the victim diverged: lower train_learning_rate or λ, or use precision = float64"
 
 
 class Trained(NamedTuple):
-    """One attack's record, the weights of the victim that it is of, and the rows that the victim was trained on."""
+    """One attack's record, the weights of the victim, and the rows that the victim was trained on."""
 
     record: Record
     weights: Any
@@ -43,16 +44,16 @@ class Trained(NamedTuple):
 
 
 class Bench:
-    """Where the victims of one split and attack are retrained and measured: of each batch once."""
+    """Retrains and measures the victims of one split and attack, once for each batch."""
 
     def __init__(self, scenario: Scenario, attack: Attacker):
         self.scenario, self.attack = scenario, attack
         self._known: list[tuple[Batch, Trained]] = []
 
     def trained(self, batch: Batch, attack: Attacker | None = None) -> Trained:
-        """Return what comes of the training set with a batch in its places, for the λ that it was answered with."""
+        """Return the victim trained on the training set with this batch in its places and the λ of the answer to it."""
         for known, found in self._known:
-            if known.x_poison is batch.x_poison:  # an attack adds to what is known of a batch
+            if known.x_poison is batch.x_poison:  # an attack adds fields to a batch, so compare the points
                 return found
         attack, split = attack or self.attack, self.scenario.split
         places = None if attack.budget == "added" else batch.places
@@ -63,15 +64,15 @@ class Bench:
         return found
 
     def judge(self, batch: Batch) -> tuple[float, float]:
-        """Return the attacker's success on D_target and A for a batch, once the victim is retrained."""
+        """Return the attacker's success on D_target, and A, for the victim retrained on a batch."""
         record = self.trained(batch).record
         return record.target_success, record.attack_loss
 
     def cell(self, poisoning: Poisoning) -> tuple[list[Record], Any]:
-        """Return the records of one cell, the audited attack's first, and the retrained victim's weights.
+        """Return the records of one cell, the audited attack's first, and the weights of the retrained victim.
 
-        The first one's seconds are still 0. Besides are the attacks that it has tried, or for one that tries no others
-        the worst flips of labels in rows that are picked plainly.
+        The other records are the attacks that the audited one tried; if it tries no others, the worst label flips of
+        plainly picked rows. The seconds of the first record are still 0.
         """
         attack, split, k = self.attack, self.scenario.split, len(poisoning.y_poison)
         if attack.nested:
@@ -99,7 +100,7 @@ class Bench:
 def _trained(
     scenario: Scenario, attack: Attacker, k: int, rows: tuple[np.ndarray, np.ndarray], log_strength: Strength
 ) -> Trained:
-    """Return what an attack with k points comes to on these rows, the defender having set λ."""
+    """Return the victim of an attack with k points, trained on these rows with the defender's λ."""
     split, aim, strength = scenario.split, scenario.objective, jnp.asarray(log_strength, dtype=float)
     valid, test = Rows.of(split.x_valid, split.y_valid), Rows.of(split.x_test, split.y_test)
     victim, on = (
@@ -126,7 +127,7 @@ def _trained(
 
 
 def few_folds(attack: Attacker, poisoned: Rows, clean: Rows) -> bool:
-    """Return whether a policy that holds out folds has fewer of them than it wants."""
+    """Return whether the policy holds out folds and can have only fewer of them than it should."""
     if not isinstance(attack.policy, Folding):
         return False
     rows = poisoned if attack.policy.on_poisoned else clean
@@ -137,7 +138,7 @@ def few_folds(attack: Attacker, poisoned: Rows, clean: Rows) -> bool:
 
 
 def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[Record], few_folds: bool) -> Record:
-    """Return the audited attack's record with what is known of it alone, and its faults."""
+    """Return the audited attack's record with the fields that only it has, and its faults."""
     policy, best, found = poisoning.policy, np.full_like(poisoning.log_strength, math.nan), own.record
     if isinstance(policy, Checked):
         nothing = jnp.zeros((attack.width, own.train.x.shape[1]))
@@ -169,7 +170,7 @@ def _judged(own: Trained, attack: Attacker, poisoning: Poisoning, others: list[R
 
 
 def failed_cell(scenario: Scenario, attack: Attacker, ratio: int, reason: str) -> list[Record]:
-    """Return the records of a cell that could not be computed, the audited attack's first."""
+    """Return the records of a cell that could not be computed; the first is that of the audited attack."""
     points = min(ratio * (attack.batch or attack.points), attack.points)
     rows = len(scenario.split.y_train) + (points if attack.budget == "added" else 0)
     learner, n_classes = attack.learner, len(scenario.split.classes)
@@ -181,7 +182,7 @@ def failed_cell(scenario: Scenario, attack: Attacker, ratio: int, reason: str) -
 
 
 def _whose(scenario: Scenario, attack: Attacker, rows: int, points: int) -> dict[str, Any]:
-    """Return what is known of a cell before it is computed."""
+    """Return the fields of a record that are known before its cell is computed."""
     config, defender = scenario.config, attack.defender
     return {
         "dataset": config.dataset,

@@ -1,4 +1,4 @@
-"""One split of an audit and all that is made from it once: what its chains, its plan and its check share."""
+"""One split of an audit, and everything that is made from it once for chains, plan and check."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,9 +19,10 @@ from mithridate.victims.rows import Rows
 
 @dataclass(frozen=True)
 class Scenario:
-    """Split `index` of an audit: who attacks whom, on which rows; all that is drawn there comes from `seed`.
+    """Split `index` of an audit: who attacks whom, on which rows.
 
-    `shared`: what two splits have in common."""
+    Everything that is drawn there comes from `seed`. `shared` is what two splits have in common.
+    """
 
     config: AuditConfig
     index: int
@@ -34,9 +35,9 @@ class Scenario:
 
     @classmethod
     def of(cls, data: Dataset, config: AuditConfig, index: int = 0, other: "Scenario | None" = None) -> "Scenario":
-        """Return it for one split; `other`, where there is one of the same audit, saves making the model again.
+        """Return the scenario of one split. `other`, of the same audit, saves making model and defenders again.
 
-        Raises `InputError` for what cannot be used.
+        Raises `InputError` for options that do not fit the data.
         """
         split, seed = data.split(config.train, config.valid, config.seed, index), f"{config.seed}/{data.name}/{index}"
         model = other.model if other else model_of(config, split)
@@ -57,12 +58,12 @@ class Scenario:
 
     @cached_property
     def rows(self) -> Rows:
-        """D_tr on the device, as all attacks have it."""
+        """D_tr on the device; all attacks share it."""
         return self.attacks[0].rows(self.split.x_train, self.split.y_train)
 
 
 def to_come(data: Dataset, split: Split) -> np.ndarray:
-    """Return how often each class occurs among the rows to come: those not drawn, or where there are test rows, all."""
+    """Return the shares (K,) of the classes among rows to come: those not drawn, or all if official rows test."""
     counts = np.bincount(data.y, minlength=len(data.classes)).astype(float)
     if data.test is None:
         counts -= np.bincount(np.concatenate([split.y_train, split.y_valid]), minlength=len(counts))
@@ -70,7 +71,10 @@ def to_come(data: Dataset, split: Split) -> np.ndarray:
 
 
 def rival_of(attack: Attacker) -> Attacker | None:
-    """Return the cheapest attack of the same setting, which this one has to beat: flips; None where it tries those."""
+    """Return the cheapest attack with the same setting, which this one must beat: label flips.
+
+    None if the attack tries flips itself or may not change labels.
+    """
     if not attack.nested or attack.edits == "features":
         return None
     names = [field.name for field in fields(Attacker)]

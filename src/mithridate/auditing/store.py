@@ -1,10 +1,10 @@
 """A run directory while its audit runs: what is computed is on the disk before it is reported.
 
     manifest.json   configuration, data and versions, and the hash of the first two
-    cells/*.npz     the finished cells, and where the unfinished ones stand
+    cells/*.npz     the finished cells, and the state of unfinished ones
     .lock           held by the process that computes
 
-One process at a time works in a run directory; a directory that belongs to another audit is refused.
+Only one process at a time works in a run directory. A directory that belongs to another audit is refused.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ MANIFEST, CELLS, LOCK = "manifest.json", "cells", ".lock"
 
 
 class Manifest(BaseModel):
-    """Whose a run directory is.
+    """Says which audit a run directory belongs to.
 
-    `config`: all options but how they are executed, which changes no number; `data`: the data's digest; `place`: the
-    file they are from, or their name; `hash`: of `config` and `data`; `versions` of all that numbers depend on;
-    `execution`, as it was begun.
+    `format`: of the directory; `hash`: of `config` and `data`; `config`: all options except `execution`, which changes
+    no number; `data`: the digest of the data; `place`: their files, or their name in the catalogue; `versions`: of
+    everything that numbers depend on; `execution`: how the audit was started.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,20 +49,23 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], data: str, place: str, versions: dict[str, str]) -> "Manifest":
-        """Return the manifest of an audit with this configuration, as it stands in audit.json."""
+        """Return the manifest of an audit; the arguments are as in the fields, `config` is as in audit.json."""
         kept = {name: value for name, value in config.items() if name != "execution"}
         told = {"config": kept, "data": data, "place": place, "versions": versions, "execution": config["execution"]}
         return cls(format=FORMAT, hash=_hash(kept, data), **told)
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Return the manifest of a run directory. Raises `StorageError` when there is none, or not of this format."""
+        """Return the manifest of a run directory.
+
+        Raises `StorageError` if it is missing, damaged or of another format.
+        """
         try:
             content = read_json(regular_file(directory, MANIFEST))
             if isinstance(content, dict) and content.get("format") != FORMAT:
                 raise ValueError(
                     f"its format is {content.get('format')!r}, and this version goes on with {FORMAT}: finish it with "
-                    "the version that began it, or begin again in another directory"
+                    "the version that started it, or start again in another directory"
                 )
             found = cls(**content)
         except FileNotFoundError:
@@ -76,13 +79,13 @@ class Manifest(BaseModel):
         return found
 
     def check(self, found: "Manifest", directory: Path) -> None:
-        """Raise `StorageError` when the manifest found in a directory is another audit's."""
+        """Raise `StorageError` if the manifest found in a directory belongs to another audit."""
         names = [name for name in self.config | found.config if self.config.get(name) != found.config.get(name)]
         if names:
             theirs, own = (manifest.config.get(names[0]) for manifest in (found, self))
             what = f"another configuration: {names[0]} = {theirs!r} there, {own!r} here"
         elif found.data != self.data:
-            what = "other data, or code of your own, of the same name: they have changed since"
+            what = "other data or other code of your own with the same name: it has changed since"
         elif other := [name for name in self.versions if found.versions.get(name) != self.versions[name]]:
             theirs = found.versions.get(other[0])
             what = f"another version: {other[0]} {theirs} there, {self.versions[other[0]]} here"
@@ -96,18 +99,18 @@ def _hash(config: Mapping[str, Any], data: str) -> str:
 
 
 class Store:
-    """The cells of one audit, by name, in a run directory that is locked. See `opened`."""
+    """The cells of one audit, by name, in a locked run directory. See `opened`."""
 
     def __init__(self, directory: Path, manifest: Manifest):
         self.directory, self.manifest = directory, manifest
 
     @property
     def complete(self) -> bool:
-        """Whether there is a result, and no cell left to be computed."""
+        """Whether there is a result and no cell is left to compute."""
         return (self.directory / "audit.json").exists() and not (self.directory / CELLS).exists()
 
     def read(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the arrays under each name. Raises `StorageError` when a file is damaged or another audit's."""
+        """Return the arrays under each name. Raises `StorageError` if a file is damaged or belongs to another audit."""
         found = {}
         for path in sorted((self.directory / CELLS).glob("*.npz")):
             try:
@@ -120,21 +123,21 @@ class Store:
         return found
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Store arrays under a name; once this returns they outlast whatever happens. Raises `StorageError`."""
+        """Store arrays under a name. Once this returns, they survive any interruption. Raises `StorageError`."""
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays, run=np.array(self.manifest.hash))
         with self._told():
             write_whole(self._path(name), lambda file: file.write(content.getvalue()))
 
     def remove(self, name: str) -> None:
-        """Forget what is stored under a name, if anything is. Raises `StorageError`."""
+        """Delete what is stored under a name, if anything. Raises `StorageError`."""
         with self._told():
             self._path(name).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget all: the run is finished. Raises `StorageError`."""
+        """Delete all cells, because the run is finished. Raises `StorageError`."""
         with self._told():
-            # All at once: cells of which some are missing would be computed again.
+            # All at once: if some cells were left, the others would be computed again.
             gone = self.directory / f".{CELLS}{PART}"
             (self.directory / CELLS).rename(gone)
             flush(self.directory, below=False)
@@ -156,9 +159,9 @@ class Store:
 
 @contextmanager
 def opened(directory: Path, manifest: Manifest) -> Iterator[Store]:
-    """Open a run directory, made if it is not there, for one audit and one process.
+    """Open a run directory for one audit and one process; it is made if it does not exist.
 
-    Raises `StorageError` when it holds something else, belongs to another audit or is in use by another process, or
+    Raises `StorageError` if it contains something else, belongs to another audit, is in use by another process, or
     cannot be written.
     """
     if not (directory / MANIFEST).exists():

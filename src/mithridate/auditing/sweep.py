@@ -42,7 +42,7 @@ class Sweep(Chains):
         self._scenarios: dict[int, Scenario] = {}
 
     def scenario(self, index: int) -> Scenario:
-        """Return split `index` and what its chains share, made once; raises `InputError`."""
+        """Return split `index` and what its chains share; it is made once. Raises `InputError`."""
         if index not in self._scenarios:
             other = next(iter(self._scenarios.values()), None)
             self._scenarios[index] = made = Scenario.of(self.data, self.config, index, other)
@@ -50,12 +50,12 @@ class Sweep(Chains):
         return self._scenarios[index]
 
     def check(self) -> None:
-        """Make all that can be made before anything is computed; raises `InputError`."""
+        """Make and check everything that is possible before anything is computed. Raises `InputError`."""
         check(self.config.execution)
         batched, exact = devices.chosen(self.config.execution) == "batched", (self.config.victim, self.config.inner)
         if batched and "exact" in exact and jax.default_backend() == "cpu":
-            # LAPACK's batched routines can wait for each other for ever on a CPU.
-            raise InputError("execution = batched: not with an exact victim on a CPU; use serial")
+            # On a CPU, LAPACK's batched routines can wait for each other for ever.
+            raise InputError("execution = batched: not possible with an exact victim on a CPU; use execution = serial")
         for index in range(self.config.splits):
             scenario = self.scenario(index)
             if scenario.attacks[0].nested:
@@ -67,9 +67,10 @@ class Sweep(Chains):
                     check_sanitiser(defender.sanitiser, scenario.rows, scenario.split.classes)
 
     def digest(self) -> str:
-        """Return the SHA-256 of what the numbers come from besides the configuration: data, the attacker's rows, code.
+        """Return the SHA-256 of everything besides the configuration that decides the numbers.
 
-        Of a model, loss or penalty of the user's own the code is what JAX traces of it, of other parts their source.
+        That is the data, the attacker's rows, and the user's own code: for a model, loss or penalty what JAX traces of
+        it, for other parts their source.
         """
         scenario = self.scenario(0)
         found, attack = hashlib.sha256(self.data.digest().encode()), scenario.attacks[0]
@@ -86,16 +87,16 @@ class Sweep(Chains):
                 found.update(np.ascontiguousarray(constant).data)
             for part in (self.config.attack, type(attack), *(one for each in self.defenders for one in each)):
                 found.update(source_of(part).encode())
-                # An object is its numbers as well; those of one that JAX does not know are in its text.
+                # The numbers in an object count as well; if JAX does not know the object, its text has them.
                 found.update(re.sub("0x[0-9a-f]+", "", repr(part)).encode())
                 for leaf in jax.tree.leaves(part):
                     found.update(np.asarray(leaf).tobytes() if eqx.is_array_like(leaf) else b"")
         return found.hexdigest()
 
     def run(self, chain: Chain, pace: Pace) -> Iterator[Begun | Cell | Paused]:
-        """Compute what is missing of a chain, to its end or until it is asked to stop.
+        """Compute the missing cells of a chain, to its end or until `pace` says to stop.
 
-        A cell that cannot be computed is yielded as failed, and those after it, which start from its poison.
+        A cell that cannot be computed is yielded as failed, and so are the cells after it, which start from its poison.
         """
         scenario = self.scenario(chain.split)
         split, attack, at, ratio = scenario.split, scenario.attacks[chain.policy], (chain.split, chain.policy), 0
@@ -131,13 +132,13 @@ class Sweep(Chains):
                     return
         except MithridateError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever it was, the other chains go on, and the record says it)
+        except Exception as error:  # noqa: BLE001 (the record has the reason, and other chains go on)
             for cell in self.failed(chain, ratio if ratio < self.ratios else None, reason_of(error)):
                 yield cell._replace(record=replace(cell.record, seconds=spent()))
                 earlier, started = 0.0, time.perf_counter()
 
     def size(self, chain: Chain) -> int:
-        """Return about how many steps a chain has left, a cross-validated answer counted for each of its folds."""
+        """Return about how many steps a chain has left; a cross-validated answer counts once for each fold."""
         config, policy = self.config, self.defenders[chain.policy].policy
         steps = config.joint_hyperiterations if policy.descent else config.hyperiterations
         effort = policy.work(()) if isinstance(policy, Counted) else Effort()
@@ -160,7 +161,8 @@ class Sweep(Chains):
     def threat_model(self) -> dict[str, str]:
         """Return what the attacker knows, controls and may change, in plain words."""
         data = self.data
-        return threat_model(self.config, data.classes, self.scenario(0).attacks, data.schema, data.unkept)
+        attacks, unused = self.scenario(0).attacks, data.unused(self.split(0))
+        return threat_model(self.config, data.classes, attacks, data.schema, data.unkept, unused)
 
     def poison(self, index: int, number: int, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
         """Return what it takes to retrain on the poisoned sets of one chain without this program."""

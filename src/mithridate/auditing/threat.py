@@ -1,4 +1,4 @@
-"""The threat model in words: what the attacker knows, controls and may change, and what was not tested."""
+"""Describes the threat model: what the attacker knows, controls and may change, and what was not tested."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,30 +16,30 @@ from mithridate.defences.tuning import LEAST
 from mithridate.estimators.victims import Victim
 
 BUDGETS = {
-    "added": "all of them new ones that it adds",
-    "replaced": "drawn at random, which its points replace",
-    "chosen": "which it chooses",
+    "added": "all of them new rows that he adds",
+    "replaced": "drawn at random; his points replace them",
+    "chosen": "which he picks",
 }
-"""Which rows are the attacker's."""
-
+"""budget → which rows are the attacker's, in words."""
 
 EDITS = {"both": "labels and features", "labels": "labels alone", "features": "features alone"}
-"""What it changes in them."""
+"""edits → what he changes in them, in words."""
 
 
 def capability(config: AuditConfig) -> str:
-    """Return in one sentence what the attacker may do."""
+    """Return in one clause what the attacker may do."""
     return (
-        f"the attacker controls up to {config.most_poison:.1%} of the training rows, {BUDGETS[config.budget]}, and "
+        f"the attacker controls up to {config.most_poison:.1%} of the training rows ({BUDGETS[config.budget]}) and "
         f"changes {EDITS[config.edits]}"
     )
 
 
 def sampled(data: Dataset, config: AuditConfig) -> dict[str, Any]:
-    """Return that the training rows are a sample of own data: how many all give, and how many `times` these take.
+    """Return what a result says of a sample of own data; empty if no row was left out.
 
-    Empty where none were left out. A step of n rows with m features takes n·m products there and back, or in the
-    coordinates of the rows n·n, whichever is less.
+    `train`: the training rows that the whole file would give; `rows`: its rows; `times`: how many times as long the
+    whole file takes. A step with n rows and m features takes 2·n·m products, or n·n in the coordinates of the rows,
+    whichever is less.
     """
     if data.balanced or config.train >= data.whole[0]:
         return {}
@@ -49,18 +49,18 @@ def sampled(data: Dataset, config: AuditConfig) -> dict[str, Any]:
 
 
 def mismatch(config: AuditConfig) -> str:
-    """Return what to say when one victim is attacked and another evaluated; empty when they are alike."""
+    """Return a warning if the attack and the evaluation use different kinds of victim; empty if they use the same."""
     if (config.inner == "exact") == (config.victim == "exact"):
         return ""
     how = {"exact": "solved to optimality", "sgd": "trained by SGD", "gd": "trained by gradient descent"}
     return (
-        f"the attack is crafted on a victim {how[config.inner]} and evaluated on one {how[config.victim]}: the worst "
-        "case for the latter may be worse (see victim and inner)"
+        f"the attack uses a victim {how[config.inner]}, and the evaluation uses one {how[config.victim]}: an attack on "
+        "the evaluated victim itself may do more harm (see options victim and inner)"
     )
 
 
 def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
-    """Return what the attacker wants and what his points start as, in plain words."""
+    """Return in plain words what the attacker wants, and what his points are at the start."""
     kind, what = parse_objective(config.objective, classes)
     if kind == "indiscriminate":
         goal = "errors of any kind (indiscriminate): the largest loss on the validation rows (Eq. 3)"
@@ -68,10 +68,8 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
             goal = f"errors of any kind (indiscriminate), as scored by {config.score}, on the validation rows"
         return goal, "a validation row, drawn at random, with another class's label"
     if isinstance(what, str):
-        goal = (
-            f"the rows of {what} given the labels that they have there (error-specific): the least loss on them (Eq. 2)"
-        )
-        return goal, "one of those rows with the label wanted"
+        goal = f"the labels that {what} gives to its rows (error-specific): the least loss on these rows (Eq. 2)"
+        return goal, "one of those rows with the wanted label"
     names = [classes[number] for number in what]
     if kind == "target-class":
         goal = f"errors on class {names[0]} (error-generic): the largest loss on its validation rows (Eq. 2)"
@@ -81,20 +79,29 @@ def aim_of(config: AuditConfig, classes: Sequence[str]) -> tuple[str, str]:
     return goal + f"labelled {second} (Eq. 2)", "a validation row of the first class with the second's label"
 
 
-def belonging(config: AuditConfig, groups: np.ndarray) -> str:
-    """Return what is said of rows that belong together; `groups` (n,), the number of each training row's."""
+def belonging(config: AuditConfig, groups: np.ndarray, unused: int) -> str:
+    """Return what is said of rows that belong together.
+
+    `groups` (n,) are the numbers of the training rows' groups; `unused` as from `Dataset.unused`.
+    """
     what = "rows with the same features" if config.group in (None, ROWS) else f"all rows of one {config.group!r}"
     said = f"{what} stand in one of training, validation and test rows, and in one fold of cross-validation"
+    if unused:
+        said += (
+            f"; {unused:,} rows of the file are in no part of the first split, because other rows of their groups are "
+            "training or validation rows"
+        )
     if config.budget == "added":
         return f"{said}; each row that the attacker adds is a group of its own"
     whole = (
-        "whoever owns whole groups with as many rows in all can do no more"
+        "an attacker who owns whole groups with equally many rows in all can do no more"
         if config.budget == "chosen"
-        else ("an attacker who owns whole groups is another one")
+        else "an attacker who owns whole groups was not tested"
     )
+    share = np.bincount(groups).max() / len(groups)
     return (
-        f"{said}; the attacker's rows may be of any groups, and stay in the groups that they are of: "
-        f"{whole} (the largest group has {np.bincount(groups).max() / len(groups):.1%} of the training rows)"
+        f"{said}; the attacker's rows may be in any groups, and stay in these groups: {whole} (the largest group has "
+        f"{share:.1%} of the training rows)"
     )
 
 
@@ -104,13 +111,15 @@ def threat_model(
     attacks: Sequence[Attacker],
     schema: Schema | None = None,
     unkept: Sequence[str] = (),
+    unused: int = 0,
 ) -> dict[str, str]:
     """Return what the attacker knows, controls and may change, in plain words.
 
-    `attacks`, those on each defender; `schema`, of a table what its columns may hold; `unkept`, rules between columns
-    that all rows of the file keep, and poison need not.
+    Arguments: `classes`, their names; `attacks`, one on each defender; `schema` of a table, which says what its columns
+    may hold; `unkept`, the rules between columns that all rows of the file keep and poison need not; `unused` as from
+    `Dataset.unused`.
     """
-    w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn anew at every outer step"}
+    w0 = {"fixed": "from one w0 for each batch of points", "fresh": "from a w0 drawn again at every outer step"}
     within = f"within {list(config.bounds)}" if config.bounds else "within the data set's feasible range"
     if schema:
         within = f"within {_ranges(schema)}"
@@ -118,20 +127,22 @@ def threat_model(
     goal, cloned = aim_of(config, classes)
     built_in = isinstance(config.attack, str) and config.attack in BUILT_IN["attack"]
     may_change = {
-        "labels": "the labels of its rows, and no feature",
-        "features": f"every feature of its rows, {within}, and no label (clean-label)",
-    }.get(config.edits, f"the labels of its rows, and every feature, {within}")
+        "labels": "the labels of his rows, and no feature",
+        "features": f"every feature of his rows, {within}, and no label (clean-label)",
+    }.get(config.edits, f"the labels of his rows, and every feature, {within}")
     if config.attack == "bilevel" and config.edits == "both":
-        may_change = f"every feature of its points, {within}; each starts as a clone of {cloned}, which it keeps"
+        may_change = f"every feature of his points, {within}; each starts as a clone of {cloned} and keeps this label"
     if not built_in:
-        may_change = f"all of its points, {within}, as its code says"
-    how = f" for {LEAST[config.tune_by]}" + ", the others do not" * (len(config.policies) > 1)
+        may_change = f"everything in his points, {within}, as the attack's code decides"
+    how = f" for {LEAST[config.tune_by]}" + "; the other policies do not" * (len(config.policies) > 1)
     tunes = f"; the policy 'learned' tunes λ on it{how}" if "learned" in map(name_of, config.policies) else ""
     filtered = config.defences != ("none",)
     filters, cleaned = (" and filters the rows", "") if filtered else ("", "outlier filters, ")
     epochs = f"{config.epochs} epoch" + "s" * (config.epochs != 1)
-    grouped = {} if attacks[0].groups is None else {"groups": belonging(config, attacks[0].groups)}
-    cut = ", cut into smaller ones of the same sum where they would come near divergence (`inner_steps` in the records)"
+    grouped = {} if attacks[0].groups is None else {"groups": belonging(config, attacks[0].groups, unused)}
+    cut = (
+        ", divided into smaller ones of the same sum if they would come near divergence (`inner_steps` in the records)"
+    )
     return {
         "model": name_of(config.model) + (f", hidden layers {config.hidden}" if config.model == "mlp" else ""),
         "loss": described(learner.loss),
@@ -145,7 +156,7 @@ def threat_model(
         "may_change": may_change,
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
-        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays"),
+        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays the same"),
         "validation_set": "owned by the defender and trusted" + tunes,
         **grouped,
         "inner_training": "solved to optimality"
@@ -153,7 +164,7 @@ def threat_model(
         else (f"SGD, minibatches of {config.inner_batch}" if config.inner == "sgd" else "full-batch gradient descent")
         + f", η = {config.learning_rate:g}, T = {config.inner_steps}"
         + (f"; its steps{cut}" if config.stabilise else "")
-        + f"; {w0.get(str(config.initial), f'the mean over {config.initial} w0 drawn anew at every outer step')}",
+        + f"; {w0.get(str(config.initial), f'the mean over {config.initial} w0 drawn again at every outer step')}",
         "evaluation": "solved to optimality on the poisoned rows"
         if config.victim == "exact"
         else f"retrained from scratch: SGD, η = {config.train_learning_rate:g}, minibatches of "
@@ -161,7 +172,7 @@ def threat_model(
         "not_tested": ("" if config.attack == "portfolio" else "other choices of rows and labels, ")
         + ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
         + f"backdoor attacks, attackers with less knowledge, {cleaned}other models"
-        + f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
+        + f", attackers whose rows must keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
         * bool(unkept),
     }
 
@@ -180,9 +191,9 @@ def threat_of_estimators(
     """
     within = f"within {_ranges(schema)}" if schema else "within the data set's feasible range"
     may_change = {
-        "labels": "the labels of its rows, and no feature",
-        "features": f"every feature of its rows, {within}, and no label (clean-label)",
-        "both": f"the labels of its rows, and every feature, {within}",
+        "labels": "the labels of his rows, and no feature",
+        "features": f"every feature of his rows, {within}, and no label (clean-label)",
+        "both": f"the labels of his rows, and every feature, {within}",
     }[config.edits]
     crafted = (
         ""
@@ -204,13 +215,13 @@ def threat_of_estimators(
         "may_change": may_change,
         "may_not_change": "the other training rows, the validation rows, the test rows, the training program",
         "budget": f"{config.budget}: ratio = poison / "
-        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays"),
+        + ("(training rows + poison)" if config.budget == "added" else "training rows, whose number stays the same"),
         "validation_set": "trusted rows that the attacker knows; the estimator's own search sees training rows alone",
         "evaluation": "the estimator fitted from scratch on the poisoned rows; where it draws at random and its seed "
         "is not set, by one seed for all fits of a split",
         "not_tested": ("targeted and " if config.objective == "indiscriminate" else "other aims, ")
         + "backdoor attacks, attackers with less knowledge, more fits than these, outlier filters, other estimators"
-        + f", attackers whose rows have to keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
+        + f", attackers whose rows must keep what all rows of the file do ({'; '.join(unkept)}: see option rule)"
         * bool(unkept),
     }
 
@@ -220,5 +231,5 @@ def _ranges(schema: Schema) -> str:
     told = [column.feasible for column in schema.columns if column.feasible]
     others = f", except {'; '.join(told)}" if told else ""
     rules = f", so that {' and '.join(rule.text for rule in schema.rules)}" if schema.rules else ""
-    kept = "decimals, whole numbers and categories kept as such"
+    kept = "with the column's decimals, whole numbers and categories"
     return f"each column's range in the training rows, {kept}{others}{rules}"

@@ -1,9 +1,10 @@
 """The command line: `mithridate audit DATASET`, `resume DIR`, `report`, `check`, `reproduce` and `datasets`.
 
-The flags of `audit` and `check` are made from `AuditConfig`, so that flags, file and Python cannot differ. Exit codes:
-0 done, 1 the gate of `--fail-above` was exceeded or a check failed, 2 bad input or nowhere to write, 3 some cells of an
-audit or figures of `reproduce` could not be computed, 4 a fault of the program, 130 interrupted by
-Ctrl-C or SIGTERM, 141 nobody reads its output any more.
+The flags of `audit` and `check` are made from `AuditConfig`, so flags, file and Python cannot differ.
+
+Exit codes: 0 done; 1 the gate of `--fail-above` was exceeded, or a check failed; 2 bad input, or output that cannot be
+written; 3 some cells of an audit or some figures of `reproduce` could not be computed; 4 a fault of the program;
+130 interrupted by Ctrl-C or SIGTERM; 141 nobody reads the output any more.
 """
 
 import contextlib
@@ -48,7 +49,7 @@ def _options(
 
 @app.command()
 def datasets() -> None:
-    """List the data sets: rows, features, classes, whether they are at hand."""
+    """List the data sets: their rows, features and classes, and whether they are at hand."""
     from mithridate.data.catalogue import CATALOGUE
     from mithridate.data.downloads import VARIABLE, directory
 
@@ -61,7 +62,7 @@ def datasets() -> None:
         column.no_wrap = True
     console.print(table)
     console.print("AvB: any two classes, as in mnist-0v8; without it, as in mnist, all of them.")
-    console.print("Missing files have to be put into the data directory.")
+    console.print("You must put missing files into the data directory yourself.")
     console.print(f"Data directory ({VARIABLE}): {directory()}", soft_wrap=True, highlight=False)
 
 
@@ -70,16 +71,16 @@ for command in (audits.audit, audits.resume, audits.report, audits.check, reprod
 
 
 def main() -> None:
-    """Run the command line; an error the user can mend is one line on standard error and exit code 2."""
+    """Run the command line. An error that the user can mend is one line on standard error, with exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=writable())
     warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
-    sys.path.append(os.getcwd())  # where a model named with --model may be
-    # Compiled steps are kept between runs, unless the user's environment says where or that they are not.
+    sys.path.append(os.getcwd())  # --model may name a module there
+    # Compiled steps are kept between runs; the user's environment can change where, or that they are.
     with contextlib.suppress(RuntimeError):  # a user without a home
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(platformdirs.user_cache_path("mithridate") / "compiled"))
-    # An entry whose writer was killed: compiled anew. One that cannot be kept: nothing is lost but time.
+    # A damaged entry is compiled again; one that cannot be written costs time only.
     for fault in ("reading", "writing"):
         warnings.filterwarnings("ignore", f"Error {fault} persistent compilation cache entry")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -95,6 +96,6 @@ def main() -> None:
     except MithridateError as error:
         errors.print(f"mithridate: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
-    except Exception as error:  # noqa: BLE001 (exit code 1 means a gate, and nothing else)
+    except Exception as error:  # noqa: BLE001 (exit code 1 is only for gates)
         errors.print(f"mithridate: {told(error)}", style="red", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(FAULT) from None

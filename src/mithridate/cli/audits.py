@@ -25,7 +25,7 @@ def audit(
     *,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags override it.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="run directory; goes on with the same audit's if it is not finished there")
+        Path | None, typer.Option(help="run directory; an unfinished run of the same audit there is continued")
     ] = None,
     as_json: AsJson = False,
     mlflow: MLflow = None,
@@ -33,13 +33,13 @@ def audit(
     allow_constant: AllowConstant = False,
     quiet: Quiet = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print what would be computed, its time and memory, and stop")
+        bool, typer.Option("--dry-run", help="print what would be computed, with its time and memory, and stop")
     ] = False,
     **given: Any,
 ) -> None:
-    """Audit a data set: how bad can it get, for which defender?
+    """Audit a data set: how much harm can poison do, for each defender?
 
-    The same command again goes on with a run that was stopped, as `mithridate resume` does.
+    If a run was stopped, the same command continues it, as `mithridate resume` does.
     """
     with not_begun():
         from mithridate.auditing.audit import audit as run
@@ -58,7 +58,10 @@ def audit(
 
 
 def _planned(data: "Dataset", config: AuditConfig, shown: bool, as_json: bool) -> bool:
-    """Refuse an audit that cannot fit into the memory, warn of one that barely does; print the plan if asked for."""
+    """Refuse an audit that does not fit into the memory, warn of one that barely fits; print the plan if `shown`.
+
+    Return whether to stop after the plan. Raises `InputError` for an audit that does not fit.
+    """
     from mithridate.planning import plan, plan_refits
 
     if config.estimators:
@@ -94,20 +97,21 @@ def resume(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="run directory", show_default=False)],
     *,
     model: Annotated[
-        str | None, typer.Option(help="the run's model again, if it is your own: module:attribute, code to be run")
+        str | None,
+        typer.Option(help="the run's model again if it is your own code, as module:attribute; the code is run"),
     ] = None,
     own: Annotated[
         list[str] | None,
-        typer.Option(help="likewise the name of any other part that is your own: attack, policy, …; repeatable"),
+        typer.Option(help="the same for any other part that is your own code: attack, policy, …; repeatable"),
     ] = None,
-    execution: Annotated[str | None, typer.Option(help="another execution than before, see audit")] = None,
+    execution: Annotated[str | None, typer.Option(help="how to execute the rest, if not as before; see audit")] = None,
     as_json: AsJson = False,
     mlflow: MLflow = None,
     fail_above: Gate = None,
     allow_constant: AllowConstant = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with an audit that was stopped, or whose cells have failed, in its run directory."""
+    """Continue an audit that was stopped, or some of whose cells failed, in its run directory."""
     with not_begun():
         from mithridate.auditing.audit import audited_poison
         from mithridate.auditing.audit import resume as run
@@ -127,7 +131,7 @@ def _finished(
     mlflow: str | None,
     quiet: bool,
 ) -> None:
-    """Run an audit into its directory, tell what it found, and leave with the exit code that says how it went."""
+    """Run an audit, print what it found, and exit with the code for how it went. `target` is the run directory."""
     with not_begun():
         from mithridate.cli.printing import print_audit
         from mithridate.results.verdict import gate_failures
@@ -164,18 +168,20 @@ def report(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="run directories", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(help="the file to write [default: report.html in the one directory, or here]", show_default=False),
+        typer.Option(
+            help="the file to write [default: report.html in the run directory; for several runs, here]",
+            show_default=False,
+        ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="html, json, markdown, or junit: a test for each defender, for a build")
+        str, typer.Option("--format", help="html, json, markdown, or junit (each defender is a test of a build)")
     ] = "html",
     fail_above: Gate = None,
     allow_constant: AllowConstant = False,
 ) -> None:
-    """Write the report of a run again, or of several side by side, as one file.
+    """Write the report of a run again, or of several runs side by side, as one file.
 
-    With --fail-above a defender who exceeds the gate is a failed test of JUnit; it decides nothing else, not the exit
-    code.
+    With --fail-above, a defender who exceeds the gate is a failed test of JUnit. The exit code does not depend on it.
     """
     from mithridate.results.exports import SUFFIXES, write_export
     from mithridate.results.report import write_report
@@ -186,7 +192,7 @@ def report(
         raise InputError(one_of("format", form, tuple(SUFFIXES)))
     if fail_above and form != "junit":
         raise InputError(
-            f"fail-above = {fail_above!r}: only with --format junit; `mithridate resume` has the gate itself"
+            f"fail-above = {fail_above!r}: only with --format junit; for the gate's exit code use `mithridate resume`"
         )
 
     results = [load_result(directory) for directory in directories]
@@ -219,22 +225,24 @@ CHECKED = (
     ),
     "strength_bounds",
 )
-"""The options that matter to a check; it takes any of an audit's, so that one file serves both."""
+"""The options that a check uses. It accepts all options of an audit, so that one file serves both."""
 
 
 @functools.partial(with_flags, shown=CHECKED)
 def check(
     *,
-    config: Annotated[Path | None, typer.Option(help="TOML file, as of an audit; flags override it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with options, as for an audit; flags override it.")
+    ] = None,
     log_strength: Annotated[
         float | None, typer.Option(help="λ at which to check; by default the middle of strength-bounds")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of the table")] = False,
     **given: Any,
 ) -> None:
-    """Check the hypergradients of an audit, on its own data, against central differences and one another.
+    """Check the hypergradients of an audit on its own data: compare them with central differences and each other.
 
-    Exit code 1 when a method is wrong without saying so.
+    The exit code is 1 if a method is wrong without a warning.
     """
     from mithridate.checking.check import check as run
     from mithridate.cli.printing import print_check

@@ -1,4 +1,4 @@
-"""Flags made from `AuditConfig`, so that flags, file and Python cannot differ; and those that several commands have."""
+"""Flags: those made from `AuditConfig`, so that flags, file and Python cannot differ, and those that commands share."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -22,15 +22,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="print audit.json instead o
 MLflow = Annotated[
     str | None, typer.Option(metavar="URI", help="also log the run to this MLflow store, as sqlite:///mlflow.db")
 ]
-Gate = Annotated[str | None, typer.Option(metavar="ERROR@SHARE", help="exit with 1 above this error, such as 10%@5%")]
+Gate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ERROR@SHARE",
+        help="exit with code 1 if the error exceeds ERROR at a share of poison up to SHARE, such as 10%@5%",
+    ),
+]
 AllowConstant = Annotated[
-    bool, typer.Option("--allow-constant", help="let a model that tells nothing (see constant) pass the gate")
+    bool, typer.Option("--allow-constant", help="let an uninformative model (marked constant) pass the gate")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but warnings and errors")]
 
 
 def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfig.model_fields) -> Callable[..., None]:
-    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`; its help has those that are shown."""
+    """Give `command`, which takes `**given`, one flag per field of `AuditConfig`; its help lists only those `shown`."""
     signature = inspect.signature(command)
     fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = []
@@ -43,7 +49,7 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
         elif name in (*BUILT_IN, "hidden", "initial", "train", "valid", "poison"):
             kind = str
         elif choices := get_args(kind) if get_origin(kind) is Literal else ():
-            kind = str  # checked with all others, by the configuration
+            kind = str  # the configuration checks it
         elif kind is bool:
             flag = f"{flag}/--no-{flag[2:]}"
         panel = "Your own data" if name in FILE_OPTIONS else None
@@ -59,8 +65,8 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
             rich_help_panel=panel,
         )
         if name == "dataset":
-            text = "A data set, see `mithridate datasets`, or a file, or several with the same columns: CSV and other "
-            text += "text, ARFF, Parquet, Excel, NPZ or svmlight."
+            text = "A data set (see `mithridate datasets`), or a file, or several files with the same columns: CSV and "
+            text += "other text, ARFF, Parquet, Excel, NPZ or svmlight."
             kind, option = list[str], typer.Argument(metavar="[DATASET]...", help=text, show_default=False)
         annotation = Annotated[kind | None, option]
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
@@ -70,7 +76,10 @@ def with_flags(command: Callable[..., None], shown: Collection[str] = AuditConfi
 
 
 def asked_for(file: Path | None, given: dict[str, Any]) -> tuple["Dataset", AuditConfig]:
-    """Return the data and the configuration that a file and flags, which override it, ask for."""
+    """Return the data set and the configuration that a TOML file and flags ask for; flags override the file.
+
+    Raises `InputError` or `DataError`.
+    """
     from mithridate.data.sources import prepared
 
     options = AuditConfig.read(file) if file else {}

@@ -1,4 +1,4 @@
-"""What the command line prints: tables and sentences from results."""
+"""Prints results on the command line, as tables and sentences."""
 
 import math
 
@@ -31,7 +31,8 @@ def print_audit(console: Console, result: AuditResult) -> None:
     data, config, splits = result.dataset, result.config, result.frame["split"].nunique()
     console.print(
         f"\n{model(config)} on {data['name']} ({' v '.join(data['classes'])}): {data['train']} training, "
-        f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)",
+        f"{data['valid']} validation, {data['test']} test rows, {splits} split(s)"
+        + (f"; {data['unused']:,} rows unused, so that no group is divided" if data.get("unused") else ""),
         highlight=False,
     )
     error = Table("policy", *(f"{ratios[i]:.1%}" for i in shown), box=SIMPLE_HEAD)
@@ -42,18 +43,20 @@ def print_audit(console: Console, result: AuditResult) -> None:
     )
     error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {baseline(result.frame)}"
     if len(shown) < len(ratios):
-        error.caption += f"; {len(ratios) - len(shown)} more shares are in the report"
+        error.caption += f"; the report has {len(ratios) - len(shown)} more share(s)"
     refitted = tuned.has_any(result.frame)
     last = ("tuned, clean → end",) if refitted else ("λ clean → end", "‖w‖² clean → end")
     end = Table("policy", "tolerates", "labels alone", *last, box=SIMPLE_HEAD)
     end.title = f"At {ratios[-1]:.1%} poison"
-    end.caption = "labels alone: the flips that did most on the validation rows; others can do more on the test rows"
+    end.caption = (
+        "labels alone: the label flips that were worst on the validation rows; others can be worse on the test rows"
+    )
     for policy, curve in found.items():
         error.add_row(policy, *(cell(curve["attack_success"], i, share=True) for i in shown))
         norm = " → ".join("—" if (v := curve["weight_norm_sq"]["mean"][at]) is None else f"{v:.2f}" for at in (0, -1))
         own = result.frame[result.frame["policy"] == policy]
         set_to = (tuned.ends(own),) if refitted else (strengths(own), norm)
-        labels = flipped[policy]["points"][-1] > 0  # none where features alone may change
+        labels = flipped[policy]["points"][-1] > 0  # none if only features may change
         flips = cell(flipped[policy]["attack_success"], -1, share=True) if labels else "—"
         end.add_row(policy, outcome(result, policy).tolerance, flips, *set_to)
     for table in (error, end):
@@ -76,7 +79,7 @@ def print_audit(console: Console, result: AuditResult) -> None:
 
 
 def print_check(console: Console, result: CheckResult) -> None:
-    """Print a check's table, how to read it, and a sentence on everything that does not simply agree."""
+    """Print a check's table, how to read it, and a sentence on every method that does not simply agree."""
     at = result.setting
     steps = f"T = {at['inner_steps']}, η·curvature = {at['stability']:.2g}" if at["inner_steps"] else "solved"
     console.print(
@@ -104,8 +107,8 @@ def print_check(console: Console, result: CheckResult) -> None:
     console.print(table)
     console.print(
         f"\nerror: relative, against central differences in float64: along λ, and in X_p along the hypergradient and "
-        f"{at['directions']} random directions. diff.: relative, against {result.reference or 'no method'}. Up to "
-        f"{_small(at['tolerance'])} agrees. time: median of a few calls, compiled. memory: XLA's temporary memory.",
+        f"{at['directions']} random directions. diff.: relative, against {result.reference or 'no method'}. Values up "
+        f"to {_small(at['tolerance'])} agree. time: median of a few compiled calls. memory: XLA's temporary memory.",
         style="dim",
         highlight=False,
     )
@@ -115,7 +118,7 @@ def print_check(console: Console, result: CheckResult) -> None:
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Print what an audit would compute, and what it would take."""
+    """Print what an audit would compute, and the time, memory and disk space that it needs."""
     policies, cells = len(plan.chains), plan.cells
     console.print(
         f"\n{plan.dataset}: {plan.splits} split(s) × {policies} policies × {plan.ratios} ratios = {cells} cells; "
@@ -146,7 +149,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         table.add_row(escape(chain.policy), *(f"{count:,}" if count else "—" for count in counts), duration(seconds))
     console.print(table)
     took = f"{duration(plan.seconds)}" + (f", and {duration(plan.compiling)} of compiling" if plan.compiling else "")
-    how = "by a short calibration" if plan.calibrated else "by counted operations, compiling left out"
+    how = "by a short calibration" if plan.calibrated else "from counted operations, without compiling"
     told = (
         ("time", f"about {took} (within a factor of {plan.sure:g}, {how})"),
         ("memory", f"{gib(plan.memory)} ({gib(plan.step)} for the largest step, {gib(plan.rows)} for rows); "
@@ -178,18 +181,18 @@ def print_refits(console: Console, plan: RefitPlan) -> None:
 
 
 def _method(chain: ChainPlan) -> str:
-    return f"{chain.method} ({chain.space})" if chain.method else "no hypergradients: labels alone change"
+    return f"{chain.method} ({chain.space})" if chain.method else "no hypergradients: only labels change"
 
 
 def sentences(result: CheckResult) -> list[tuple[str, str]]:
-    """Return what a check has to say, each sentence with its style."""
+    """Return the sentences on a check, each with its style."""
     at, frame = result.setting, result.frame
     told = []
     for name, part in (("λ", ("hyper",)), ("X_p", ("first", "others"))):
         doubt = max(result.differences[p]["uncertainty"] for p in part)
         rounding = max(result.differences[p]["rounding"] for p in part)
         if doubt > at["tolerance"]:
-            why = "the derivative is near A's rounding" if rounding > doubt / 2 else "A has jumps or kinks here"
+            why = "the derivative is near the rounding of A" if rounding > doubt / 2 else "A has jumps or kinks here"
             told.append((f"Central differences in {name} are uncertain to {doubt:.1e}: {why}.", "yellow"))
     if at["stability"] > 2:
         told.append(("η·curvature is above 2: inner training diverges. Lower the learning rate or λ.", "yellow"))
@@ -198,16 +201,16 @@ def sentences(result: CheckResult) -> list[tuple[str, str]]:
         names = " and ".join(f"{m} ({s})" for m, s in zip(rows["method"], rows["space"], strict=True))
         told.append((f"{names} — {verdict}: {note}.", _style(str(verdict))))
     if (frame["verdict"] == "drifted").any():
-        reason = "multiplies errors by up to 1/(1 − η·curvature), and from 1 on cannot be found by iteration"
+        reason = "multiplies errors by up to 1/(1 − η·curvature); if η·curvature is 1 or more, iteration cannot find it"
         told.append((f"A step run backwards {reason}.", ""))
     if (frame["verdict"] == "rounding").any():
-        reason = "as near divergence, and where a network's kinks make its gradient jump"
+        reason = "as it does near divergence, or where a network's gradient jumps"
         told.append((f"Rounding changes the course of training, {reason}: use float64 or a smaller learning rate.", ""))
     used = frame[(frame["method"] == at["method"]) & (frame["space"] == at["space"])]["verdict"]
     for verdict in used:
         told.append((f"An audit with this configuration uses {at['method']} ({at['space']}): {verdict}.", ""))
     if result.ok:
-        told.append(("Every method agrees or says why not.", "green"))
+        told.append(("Every method agrees, or says why it does not.", "green"))
     elif frame["verdict"].isin(PASSING).any():
         told.append(("The check failed: a method is wrong and does not say so.", "bold red"))
     else:

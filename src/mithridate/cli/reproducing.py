@@ -22,32 +22,39 @@ def reproduce(
         list[str],
         typer.Argument(
             metavar="FIGURE...",
-            help="any of fig1 to fig8 and table1 to table3, or all, claims, page",
+            help="one or more of fig1 to fig8 and table1 to table3; or one of all, claims, page",
             show_default=False,
         ),
     ],
     dataset: Annotated[
         str | None,
-        typer.Option(help="data set; for Fig. 2, 3, 5 to 8 also A,B [default: the figure's own]", show_default=False),
+        typer.Option(
+            help="data set; for Fig. 2, 3, 5 to 8 also two, as A,B [default: the figure's own]", show_default=False
+        ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="quick or paper")] = "quick",
-    splits: Annotated[int | None, typer.Option(help="random splits [default: preset's]", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    preset: Annotated[str, typer.Option(help="how much is run: quick or paper")] = "quick",
+    splits: Annotated[
+        int | None, typer.Option(help="number of random splits [default: the preset's]", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of everything that is random")] = 0,
     out: Annotated[Path | None, typer.Option(help="directory for data, pictures, captions and claims")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file with options of an audit, for Fig. 2 to 8: departures from the preset"),
+        typer.Option(help="TOML file with options of an audit that differ from the preset, for Fig. 2 to 8"),
     ] = None,
     sources: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="claims, page: a directory of a figure or of all; repeatable [default: last all]"),
+        typer.Option(
+            "--from",
+            help="for claims and page: a directory with one figure or with all; repeatable [default: the last all]",
+        ),
     ] = None,
 ) -> None:
-    """Make figures and tables of the paper again, and say of each claim about them whether it came out.
+    """Make figures and tables of the paper again, and check the paper's claims about them.
 
-    Several, or `all`, go into one folder each, and what they share is computed once; exit code 3 when something had to
-    be left out. `claims` prints the claims of what was made before; `page` writes them, with figures and tables, as a
-    Markdown page (--out).
+    For several figures, or `all`, each gets a folder, and what they share is computed once. The exit code is 3 if
+    something could not be made. `claims` prints the claims about what was made before. `page` writes them, with figures
+    and tables, as a Markdown page (--out).
     """
     from mithridate.reproduction import FIGURES, STUDIES
     from mithridate.reproduction.ledger import RUN, last_run, print_claims, read_claims
@@ -68,15 +75,17 @@ def reproduce(
         console.print(f"Page: {page}", soft_wrap=True, highlight=False)
         return
     if sources:
-        raise InputError(f"--from is where claims and page read from; {figure} takes --out")
-    AuditConfig.of(dataset=dataset or "synthetic", preset=preset, splits=splits, seed=seed)  # raises where one is wrong
+        raise InputError(f"--from is only for claims and page; {figure} takes --out")
+    AuditConfig.of(
+        dataset=dataset or "synthetic", preset=preset, splits=splits, seed=seed
+    )  # raises InputError for a wrong option
     named = RUN if figure == "all" else "-".join(filter(None, ("mithridate", *figures, dataset, "")))
     target = out or Path(f"{named}{datetime.now():%Y%m%d-%H%M%S}")
     check_free(target)
     options = {"dataset": dataset, "preset": preset, "splits": splits, "seed": seed}
     if config:
         if other := [name for name in figures if name not in STUDIES]:
-            raise InputError(f"--config is for {', '.join(STUDIES)}; {other[0]} has no audit to configure")
+            raise InputError(f"--config is only for {', '.join(STUDIES)}; {other[0]} has no audit to configure")
         options |= AuditConfig.read(config) | {name: value for name, value in options.items() if value is not None}
     if figure == "all" or len(figures) > 1:
         _reproduce_all(tuple(FIGURES) if figure == "all" else tuple(dict.fromkeys(figures)), target, options)
@@ -112,7 +121,10 @@ def _reproduce_all(names: tuple[str, ...], target: Path, options: dict[str, Any]
 
 
 def _save(result: "Reproduction", target: Path) -> Path:
-    """Write the figure, elsewhere if `target` fails by now: hours of computing are not lost to a full disk."""
+    """Write the figure, or elsewhere if `target` cannot be written, so that a full disk does not lose hours of work.
+
+    Raises `StorageError` in either case.
+    """
     try:
         return result.save(target)
     except StorageError as error:

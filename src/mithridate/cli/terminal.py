@@ -1,4 +1,4 @@
-"""The terminal: what is printed where, progress, and being asked to stop."""
+"""The terminal: where output goes, how progress is shown, and how a user stops a run."""
 
 import codecs
 import os
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from mithridate.auditing.audit import Progress as Standing
 
 FAULT, INTERRUPTED, CLOSED = 4, 130, 141
-"""The exit codes after a fault of the program, after Ctrl-C or SIGTERM, and where nobody reads the output any more."""
+"""The exit codes after a fault of the program, after Ctrl-C or SIGTERM, and if nobody reads the output any more."""
 PLAIN = {
     **{"≥": ">=", "≤": "<=", "±": "+/-", "→": "->", "—": "-", "–": "-", "−": "-", "…": "...", "•": "*", "×": "x"},
     **{"λ": "lambda", "Φ": "Phi", "‖": "||", "²": "^2", "·": "*", "“": '"', "”": '"', "’": "'", "η": "eta", "ε": "eps"},
 }
-"""What stands for a character that a terminal cannot show."""
+"""Replacements for characters that a terminal cannot show."""
 
 
 class _Console(Console):
-    """A console whose reader may leave early, as in `mithridate audit … | head`, without changing the exit code."""
+    """A console whose reader may stop early, as in `mithridate audit … | head`, without changing the exit code."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -41,7 +41,7 @@ console, errors = _Console(), _Console(stderr=True)
 
 
 def writable() -> str:
-    """Return the name of an error handler by which a terminal without λ gets a word for it, not a traceback."""
+    """Return the name of an encoding error handler that writes a word for λ if a terminal cannot show it."""
     codecs.register_error("plain", _plain)
     return "plain"
 
@@ -52,9 +52,9 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def told(error: Exception) -> str:
-    """Return in one line what a fault of the program is, and where its traceback was put for a report."""
+    """Return one line on a fault of the program: what it is, and the file that has its traceback, for a report."""
     said = f"a fault of the program, not of your input: {type(error).__name__}: {first_line(error)}"
-    kept = "what an audit had computed is in its run directory, and `mithridate resume` goes on from there"
+    kept = "what an audit has computed is in its run directory; `mithridate resume` continues from there"
     try:
         with tempfile.NamedTemporaryFile("wb", prefix="mithridate-", suffix=".txt", delete=False) as file:
             file.write("".join(traceback.format_exception(error)).encode())
@@ -65,7 +65,7 @@ def told(error: Exception) -> str:
 
 @contextmanager
 def progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
-    """Yield a callback that shows what is done, what is running and the time left, on standard error."""
+    """Yield a callback that shows on standard error what is done, what is running and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     bar = Progress(*columns, *times, console=errors, disable=hidden)
@@ -85,9 +85,9 @@ def progress(hidden: bool) -> Iterator[Callable[["Standing"], None]]:
 
 @contextmanager
 def not_begun() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM end the process at once, in one line: nothing is computed yet, or half-written.
+    """Let Ctrl-C and SIGTERM end the process at once, with one line: nothing has been computed or written yet.
 
-    An exception would be lost where it is raised in a callback of a library that is being imported.
+    An exception could be lost in a callback of a library that is being imported.
     """
 
     def leave(number: int, frame: Any) -> None:
@@ -104,16 +104,16 @@ def not_begun() -> Iterator[None]:
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Yield whether Ctrl-C or SIGTERM has asked to stop; asked a second time the process ends at once."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM has asked to stop. The second time the process ends."""
     asked = threading.Event()
 
     def ask(number: int, frame: Any) -> None:
-        # Not by the console, which may be in the middle of a line; and what is saved is safe, however it ends.
+        # The console may be in the middle of a line. Whatever happens, saved cells are safe.
         if asked.is_set():
-            os.write(2, b"\nmithridate: stopped at once; what was saved before is safe\n")
+            os.write(2, b"\nmithridate: stopped at once; all that was saved is safe\n")
             os._exit(INTERRUPTED)
         asked.set()
-        os.write(2, b"\nmithridate: finishing the current step to save it; once more to stop at once\n")
+        os.write(2, b"\nmithridate: finishing the current step to save it; ask again to stop at once\n")
 
     before = {number: signal.signal(number, ask) for number in STOPPING}
     try:

@@ -1,1 +1,1 @@
-"""What can be asked for: options, their defaults by data set, their grammar."""
+"""The options of an audit: their grammar, and their defaults for each data set."""

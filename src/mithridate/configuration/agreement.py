@@ -1,4 +1,4 @@
-"""What the options of an audit have to agree on, one rule a function; each returns what is wrong, or nothing."""
+"""Checks that the options of an audit agree. Each function checks one rule and returns what is wrong, if anything."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from mithridate.configuration.parts import ESTIMATORS, TUNINGS, USUAL, one_of
 
 WIDEST = 2**16
+"""The largest width of a hidden layer."""
+"""The largest width of a hidden layer."""
 
 
 OF_MODELS = (
@@ -70,16 +72,16 @@ def _points(config: Any) -> str:
     share = config.points / (config.train + config.points * (config.budget == "added"))
     if config.points > config.train:
         return (
-            f"points = {config.points}, {share:.1%} poison of train = {config.train}: more than the training rows; "
-            "lower points or poison, or raise train"
+            f"points = {config.points}: more than the {config.train} training rows ({share:.1%} poison); lower points "
+            "or poison, or raise train"
         )
     cloned = config.attack == "bilevel" and config.objective == "indiscriminate"
     if cloned and config.points > config.valid:
         return (
-            f"points = {config.points}: more than the {config.valid} validation rows they are cloned from, being "
-            f"{share:.1%} poison of train = {config.train}; raise valid, or lower poison"
+            f"points = {config.points} ({share:.1%} poison of {config.train} training rows): more than the "
+            f"{config.valid} validation rows that points are cloned from; raise valid, or lower poison"
         )
-    return f"batch = {config.batch}: more than the {config.points} points in all" * (config.batch > config.points)
+    return f"batch = {config.batch}: more than all {config.points} points" * (config.batch > config.points)
 
 
 def _edits(config: Any) -> str:
@@ -98,7 +100,7 @@ def _cross_validated(policies: Iterable[Any]) -> bool:
 def _folds(config: Any) -> str:
     most = config.train // 2
     many = config.folds > most and _cross_validated(config.policies)
-    return f"folds = {config.folds}: more than the {most} training rows of a class" * many
+    return f"folds = {config.folds}: more than half of the {config.train} training rows" * many
 
 
 def _strengths(config: Any) -> str:
@@ -114,7 +116,7 @@ def _network(config: Any) -> str:
     if config.model != "mlp":
         return ""
     if not 1 <= min(config.hidden) <= max(config.hidden) <= WIDEST:
-        return f"hidden = {config.hidden}: every layer must be from 1 to {WIDEST:,} wide"
+        return f"hidden = {config.hidden}: the width of every layer must be from 1 to {WIDEST:,}"
     exact = "exact" in (config.victim, config.inner)
     return "an mlp cannot be solved to optimality: its objective is not convex; use victim = sgd" * exact
 
@@ -138,7 +140,7 @@ def _closing(config: Any) -> str:
     learned = any(isinstance(policy, str) and policy == "learned" for policy in config.policies)
     if config.tune_by == "loss" or config.closing or not learned:
         return ""
-    return "tune_by = error: with closing = False λ stays where its descent by the loss has ended; use closing = True"
+    return "tune_by = error: with closing = False, λ is only tuned by the loss; use closing = True"
 
 
 def _score(config: Any) -> str:

@@ -1,4 +1,4 @@
-"""The configuration of an audit: one schema for the file, the flags and Python."""
+"""The configuration of an audit: one schema for the TOML file, the flags and Python."""
 
 import inspect
 import math
@@ -38,41 +38,41 @@ from mithridate.tasks.base import Flip
 EXECUTIONS = ("auto", "serial", "batched", "sharded", "processes", "ray")
 EXECUTION = re.compile(r"auto|serial|batched|sharded|processes(:[1-9]\d{0,3})?|ray(:(auto|[\w.\[\]:-]+:\d{1,5}))?")
 FILE_OPTIONS = tuple(FileOptions.model_fields)
-"""The options that only the user's own data in a file have."""
+"""The options that only data of the user's own have."""
 
 
 SHOWN = (
     *("dataset", "model", "loss", "train", "valid", "points", "splits", "policies", "defences", "attack", "objective"),
     *("score", "budget", "edits"),
 )
-"""The options that a configuration shows of itself in Python."""
+"""The options that the text of a configuration shows in Python."""
 
 
 def most_poison(points: int, train: int, budget: str) -> float:
-    """Return the largest share of poison that so many points make of so many training rows."""
+    """Return the share of poison in the training set, from 0 to 1, if all `points` are in it."""
     return points / (train + (points if budget == "added" else 0))
 
 
 def named(files: Sequence[Any]) -> str:
-    """Return the name of a data set that is in these files: with commas between, where there are several."""
+    """Return the name of the data set in these files; several are joined by commas."""
     return str(files[0]) if len(files) == 1 else joined(map(str, files))
 
 
 class AuditConfig(FileOptions):
-    """Everything that decides an audit's numbers.
+    """Everything that decides an audit's numbers. Make one with `of`.
 
-    What is not given is filled in from the data set's own setting (`presets`) and the preset, so that a
-    configuration always says all that was used; `poison` has then become `points`. Build one with `of`.
+    Options that are not given come from the data set's own setting (`presets`) and from the preset. So a configuration
+    always has every value that was used; `poison` has been converted to `points`.
     """
 
     dataset: str = Field(
-        description="name of the data set, or a file of your own, or several of the same columns: a list, or a pattern "
-        "such as parts/*.csv"
+        description="name of the data set, or a file of your own, or several files with the same columns: a list, or "
+        "a pattern such as parts/*.csv"
     )
     model: Any = Field(
         "logistic",
-        description="the victim's model: logistic, mlp, or your own to import, as module:attribute (in Python also the "
-        "model itself, or a function of the number of features that returns it)",
+        description="the victim's model: logistic, mlp, or your own, as module:attribute (in Python also the model "
+        "itself, or a function of the number of features that returns it)",
     )
     estimators: tuple[Any, ...] = Field(
         (),
@@ -103,88 +103,101 @@ class AuditConfig(FileOptions):
     )
     inner: Literal["gd", "sgd", "exact"] = Field(
         "gd",
-        description="the victim that is attacked: trained by gradient descent (gd), by minibatches (sgd), or exact; by "
-        "default exact where the one evaluated is, else gd",
+        description="the victim that is attacked: trained by gradient descent (gd), by minibatches (sgd), or solved "
+        "to optimality (exact); by default exact if victim is exact, else gd",
     )
-    preset: Literal["quick", "paper"] = Field("quick", description="3 splits × 4 ratios, or 10 × 8")
+    preset: Literal["quick", "paper"] = Field(
+        "quick", description="how much is run: quick, 3 splits × 4 ratios, or paper, 10 × 8"
+    )
     train: int = Field(
         ge=2,
-        description="training rows; of a file all means the half of it, by default a sample where it is large",
+        description="how much is run: quick, 3 splits × 4 ratios, or paper, 10 × 8",
     )
-    valid: int = Field(ge=2, description="trusted validation rows; of a file all means a quarter of it")
-    points: int = Field(0, ge=1, description="most poisoning points")
-    poison: float | None = Field(None, gt=0, lt=1, description="the same as a share of the training set, rounded up")
-    batch: int = Field(0, ge=1, description="points crafted together; the step between ratios")
+    valid: int = Field(
+        ge=2, description="number of trusted validation rows; for a file, all means a quarter of its rows"
+    )
+    points: int = Field(0, ge=1, description="largest number of poisoning points")
+    poison: float | None = Field(
+        None, gt=0, lt=1, description="points as a share of the training set, such as 0.1 or 10%; rounded up"
+    )
+    batch: int = Field(
+        0, ge=1, description="number of points that are crafted together: the step between ratios of poison"
+    )
     budget: Literal["added", "replaced", "chosen"] = Field(
-        description="which rows are the attacker's: added ones, rows replaced at random, or rows that he chooses; by "
-        "default chosen, with preset = paper the data set's own"
+        description="which rows are the attacker's: new rows (added), rows drawn at random (replaced), or rows that "
+        "he picks (chosen); by default chosen, with preset = paper as in the data set's own setting"
     )
     edits: Literal["both", "labels", "features"] = Field(
-        "both", description="what he changes: labels alone, features alone (clean-label), or both"
+        "both", description="what the attacker changes: labels alone, features alone (clean-label), or both"
     )
     attack: Any = Field(
-        description="how poison is made: portfolio (many attackers, of which the worst counts), bilevel (Algorithm 1 "
+        description="how poison is made: portfolio (many attacks; the worst one counts), bilevel (Algorithm 1 "
         "alone), flips (the worst of many choices of labels to flip), or your own, as module:attribute; by default "
         "portfolio, with preset = paper bilevel",
     )
     objective: str = Field(
         "indiscriminate",
-        description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class A), "
-        "misclassify A-as-B, or rows FILE (these rows given the labels that they have in the file)",
+        description="what the attacker wants: indiscriminate (errors of any kind), target-class A (errors on class "
+        "A), misclassify A-as-B, or rows FILE (the model is to give these rows the labels that they have in the file)",
     )
     score: Literal["error", "balanced-error", "fnr", "one-minus-auc"] = Field(
         "error",
-        description="how an indiscriminate attacker's harm is measured, in curves, verdict and gate, and by what "
-        "attacks are ranked: error; balanced-error (the mean over classes of their misses); fnr (misses of class 1 of "
-        "two, see positive); one-minus-auc (two classes)",
+        description="how an indiscriminate attacker's harm is measured, in curves, verdict and gate, and how attacks "
+        "are ranked: error; balanced-error (the mean of the errors in each class); fnr (the share of rows of class 1 "
+        "that are missed, see positive; two classes); one-minus-auc (two classes)",
     )
     flip: Flip = Field(
         "random",
-        description="the label that a clone gets where there are more than two classes: another one at random, or that "
-        "of the nearest or farthest class",
+        description="the other label that a clone gets if there are more than two classes: a random one, or that of "
+        "the nearest or farthest class",
     )
     initial: Literal["fixed", "fresh"] | int = Field(
-        description="w0 of inner training: fixed; fresh, drawn anew at every outer step; or a number K, the mean "
-        "hypergradient of K fresh draws; by default fixed for logistic (whose w0 is 0), else fresh",
+        description="w0 of inner training: fixed; fresh (drawn again at every outer step); or a number K (the mean "
+        "hypergradient of K fresh draws); by default fixed for logistic, which starts at 0, else fresh",
     )
-    splits: int = Field(0, ge=1, le=10_000, description="random splits")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    splits: int = Field(0, ge=1, le=10_000, description="number of random splits")
+    seed: int = Field(0, ge=0, description="seed of everything that is random")
     policies: tuple[Any, ...] = Field(
         min_length=1,
-        description="how λ is set: fixed=VALUE, fixed=log(STRENGTH), cv-clean, learned, cv-poisoned, or your own, as "
-        "module:attribute; of an estimator: as-is, searched (its own search, on the poisoned rows), searched-clean, by "
-        "default both ways to search if it does; repeatable",
+        description="how the defender sets λ: fixed=VALUE, fixed=log(STRENGTH), cv-clean, cv-poisoned, "
+        "search-clean=BUDGET, search-poisoned=BUDGET, learned, or your own, as module:attribute; for an estimator: "
+        "as-is, searched (its own search, on the poisoned rows) or searched-clean, by default both if it has a search; "
+        "repeatable",
     )
     defences: tuple[Any, ...] = Field(
         ("none",),
         min_length=1,
-        description="what the defender does to the rows before he trains, each with every policy: none, sphere=SHARE "
-        "(leave out the share of each class's rows that lie farthest from the class's mean, as sphere=5%), or your "
-        "own, as module:attribute; repeatable",
+        description="what the defender does to the rows before he trains: none, sphere=SHARE (leave out this share "
+        "of each class's rows, those farthest from the class's mean, as sphere=5%), or your own, as "
+        "module:attribute; repeatable, each is combined with every policy",
     )
-    folds: int = Field(5, ge=2, description="folds of cross-validation")
+    folds: int = Field(5, ge=2, description="number of folds of cross-validation")
     tune_by: Literal["loss", "error"] = Field(
         "loss",
-        description="what learned, cv-… and search-… make smallest on validation or held-out rows: their loss, or the "
-        "number of errors (error; the loss decides between λ with as many)",
+        description="what learned, cv-… and search-… minimise on validation or held-out rows: the loss, or the "
+        "number of errors (error; ties go to the least loss)",
     )
-    hyperiterations: int = Field(ge=1, description="outer steps per batch of points where λ stands still")
-    joint_hyperiterations: int = Field(ge=1, description="the same where λ is learned")
+    hyperiterations: int = Field(
+        ge=1, description="outer steps per batch of points if λ does not descend during the attack"
+    )
+    joint_hyperiterations: int = Field(ge=1, description="outer steps per batch of points if λ is learned")
     hypergradient: Literal["auto", "reverse", "checkpointed", "reversible", "forward", "implicit"] = Field(
         "auto",
-        description="its method; auto: reverse, or checkpointed where the inner victim is sgd, implicit where exact",
+        description="method of the hypergradient; auto: reverse, or checkpointed if inner is sgd, implicit if it is "
+        "exact",
     )
     space: Literal["auto", "plain", "gram"] = Field(
-        "auto", description="coordinates of training; auto: what costs less"
+        "auto", description="coordinates of training; auto: the cheaper ones"
     )
     execution: str = Field(
         "auto",
-        description="splits and policies in turn (serial), as one batch divided among all devices (batched), in turn "
-        "with the training rows divided (sharded), in N processes (processes:N; without N one for each core), or on a "
-        "Ray cluster (ray:ADDRESS; without one it is started here); auto: batched on a GPU",
+        description="how splits and policies are computed: in turn (serial), as one batch divided among all devices "
+        "(batched), in turn with the training rows divided among the devices (sharded), in N processes (processes:N; "
+        "without N one for each core), or on a Ray cluster (ray:ADDRESS; without an address one is started here); "
+        "auto: batched on a GPU, else serial",
     )
     precision: Literal["float32", "float64"] = Field(
-        "float32", description="of all numbers; by default float64 where a victim is exact, else float32"
+        "float32", description="precision of all numbers; by default float64 if victim or inner is exact, else float32"
     )
     poison_step: float = Field(gt=0, description="α, outer step size of the points")
     poison_rule: Literal["normalised", "raw", "adam", "restarting"] = Field(
@@ -192,29 +205,29 @@ class AuditConfig(FileOptions):
     )
     hyper_step: float = Field(gt=0, description="β, largest outer step of λ")
     hyper_rule: Literal["rprop", "decay", "constant", "raw"] = Field("rprop", description="outer step rule of λ")
-    closing: bool = Field(True, description="close each round with λ's best response")
-    select: Literal["best", "last"] = Field("best", description="keep the best round's points, or the last's")
-    alternate: bool = Field(False, description="a second backward pass for λ, as Algorithm 1 is written")
-    learning_rate: float = Field(gt=0, description="η of the inner gradient descent")
-    inner_steps: int = Field(ge=1, description="T of the inner gradient descent")
-    inner_batch: int | None = Field(
-        None, ge=1, description="rows of a step of inner sgd; by default as many as in the evaluation's (batch_size)"
-    )
-    stabilise: bool = Field(True, description="cut inner steps where gradient descent would diverge")
+    closing: bool = Field(True, description="end each round with λ's best response")
+    select: Literal["best", "last"] = Field("best", description="end each round with λ's best response")
+    alternate: bool = Field(False, description="use a second backward pass for λ, as in Algorithm 1 of the paper")
+    learning_rate: float = Field(gt=0, description="η of inner training")
+    inner_steps: int = Field(ge=1, description="T, number of steps of inner training")
+    inner_batch: int | None = Field(None, ge=1, description="rows in a minibatch of inner = sgd; by default batch_size")
+    stabilise: bool = Field(True, description="divide inner steps into smaller ones if gradient descent would diverge")
     bounds: tuple[float, float] | None = Field(
-        None, description="low and high of every feature of the poison, as the model sees it; for data of the catalogue"
+        None,
+        description="lowest and highest value of every feature of the poison, as the model sees it; only for data of "
+        "the catalogue",
     )
     strengths: str = Field(
-        description="which layers have a λ of their own: one for all; layers, each; or the group of each layer, as "
-        "0,0,1; by default layers for mlp, else one",
+        description="which layers share a λ: one (all layers), layers (each has its own), or the group of each "
+        "layer, as 0,0,1; by default layers for mlp, else one",
     )
-    strength_bounds: tuple[float, float] = Field(description="low and high of λ")
+    strength_bounds: tuple[float, float] = Field(description="lowest and highest λ")
     train_learning_rate: float = Field(gt=0, description="η of the evaluation's SGD")
-    batch_size: int = Field(ge=1, description="the evaluation's minibatches")
-    epochs: int = Field(ge=1, description="the evaluation's epochs")
+    batch_size: int = Field(ge=1, description="rows in a minibatch of the evaluation's SGD")
+    epochs: int = Field(ge=1, description="epochs of the evaluation's SGD")
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        """Show what an audit is asked for; `model_dump()` has all options."""
+        """Show the main options; `model_dump()` has all of them."""
         yield from ((name, getattr(self, name)) for name in SHOWN)
 
     def _repr_html_(self) -> str:
@@ -224,7 +237,7 @@ class AuditConfig(FileOptions):
 
     @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
-        """Return the options of a TOML file, not yet checked against the schema."""
+        """Return the options in a TOML file, not yet checked against the schema. Raises `InputError`."""
         try:
             return read_toml(path)
         except tomllib.TOMLDecodeError as error:
@@ -234,7 +247,7 @@ class AuditConfig(FileOptions):
 
     @property
     def most_poison(self) -> float:
-        """The largest audited share of poison."""
+        """The largest audited share of poison, from 0 to 1."""
         return most_poison(self.points, self.train, self.budget)
 
     @field_validator("hidden", mode="before")
@@ -276,7 +289,7 @@ class AuditConfig(FileOptions):
     @classmethod
     def _executed(cls, value: str) -> str:
         if not EXECUTION.fullmatch(value):
-            others = ", processes:N with N from 1 on, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
+            others = ", processes:N with N at least 1, or on a node of a Ray cluster ray:auto or ray:HOST:PORT"
             raise ValueError(one_of("execution", value, EXECUTIONS, others))
         return value
 
@@ -294,12 +307,12 @@ class AuditConfig(FileOptions):
             return value
         if re.fullmatch(r"[1-9]\d*", str(value)):
             return int(value)
-        raise ValueError(one_of("initial", value, ("fixed", "fresh"), ", or how many draws to average, from 1 on"))
+        raise ValueError(one_of("initial", value, ("fixed", "fresh"), ", or how many draws to average, at least 1"))
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Fill in what depends on the names of data set, model and victims alone."""
+        """Fill in options that depend only on the names of data set, model and victims."""
         given = {name: value for name, value in options.items() if value is not None}
         if isinstance(given.get("dataset"), list | tuple) and given["dataset"]:
             given["dataset"] = named(given["dataset"])
@@ -324,10 +337,10 @@ class AuditConfig(FileOptions):
 
     @model_validator(mode="after")
     def _derive(self) -> "AuditConfig":
-        """Fill in what depends on other options, now that they are of the right type; check what must agree."""
+        """Fill in options that depend on others, now that they have the right types, and check that all agree."""
         preset = PRESETS[self.preset]
         if self.points and self.poison:
-            raise ValueError("points and poison are two ways to say the same; give one")
+            raise ValueError("points and poison say the same in two ways; give one of them")
         share = self.poison or MOST_POISON
         rows = self.train * share / (1 - share if self.budget == "added" else 1)
         points = self.points or math.ceil(rows - 1e-9)
@@ -349,5 +362,5 @@ OPTIONS = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=info.annotation)
     for name, info in AuditConfig.model_fields.items()
 }
-"""The options as parameters of a function that hands them on; None counts as not given."""
+"""The options as parameters of a function that passes them on; None counts as not given."""
 with_parameters(OPTIONS)(AuditConfig.of.__func__)

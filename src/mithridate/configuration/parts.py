@@ -1,4 +1,4 @@
-"""The parts of an audit that have names: built in, or the user's own code, as an object or as `module:attribute`."""
+"""The named parts of an audit: built in, or the user's own code, as an object or as `module:attribute`."""
 
 import difflib
 import importlib
@@ -20,33 +20,33 @@ BUILT_IN = {
     "penalty": ("l2",),
     "loss": ("logistic", "squared-hinge", "squared"),
 }
-"""The kinds of which an audit has one, and what each can be without code of the user's own."""
+"""The kinds of parts that an audit has one of, and the names that are built in."""
 SEVERAL = {"policies": "policy", "defences": "defence", "estimators": "estimator"}
-"""The kinds of which it may have several, and what one is called; `defences.named` knows the texts."""
+"""The kinds of parts that an audit may have several of, and the name of a single one. `defences.named` reads them."""
 ESTIMATORS = (
     *("random-forest", "hist-gradient-boosting", "svc", "knn", "logistic", "ridge", "gaussian-nb", "linear-svc"),
     *("xgboost", "lightgbm", "catboost"),
 )
-"""The estimators that are known by name."""
+"""The estimators that have names."""
 TUNINGS = ("as-is", "searched", "searched-clean")
 """What can be done about the hyperparameters of an estimator; as policies they stand in place of those for λ."""
 USUAL = ("usual",)
 """The policies of an estimator unless others are asked for: both ways to search where it does, else as it is."""
 FLIPS = ("random flips", "class flips", "ALFA", "influence flips", "grown flips")
-"""The kinds of attack that change labels alone, as records name them."""
+"""The names in records of the kinds of attack that change labels alone."""
 PLAIN = (bool, int, float, bytes, list, tuple, dict, set)
-"""What is no part of an audit, as it stands in a file."""
+"""Types of plain data, which cannot be a part of an audit."""
 _OWN = re.compile(r"(\w+(\.\w+)*|.+\.py):\w+(\.\w+)*")
 
 
 def name_of(part: Any) -> str:
-    """Return the name under which results speak of a part: itself, its `name`, its `__name__` or its class's."""
+    """Return the name of a part in results: the text itself, its `name`, its `__name__` or the name of its class."""
     names = (part, getattr(part, "name", None), getattr(part, "__name__", None), type(part).__name__)
     return next(name for name in names if isinstance(name, str))
 
 
 def described(part: Any) -> str:
-    """Return what a part says of itself in plain words: its `words`, a text or a method, or else its name."""
+    """Return a part's description in plain words: its `words`, a text or a method, or else its name."""
     words = getattr(part, "words", None)
     said = words() if callable(words) else words
     return said if isinstance(said, str) else name_of(part)
@@ -58,7 +58,7 @@ def is_path(part: Any) -> bool:
 
 
 def known(kind: str, part: Any) -> Any:
-    """Return a part of this kind as it was given. Raises `ValueError` for a text that names none."""
+    """Return a part of this kind as it was given. Raises `ValueError` for what cannot be such a part."""
     own = is_path(part) if isinstance(part, str) else not isinstance(part, PLAIN)
     if own or part in BUILT_IN[kind]:
         return part
@@ -66,18 +66,27 @@ def known(kind: str, part: Any) -> Any:
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str], others: str = "") -> str:
-    """Return what is wrong with an option that has to be one of some names, or `others`; the likeliest is asked for."""
+    """Return the refusal of an option that must be an `allowed` name, or `others`; it asks for the closest name."""
     return f"{name} = {value!r}: use {', '.join(allowed)}{others}{nearest(str(value), allowed)}"
 
 
+def closest(text: str, names: Sequence[str]) -> str:
+    """Return the name that is most similar to the text, whatever its capitals; empty if none is similar."""
+    if text in names:
+        return text
+    known = {name.casefold(): name for name in names}
+    found = difflib.get_close_matches(text.strip().casefold(), known, n=1)
+    return known[found[0]] if found else ""
+
+
 def nearest(text: str, names: Sequence[str]) -> str:
-    """Return the question whether the name that is most like the text was meant; empty where none is like it."""
-    found = difflib.get_close_matches(text, names, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    """Return the question whether the most similar name was meant; empty if none is similar."""
+    found = closest(text, names)
+    return f"; did you mean {found}?" if found else ""
 
 
 def own_parts(config: Any) -> list[str]:
-    """Return the names of the parts that are code of the user's own, in a configuration or its plain data."""
+    """Return the names of the parts that are the user's own code, in a configuration or its plain data."""
     read = config.get if isinstance(config, dict) else lambda name, other=None: getattr(config, name, other)
     single = [part for kind, names in BUILT_IN.items() if (part := read(kind)) is not None and part not in names]
     several = [part for kind in SEVERAL for part in read(kind, ()) or () if is_path(part) or not isinstance(part, str)]
@@ -85,7 +94,7 @@ def own_parts(config: Any) -> list[str]:
 
 
 def found(kind: str, part: Any) -> Any:
-    """Return the object that a part of the user's own is or names; raises `InputError` where it cannot be imported."""
+    """Return the object that a part is or names. Raises `InputError` if it cannot be imported."""
     if not is_path(part):
         return part
     name = f"{kind} = {part}"
@@ -121,7 +130,7 @@ def _of_file(path: str) -> Any:
 
 
 def source_of(part: Any) -> str:
-    """Return the source of a part's class, where Python has it: a part that was changed is another one."""
+    """Return the source code of a part's class or function, in which changes show; its name if there is no source."""
     try:
         return inspect.getsource(part if isinstance(part, type) or hasattr(part, "__code__") else type(part))
     except (OSError, TypeError):
@@ -129,7 +138,7 @@ def source_of(part: Any) -> str:
 
 
 def tried(who: str, doing: str, function: Any, *arguments: Any, **named: Any) -> Any:
-    """Return the function's result; raise `InputError` in one line for whatever the user's code raises."""
+    """Return the function's result. Whatever the user's code raises becomes an `InputError` of one line."""
     try:
         return function(*arguments, **named)
     except MithridateError as error:
@@ -140,6 +149,6 @@ def tried(who: str, doing: str, function: Any, *arguments: Any, **named: Any) ->
 
 
 def share_of(text: str) -> float:
-    """Return the share that is written as `0.1` or `10%`, in plain digits; of anything else NaN."""
+    """Return the share that is written as `0.1` or `10%` in plain digits; NaN for any other text."""
     found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(%?)\s*", text)
     return float(found[1]) / (100 if found[2] else 1) if found else math.nan

@@ -1,4 +1,4 @@
-"""The settings of each data set: Tables 1 to 3 of the paper, and the same for the data sets it does not use."""
+"""The settings of each data set: Tables 1 to 3 of the paper, and similar ones for data sets that it does not use."""
 
 import math
 import re
@@ -12,10 +12,11 @@ PAPER_STRENGTHS = (-8.0, math.log(200))
 class Setting:
     """One row of Tables 1, 2 and 3 joined.
 
-    `hyperiterations` is the outer steps per batch of points where λ stands still (T_Dp), `joint_hyperiterations`
-    where it is learned as well (T_mult); `learning_rate` and `inner_steps` are the attack's inner training (η, T);
-    `train_learning_rate`, `batch_size` and `epochs` train the victim from scratch to be measured; `large` is the very
-    large λ of Sect. 5.1.
+    `train`, `valid`: numbers of rows; `hyperiterations`: outer steps per batch of points if λ is fixed (T_Dp);
+    `joint_hyperiterations`: the same if λ is learned as well (T_mult); `poison_step` α and `hyper_step` β: outer step
+    sizes; `strength_bounds`: Φ(λ); `learning_rate` η and `inner_steps` T: the attack's inner training;
+    `train_learning_rate`, `batch_size` and `epochs`: the training from scratch that is measured; `large`: the policy
+    with the very large λ of Sect. 5.1; `budget`, `strengths`: as in the configuration.
     """
 
     train: int = 512
@@ -38,7 +39,8 @@ class Setting:
     def policies(self) -> tuple[str, ...]:
         """The policies of an audit: those of Sect. 5.1, and cross-validation on the poisoned set.
 
-        With a λ for every layer only those of Sect. 5.2: the grid of a cross-validation would have too many points.
+        With a λ for every layer, only those of Sect. 5.2, because a grid for cross-validation would have too many
+        points.
         """
         if self.strengths != "one":
             return ("fixed=-8", self.large, "learned")
@@ -63,7 +65,7 @@ SETTINGS = {
     "fashion-mnist": Setting(inner_steps=180, large="fixed=log(500)"),
     "dogfish": _IMAGENET,
     "springer-tench": _IMAGENET,
-    # App. D.1; the paper has one poisoning point and does not learn λ by Eq. 5 here.
+    # App. D.1. There the paper has one poisoning point and does not learn λ by Eq. 5.
     "synthetic": Setting(
         train=32,
         valid=64,
@@ -79,7 +81,7 @@ SETTINGS = {
         large="fixed=log(20)",
         budget="added",
     ),
-    # Not in the paper: trained to near convergence, inner and evaluation for the same η·T.
+    # Not in the paper. Inner training and evaluation have the same η·T and come near convergence.
     "digits": replace(_SMALL, train=400, valid=400, learning_rate=0.4, train_learning_rate=0.1, epochs=154),
     "digits-AvB": replace(_SMALL, learning_rate=0.4, train_learning_rate=0.1, epochs=500),
     "wine": replace(_SMALL, train=60, valid=60, learning_rate=0.05, inner_steps=800, epochs=2000),
@@ -93,7 +95,7 @@ PRESETS = {
     "quick": {"splits": 3, "ratios": 3},
     "paper": {"splits": 10, "ratios": 7},
 }
-"""How much is run; what is attacked, and how hard, is the same. `ratios`: batches up to the most poison."""
+"""How much is run: `splits`, and `ratios`, the number of batches up to the most poison."""
 
 
 _NETWORK = replace(
@@ -112,10 +114,10 @@ _NETWORK = replace(
 
 
 def setting(dataset: str, model: str = "logistic") -> Setting:
-    """Return the setting for a data set: of pairs (digits-AvB for digits-0v8), of its family, or the tabular one.
+    """Return the setting of a data set: that of its pairs (digits-AvB for digits-0v8), its family, or the tabular one.
 
-    Any model but `logistic` is taken for a network. The paper's networks are on ImageNet features; elsewhere a network
-    trains for η·T = 20, inner and evaluation alike.
+    Any model but `logistic` counts as a network. The paper trains networks on ImageNet features; for other data a
+    network trains with η·T = 20, in the attack and in the evaluation.
     """
     family, _, pair = dataset.rpartition("-")
     names = (f"{family}-AvB", family) if re.fullmatch(r"\w+v\w+", pair) else (dataset,)

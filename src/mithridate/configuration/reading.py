@@ -1,6 +1,6 @@
-"""How the user's own data are read: the options of a file, of several and of a data frame, and how they are given.
+"""The options for reading the user's own data: files and data frames.
 
-What cannot be read is told with the options that mend it, in the form in which the user gives options, to be pasted.
+A refusal names the options that mend the data, in the form in which the user gives options, so that they can be pasted.
 """
 
 import csv
@@ -22,94 +22,95 @@ from mithridate.files.limits import OPTION, check_plain
 LISTS = ("drop", "keep", "categorical", "units", "na_values", "feasible", "rule")
 """The options that may be given several times."""
 COMMAS = ("drop", "keep", "categorical", "units", "na_values")
-"""Those of which one entry may be a list, with commas between."""
+"""The options of `LISTS` whose entries may be lists separated by commas."""
 _FORM: ContextVar[Literal["flags", "toml", "python"]] = ContextVar("form", default="python")
 
 Options = TypeVar("Options", bound="FileOptions")
 
 
 class FileOptions(BaseModel):
-    """How the user's own data are read. Build one with `of`."""
+    """How the user's own data are read. Make one with `of`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     target: str | None = Field(
-        None, description="the column that holds the labels: its name, or its place, as 5, -1 or last"
+        None, description="the column that holds the labels: its name, or its place, such as 5, -1 or last"
     )
     positive: str | None = Field(
-        None, description="the label to be found: class 1 of two, or one of several against the rest"
+        None,
+        description="the label to be found: it becomes class 1; if there are several others, they become one class",
     )
     drop: tuple[str, ...] = Field(
         (),
-        description="columns to leave out, such as a row's number: names, places (3) or patterns ('id_*'), with commas "
-        "between; repeatable",
+        description="columns to leave out, such as row numbers: names, places (3) or patterns ('id_*'), separated by "
+        "commas; repeatable",
     )
-    drop_constant: bool = Field(False, description="leave out all columns that are empty or hold a single value")
+    drop_constant: bool = Field(False, description="leave out all columns that are empty or have a single value")
     keep: tuple[str, ...] = Field(
-        (), description="the only features to use, all other columns are left out; written as for drop; repeatable"
+        (), description="the only features to use; all other columns are left out; written as for drop; repeatable"
     )
     categorical: tuple[str, ...] = Field(
-        (), description="columns of categories, though they hold numbers; written as for drop; repeatable"
+        (), description="columns to read as categories although they hold numbers; written as for drop; repeatable"
     )
     header: Literal["first", "none"] | None = Field(
         None,
-        description="none: a text file without a header, whose columns are then called 1, 2, …; first: the first line "
-        "is the header; by default it is, and is refused where it looks like data",
+        description="none: the text file has no header, and its columns are called 1, 2, …; first: the first line is "
+        "the header; by default it is the header, but it is refused if it looks like data",
     )
     separator: str | None = Field(
         None,
-        description="what stands between the cells of a text file: a character, tab or space (one or more); by "
-        "default found out",
+        description="what separates the cells of a text file: a character, tab, or space (one or more); by default "
+        "it is found in the file",
     )
     encoding: Literal[
         "utf-8", "utf-16", "latin-1", "cp1252", "cp1250", "cp1251", "koi8-r", "shift_jis", "euc_kr", "gb18030", "big5"
-    ] = Field("utf-8", description="of a text file")
-    decimal: Literal[".", ","] = Field(".", description="the decimal mark in text, a point or a comma")
+    ] = Field("utf-8", description="encoding of a text file")
+    decimal: Literal[".", ","] = Field(".", description="the decimal mark in text: a point or a comma")
     thousands: Literal[",", ".", "'", " ", "_"] | None = Field(
         None, description="the mark between thousands in text, as in 1,000"
     )
     units: tuple[str, ...] = Field(
-        (), description="what stands before or after numbers and is not read, as %, $ or kg; repeatable"
+        (), description="units before or after numbers, which are not read, such as %, $ or kg; repeatable"
     )
     na_values: tuple[str, ...] = Field(
-        (), description="further texts that say that a cell is empty, as unknown or -999; repeatable"
+        (), description="further texts that mean an empty cell, such as unknown or -999; repeatable"
     )
     keep_default_na: bool = Field(
         True,
-        description="whether ?, NA, null, None and the like in a text file say that a cell is empty",
+        description="whether ?, NA, null, None and the like mean an empty cell in a text file",
     )
     missing: Literal["refuse", "drop", "impute", "keep", "category", "category,impute", "category,drop"] = Field(
         "refuse",
-        description="empty cells: refuse the file, drop their rows, impute the training rows' median or most frequent "
-        "category, or make them a category of their own; numbers have none: category,impute or category,drop; keep "
-        "them empty for an estimator, whose default it is",
+        description="what to do with empty cells: refuse the file, drop their rows, impute the training rows' median "
+        "or most frequent category, or make them a category of their own. Numbers have no categories: use "
+        "category,impute or category,drop. Keep them empty (keep) for an estimator, which is its default",
     )
-    max_categories: int = Field(50, ge=2, le=10_000, description="the most different texts in a column")
+    max_categories: int = Field(50, ge=2, le=10_000, description="the most different categories in a column")
     join_rare: bool = Field(
-        False, description="join the rarest categories of a column that has more than max-categories"
+        False, description="join the rarest categories of a column that has more than max-categories of them"
     )
     feasible: tuple[str, ...] = Field(
         (),
-        description="what poisoned cells of a column may hold, as COLUMN=LOW:HIGH or COLUMN=A|B, in the file's units; "
-        "repeatable; by default the range in the training rows, and any category",
+        description="what poisoned cells of a column may hold, as COLUMN=LOW:HIGH or COLUMN=A|B, in the file's "
+        "units; repeatable; by default the range in the training rows, or any category",
     )
 
     rule: tuple[str, ...] = Field(
         (),
-        description="what poisoned rows keep between two columns of the file, as 'A <= B' or 'A + 5 < B'; repeatable",
+        description="a rule between two columns that poisoned rows keep, as 'A <= B' or 'A + 5 < B'; repeatable",
     )
     group: str | None = Field(
         None,
-        description="the column of the file that says which rows belong together, such as a person: they stand in one "
-        "of training, validation and test rows, and in one fold; or rows (those with the same features), or none; by "
-        "default rows for a table in which some are alike",
+        description="the column that says which rows belong together, such as those of a person: a group is in one "
+        "of training, validation and test rows, and in one fold; or rows (rows with the same features belong "
+        "together), or none; by default rows for a table in which some rows are alike",
     )
 
     @classmethod
     def of(cls: type[Options], **options: Any) -> Options:
         """Return the configuration with these options; an option that is None counts as not given.
 
-        Raises `InputError` naming the first option that is unknown or wrong, its value and what is allowed.
+        Raises `InputError`: it names the first option that is unknown or wrong, its value and what is allowed.
         """
         for name, value in options.items():
             try:
@@ -122,7 +123,7 @@ class FileOptions(BaseModel):
         except ValidationError as error:
             raise InputError(_first(error, cls.model_fields)) from None
         except (ValueError, OverflowError):
-            raise InputError("an option is a number of too many digits; at most 100 are read") from None
+            raise InputError("an option is a number with too many digits; at most 100 are read") from None
         return found
 
     @field_validator("target", "positive", mode="before")
@@ -146,24 +147,24 @@ class FileOptions(BaseModel):
 
     @property
     def entries(self) -> dict[str, list[str]]:
-        """`units` and `na_values`, lists taken apart."""
+        """The entries of `units` and `na_values`, with lists divided."""
         return {
             name: [part for entry in getattr(self, name) for part in parts(entry)] for name in ("units", "na_values")
         }
 
     def mended(self: Options, more: dict[str, Any]) -> Options:
-        """Return these options with others, lists being made longer."""
+        """Return these options with `more` of them; lists get longer, other options are replaced."""
         joined = {name: (*getattr(self, name), *value) if name in LISTS else value for name, value in more.items()}
         return self.model_copy(update=joined)
 
 
 def _numbered(value: Any) -> Any:
-    """Return a place or a label that is given as a number as text."""
+    """Return a place or a label as text if it is given as a number."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _first(error: ValidationError, fields: Mapping[str, Any]) -> str:
-    """Return one line: which option, its value, what is allowed."""
+    """Return the first error in one line: the option, its value and what is allowed."""
     fault = error.errors()[0]
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
@@ -179,12 +180,12 @@ def _first(error: ValidationError, fields: Mapping[str, Any]) -> str:
 
 
 def is_literal(kind: Any) -> bool:
-    """Return whether a type is one of some texts."""
+    """Return whether a type is a `Literal`."""
     return get_origin(kind) is Literal
 
 
 def parts(text: str) -> list[str]:
-    """Return the entries of a list with commas between; one that holds a comma stands in double quotes.
+    """Return the entries of a list separated by commas; an entry that contains a comma is in double quotes.
 
     Example:
         >>> parts('age,"height, cm",id_*')
@@ -195,7 +196,7 @@ def parts(text: str) -> list[str]:
 
 
 def joined(entries: Iterable[str]) -> str:
-    """Return the text of which `parts` makes these entries.
+    """Return the text that `parts` divides into these entries.
 
     Example:
         >>> joined(["age", "height, cm"])
@@ -208,7 +209,7 @@ def joined(entries: Iterable[str]) -> str:
 
 @contextmanager
 def asked_by(form: Literal["flags", "toml", "python"]) -> Iterator[None]:
-    """Tell remedies as flags, as lines of a TOML file, or, as anywhere else, as arguments of Python."""
+    """Have `told` write options as flags, as lines of a TOML file or, which is the default, as Python arguments."""
     before = _FORM.set(form)
     try:
         yield
@@ -217,9 +218,10 @@ def asked_by(form: Literal["flags", "toml", "python"]) -> Iterator[None]:
 
 
 def told(options: dict[str, Any], given: FileOptions | None = None) -> str:
-    """Return these options as the user gives them, to be pasted.
+    """Return these options in the form in which the user gives options, to be pasted.
 
-    A list in a file or in Python takes the place of the one there: it begins with what the `given` options hold.
+    In a TOML file and in Python a list replaces the list that is there, so it starts with the entries of the `given`
+    options.
 
     Example:
         >>> told({"drop": ["row id"], "decimal": ","})
@@ -245,6 +247,6 @@ def _flag(name: str, value: Any) -> str:
     if name in ("feasible", "rule"):
         return " ".join(f"{flag} {shlex.quote(entry)}" for entry in value)
     if isinstance(value, list | tuple):
-        # A single name is taken as it stands, commas and all.
+        # A single name is read as it is, with its commas.
         value = value[0] if len(value) == 1 and not re.search(r'[\r\n"]', value[0]) else joined(value)
     return f"{flag} {shlex.quote(str(value))}"

@@ -1,4 +1,4 @@
-"""Files of arrays: NPZ and svmlight, read whole or refused; NPZ arrays of pickled objects are."""
+"""Files of arrays, NPZ and svmlight: they are read whole or refused. NPZ arrays of pickled objects are refused."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,11 @@ from mithridate.files.resources import free_memory
 
 
 class Arrays(NamedTuple):
-    """Features (n, m) and labels (n,), the same for official test rows or None, and the features' names."""
+    """The arrays of a file.
+
+    `x` (n, m): features; `y` (n,): labels; `test`: the same pair for official test rows, or None; `names`: the m names
+    of the features.
+    """
 
     x: Any
     y: np.ndarray
@@ -24,9 +28,10 @@ class Arrays(NamedTuple):
 
 
 def read_arrays(path: Path, kind: str) -> tuple[Arrays, Source]:
-    """Return the arrays of an NPZ file (x, y and, where it has them, x_test and y_test) or of an svmlight file.
+    """Return the arrays of a file, and where they come from. `kind` is "npz" or "svmlight".
 
-    Raises `DataError` when the file is not one, is damaged or too large, or its arrays do not fit together.
+    An NPZ file has the arrays x and y, and x_test and y_test if it has official test rows. Raises `DataError` if the
+    file is of another kind, damaged or too large, or if its arrays do not fit together.
     """
     return (_npz(path) if kind == "npz" else _svmlight(path)), Source(str(path))
 
@@ -39,15 +44,15 @@ def _npz(path: Path) -> Arrays:
         absent = [name for name in names if name not in shapes]
         if absent:
             raise DataError(
-                f"{path}: no array {absent[0]!r}, only {', '.join(map(repr, shapes)) or 'nothing'}; save x (n, m), "
-                "y (n,) and, for official test rows, x_test and y_test"
+                f"{path}: no array {absent[0]!r}, only {', '.join(map(repr, shapes)) or 'nothing'}; save x (n, m) and "
+                "y (n,), and for official test rows also x_test and y_test"
             )
         for x, y in zip(names[::2], names[1::2], strict=True):
             fits = len(shapes[x]) == 2 and shapes[y] == shapes[x][:1] and shapes[x][1] == shapes["x"][1]
             if not fits or 0 in shapes[x]:
                 raise DataError(
                     f"{path}: {x} has the shape {shapes[x]}, {y} {shapes[y]}; (n, m) and (n,) are needed"
-                    + (", m as in x" if x == "x_test" else "")
+                    + (", with the m of x" if x == "x_test" else "")
                 )
         needed = 8 * COPIES * sum(math.prod(shapes[name]) for name in names)
         check_memory(str(path), needed, f"arrays of {shapes['x'][0]:,} rows and {shapes['x'][1]:,} features")
@@ -73,7 +78,7 @@ def _svmlight(path: Path) -> Arrays:
     x, y = csr_matrix(found), np.asarray(labels)
     if not x.nnz:
         raise DataError(f"{path}: no features" if len(y) else f"{path} is empty")
-    # Indices count from 1, unless there is a 0.
+    # Indices start at 1, unless there is an index 0.
     x, base = (x, 0) if x.indices.min() == 0 else (x[:, 1:], 1)
     check_dense(x.shape, str(path))
     return Arrays(x, y, None, tuple(str(place + base) for place in range(x.shape[1])))
@@ -86,8 +91,8 @@ def _check_lines(text: Text) -> None:
             told = line.decode(errors="replace")
             if told.split("#")[0].strip() and not _svmlight_line(told):
                 raise DataError(
-                    f"{text.path}: line {number} is not svmlight: {told.strip()[:60]!r}; LABEL INDEX:VALUE INDEX:VALUE "
-                    "… is needed, indices in rising order"
+                    f"{text.path}: line {number} is not svmlight: {told.strip()[:60]!r}; write LABEL INDEX:VALUE "
+                    "INDEX:VALUE …, with the indices in rising order"
                 ) from None
 
 

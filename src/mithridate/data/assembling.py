@@ -1,4 +1,4 @@
-"""From columns with their raw numbers to a data set: which rows are kept, and which class each of them has."""
+"""Makes a data set from columns and their raw numbers: which rows are kept, and the class of each row."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,22 +10,26 @@ from mithridate.configuration.reading import FileOptions, told
 from mithridate.data.datasets import Dataset
 from mithridate.data.doubts import warn
 from mithridate.data.encoding import Column, Schema
-from mithridate.data.faults import Several, Unfit
+from mithridate.data.faults import Empty, Several, Unfit
 from mithridate.data.groups import grouping_of
 from mithridate.data.kinds import Source
 from mithridate.data.relations import read_rules
-from mithridate.data.restricting import nearest, restricted
+from mithridate.data.restricting import check_reach, nearest, restricted
 from mithridate.errors import DataError, InputError
 
 MOST_NUMBERS = 20
-"""The most different numbers among labels: more are taken for a quantity, which is not a class."""
+"""The most different numbers that labels may have: a column with more is taken for a quantity, not for classes."""
 LEAST_ROWS = 4
-"""Of a class: two to train on, one to validate, one to test."""
+"""The fewest rows of a class: two to train on, one to validate on, one to test on."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Columns with their raw numbers (n, columns), NaN where empty, and the target with its own (n,)."""
+    """The cells of a table.
+
+    `columns`: the features; `raw` (n, columns): their raw numbers, NaN where a cell is empty; `target` and `labels`
+    (n,): the same for the target; `order`: the names of all columns as the file has them; `reading`: the options given.
+    """
 
     columns: list[Column]
     raw: np.ndarray
@@ -34,12 +38,12 @@ class Cells:
     order: tuple[str, ...]
     reading: FileOptions
     table: pd.DataFrame | None = None
-    """The same as they are written, where it is a text file."""
+    """The cells as they are written; None unless the file is text."""
     groups: np.ndarray | None = None
-    """The number of each row's group (n,), -1 where its cell is empty; None where no column says it."""
+    """The number of each row's group (n,), −1 where its cell is empty; None if no column gives the groups."""
 
     def first(self, name: str, empty: np.ndarray, source: Source) -> str:
-        """Return where the first of some empty cells (n,) of a column is, and what stands in it."""
+        """Return the place of the first empty cell of a column, and what is written there; `empty` (n,) marks them."""
         row = int(empty.argmax())
         cell = None if self.table is None else self.table[name].iloc[row]
         held = cell.strip() if isinstance(cell, str) else ""
@@ -48,22 +52,26 @@ class Cells:
 
 
 def assembled(name: str, cells: Cells, source: Source, options: FileOptions, n_test: int) -> Dataset:
-    """Return the data set of these cells, whose last `n_test` rows are its official test rows."""
+    """Return the data set of these cells. The last `n_test` rows are its official test rows.
+
+    Raises `InputError` or `DataError` for cells, labels or options that cannot be used (see `read_dataset`).
+    """
     empty = np.isnan(cells.raw)
     unlabelled = np.isnan(cells.labels)
-    faults = _empty_cells(cells, empty, unlabelled, source, options)
+    faults = empty_cells(cells, source, options)
     leave = options.missing in ("drop", "category,drop")
     kept = ~unlabelled & (~empty.any(axis=1) if leave else True)
     if cells.groups is not None and leave:
         kept = kept & (cells.groups >= 0)
     if not kept.any():
-        raise DataError(f"{source.name}: no row is without empty cells; use {told({'missing': 'impute'}, options)}")
+        raise DataError(f"{source.name}: every row has an empty cell; use {told({'missing': 'impute'}, options)}")
     if faults:
         raise Several(faults)
     if unlabelled.any():
-        warn(f"{source.name}: {unlabelled.sum()} row(s) have no label, and are left out")
+        warn(f"{source.name}: {unlabelled.sum()} row(s) have no label and are left out")
     target, y, classes = _classes(cells.target, cells.labels, kept, source, options.positive)
     columns = restricted(cells.columns, options.feasible)
+    check_reach(columns, cells.raw[kept], source)
     rules = read_rules(options.rule, columns, np.where(kept[:, None], cells.raw, np.nan), source)
     rows, own = np.flatnonzero(kept), np.arange(len(kept)) < len(kept) - n_test
     n_own = int(own.sum())
@@ -75,7 +83,7 @@ def assembled(name: str, cells: Cells, source: Source, options: FileOptions, n_t
         raise Unfit(
             source,
             f"class {classes[counts.argmin()]!r} of column {target.name!r} has {counts.min()} row(s); at least {least} "
-            "are needed to train, validate and test on",
+            "are needed for training, validation and test",
             "remove them or join classes",
             **{"positive": often} if len(classes) > 2 and least <= counts.max() <= n_own - least else {},
         )
@@ -94,10 +102,9 @@ def assembled(name: str, cells: Cells, source: Source, options: FileOptions, n_t
     )
 
 
-def _empty_cells(
-    cells: Cells, empty: np.ndarray, unlabelled: np.ndarray, source: Source, options: FileOptions
-) -> list[DataError]:
-    """Return what is wrong with empty cells, where it was not said what becomes of them."""
+def empty_cells(cells: Cells, source: Source, options: FileOptions) -> list[DataError]:
+    """Return what is wrong with empty cells, if no option says what becomes of them."""
+    empty, unlabelled = np.isnan(cells.raw), np.isnan(cells.labels)
     own = [column.kind in ("category", "boolean") for column in cells.columns]
     numbers, kinds = bool(empty[:, np.logical_not(own)].any()), bool(empty[:, own].any())
     if options.missing not in ("refuse", "category") or (options.missing == "category" and not numbers):
@@ -105,10 +112,10 @@ def _empty_cells(
     faults: list[DataError] = []
     if unlabelled.any() and options.missing == "refuse":
         remedy: dict[str, Any] = {"missing": "impute" if numbers or kinds else "drop"}
-        if len(np.unique(cells.labels[~unlabelled])) < 2:  # what counts as empty is the other class
+        if len(np.unique(cells.labels[~unlabelled])) < 2:  # probably the text of the other class counts as empty
             remedy = {"keep_default_na": False}
         faults.append(
-            Unfit(
+            Empty(
                 source,
                 f"{unlabelled.sum()} row(s) have no label in column {cells.target.name!r}, "
                 f"{cells.first(cells.target.name, unlabelled, source)}",
@@ -132,28 +139,31 @@ def _empty_cells(
         fault = f"cells are empty in column(s) {', '.join(shown)}{more}"
         if options.missing == "category":
             fault = f"{fault}, and numbers have no category of their own for them"
-            faults.append(Unfit(source, fault, missing="category,impute"))
+            faults.append(Empty(source, fault, missing="category,impute"))
         else:
-            faults.append(Unfit(source, f"{fault}; missing can be {ways}", missing="impute"))
+            faults.append(Empty(source, f"{fault}; missing can be {ways}", missing="impute"))
     return faults
 
 
 def _classes(
     target: Column, labels: np.ndarray, kept: np.ndarray, source: Source, positive: str | None
 ) -> tuple[Column, np.ndarray, tuple[str, ...]]:
-    """Return the target with the label of each class, the classes of all rows (-1: not kept) and their names."""
+    """Return the target with the label of each class, the class of each row (n,) by number, and the classes' names.
+
+    Rows that are not kept get −1.
+    """
     what = f"{source.name}: target {target.name!r}"
     seen = np.unique(labels[kept])
     if target.kind == "number":
         row = int((kept & (labels != np.rint(labels))).argmax())
         raise DataError(
-            f"{what} holds numbers that are not whole ({labels[row]:g} in {source.at(row)}), so a quantity and no "
-            "classes; give a column of classes, or cut it into some"
+            f"{what} holds numbers that are not whole ({labels[row]:g} in {source.at(row)}), so it is a quantity and "
+            "not classes; name a column of classes, or divide the quantity into some"
         )
     if target.kind == "integer" and len(seen) > MOST_NUMBERS:
         raise DataError(
             f"{what} holds {len(seen)} different numbers, so it looks like a quantity and not like classes (at most "
-            f"{MOST_NUMBERS}); give a column of classes, or cut it into some"
+            f"{MOST_NUMBERS}); name a column of classes, or divide the quantity into some"
         )
     written = [int(value) if target.kind == "integer" else target.categories[int(value)] for value in seen]
     names = [str(label) for label in written]

@@ -1,4 +1,4 @@
-"""The data sets that have names: those of the paper, and small ones that need no download."""
+"""The data sets that have names: the data sets of the paper, and small ones that need no download."""
 
 import difflib
 import re
@@ -16,12 +16,12 @@ from mithridate.seeds import generator
 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 Pick = tuple[int, ...]
-"""Some classes of a family, by number; their places here become the labels."""
+"""Some classes of a family, by number. A class's place in this tuple becomes its label."""
 DIGITS = [str(digit) for digit in range(10)]
 
 
 def _some(x: np.ndarray, labels: np.ndarray, chosen: Pick) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of these classes, labelled by their places in `chosen`, with their numbers."""
+    """Return the features, the labels and the numbers of the rows of these classes; labels are places in `chosen`."""
     rows = np.flatnonzero(np.isin(labels, chosen))
     places = {number: place for place, number in enumerate(chosen)}
     return x[rows], np.array([places[int(label)] for label in labels[rows]], np.int8), rows
@@ -58,7 +58,7 @@ def _digits(name: str, chosen: Pick) -> Dataset:
 
 def _breast_cancer() -> Dataset:
     data: Any = sklearn.datasets.load_breast_cancer()
-    # The positive class is the one to be found: malignant, 0 in the source.
+    # Class 1 is the one to be found: malignant, which is 0 in the source.
     y = (data["target"] == 0).astype(np.int8)
     x = data["data"].astype(np.float64)
     source = "scikit-learn's load_breast_cancer"
@@ -82,7 +82,7 @@ def _wine() -> Dataset:
 
 
 def _synthetic() -> Dataset:
-    """Two Gaussians with means (∓3, 0) and covariance diag(2.5, 1.5) (App. D.1), 2,048 rows of each."""
+    """Two Gaussians with means (∓3, 0) and covariance diag(2.5, 1.5) (App. D.1), 2,048 rows each."""
     draw, n = generator("synthetic"), 2048
     x = draw.normal(size=(2 * n, 2)) * np.sqrt([2.5, 1.5]) + np.repeat([[-3.0, 0.0], [3.0, 0.0]], n, axis=0)
     y = np.repeat([0, 1], n).astype(np.int8)
@@ -115,7 +115,7 @@ def _springer_tench() -> Dataset:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the catalogue; with `pairs`, any two of its ten classes are a data set `FAMILY-AvB` too."""
+    """An entry of the catalogue. With `pairs`, any two of its ten classes are also a data set, `FAMILY-AvB`."""
 
     name: str
     rows: int
@@ -133,7 +133,7 @@ class Entry:
 
     @property
     def available(self) -> str:
-        """Whether it can be used now: bundled, at hand, to be downloaded on first use, or missing."""
+        """Whether it can be used now: "bundled", "at hand", "to download" (on first use) or "missing"."""
         if self.load in (_digits, _breast_cancer, _wine, _synthetic):
             return "bundled"
         if at_hand(self.family):
@@ -157,9 +157,9 @@ CATALOGUE = {
 
 
 def load_dataset(name: str) -> Dataset:
-    """Return the data set `name`: one of the catalogue's, with all its classes, or two of them as in `mnist-3v5`.
+    """Return the data set `name` of the catalogue, with all its classes, or with two of them, as in `mnist-3v5`.
 
-    Raises `InputError` for an unknown name or class, `DataError` when a file is missing or corrupt.
+    Raises `InputError` for an unknown name or class, `DataError` if a file is missing or corrupt.
 
     Example:
         >>> import mithridate as mi

@@ -1,4 +1,4 @@
-"""Columns of categories: what stands for an empty cell, and which are too rare to stand alone."""
+"""Columns of categories: which category stands for an empty cell, and which rare categories are joined."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,15 @@ from mithridate.data.faults import Unfit
 from mithridate.data.kinds import Source, check_text
 
 WIDE = 200
-"""The most categories that are offered to be told apart, each of which makes a feature."""
+"""A refusal offers `max_categories` up to this number; for more it offers to join the rare ones."""
 CLASSES = 50
-"""The most classes, unless more are allowed."""
+"""The most classes, unless `max_categories` allows more."""
 MOST_CLASSES = 127
+"""The most classes in any case: labels are stored in one byte."""
 
 
 def check_spread(labels: Sequence[Any], rows: int, options: FileOptions) -> bool:
-    """Return whether there are too many different cells for categories."""
+    """Return whether there are too many labels, the different cells of so many rows, for categories."""
     return len(labels) > options.max_categories or len(labels) > max(2, rows / 2)
 
 
@@ -33,10 +34,11 @@ def grouped(
     drop: dict[str, Any],
     empty: str | None = None,
 ) -> tuple[Column, np.ndarray]:
-    """Return a column of categories, and each row's (n,), NaN where a cell is empty and that is no category.
+    """Return a column of categories, and the category of each row (n,); NaN for an empty cell without a category.
 
-    Arguments: `labels`, the cells that stand for `codes` 0, 1, … (n,), NaN where empty; `empty`, how an empty cell is
-    written; `drop`, what leaves the column out. Raises `Unfit` where there are too many.
+    Arguments: `labels`, the cells that codes 0, 1, … stand for; `codes` (n,), NaN where a cell is empty; `empty`, how
+    an empty cell is written; `drop`, the option that leaves the column out. Raises `Unfit` if there are too many
+    categories.
     """
     for label in map(str, labels):
         check_text(label, f"{source.name}: column {name!r}: the text {label[:40]!r}")
@@ -49,19 +51,23 @@ def grouped(
         labels, codes, rare = _joined(labels, codes, most)
     place = None
     if not known.all() and not is_target and options.missing.startswith("category"):
-        # Before the joined ones, which are the last.
+        # The joined categories stay last.
         place = len(labels) - bool(rare)
         labels = (*labels[:place], empty, *labels[place:])
         codes = np.where(known, codes + (codes >= place), place)
         if isinstance(dtype, np.dtype):
-            dtype = "object"  # numbers and booleans of NumPy's have no empty cell
+            dtype = "object"  # NumPy's numbers and booleans have no empty cell
     return Column(name, "category", dtype, labels, missing=place, rare=rare), codes
 
 
 def _joined(
     labels: tuple[Any, ...], codes: np.ndarray, most: int
 ) -> tuple[tuple[Any, ...], np.ndarray, tuple[str, ...]]:
-    """Return the most frequent labels in their order, and last the others as one, written as their most frequent."""
+    """Join rare categories. Return the labels that are left, the codes (n,), and the labels that were joined.
+
+    The most frequent labels keep their order. The last label stands for the joined ones and is the most frequent of
+    them.
+    """
     known = ~np.isnan(codes)
     counts = np.bincount(codes[known].astype(int), minlength=len(labels))
     ranked = np.argsort(-counts, kind="stable")
@@ -78,8 +84,8 @@ def _refuse(
 ) -> None:
     shown = ", ".join(map(repr, list(map(str, labels))[:3]))
     fault = (
-        f"column {name!r} holds {len(labels)} different texts in {rows} rows ({shown}, …), too many for categories "
-        f"(at most {most}, and half of the rows)"
+        f"column {name!r} holds {len(labels)} different values in {rows} rows ({shown}, …), too many for categories "
+        f"(at most {most}, and at most half of the rows)"
     )
     if is_target:
         options_so = {"max_categories": len(labels)} if len(labels) <= min(MOST_CLASSES, rows / 2) else {}

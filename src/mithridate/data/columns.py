@@ -1,4 +1,4 @@
-"""What the columns of a table hold, found from their cells."""
+"""Finds out from the cells what each column of a table holds."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mithridate.configuration.reading import FileOptions
 from mithridate.data.categories import check_spread, grouped
 from mithridate.data.doubts import LARGEST, check_spelling
 from mithridate.data.encoding import Column
-from mithridate.data.faults import Constant, Several, Unfit, leave_out
+from mithridate.data.faults import Constant, Unfit, leave_out
 from mithridate.data.kinds import Source
 from mithridate.data.numbers import ENOUGH, NUMBER, Spelling, spelled
 from mithridate.data.restricting import some
@@ -23,12 +23,13 @@ NOTHING = {
     *("-", "--", ".", "*", "none", "unknown", "missing", "null", "nil", "n.a.", "na", "n/a", "nd", "#n/a", "blank"),
     *("#value!", "#div/0!", "not available", "undefined"),
 }
-"""Words that among numbers say that there is none."""
+"""Words in a column of numbers that say that there is no number."""
 EXACT = 2.0**53
+"""The largest whole number up to which float64 represents all of them."""
 DECIMALS = 5
-"""The most decimals that are kept: with more a column is taken to hold any number."""
+"""The most decimals that are kept. A column with more is taken to hold any number."""
 FEW = 20
-"""The most different cells of a column of numbers whose words make it one of categories rather than of numbers."""
+"""If numbers and words are mixed: a column with at most this many different cells is offered as categories."""
 
 _DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*|\d{1,2}[./]\d{1,2}[./]\d{4}.*"
 _DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")
@@ -40,7 +41,11 @@ _PLAIN = FileOptions.of()
 def read_column(
     cells: pd.Series, source: Source, options: FileOptions = _PLAIN, is_target: bool = False, place: int = 0
 ) -> tuple[Column, np.ndarray]:
-    """Return what a column holds, and its raw numbers (n,); `place`, where it stands in the table, from 0 on."""
+    """Return what a column holds, and its raw numbers (n,), NaN where a cell is empty.
+
+    `place` is its position in the table, counted from 0. Raises `Constant` for an empty column, `Unfit` or `DataError`
+    for one that cannot be used.
+    """
     name, kind = str(cells.name), pd.api.types.infer_dtype(cells, skipna=True)
     what, drop = f"column {name!r}", {} if is_target else leave_out(name, place)
     if not is_target and name in options.categorical:
@@ -75,7 +80,7 @@ def read_column(
 
 
 def _without(values: np.ndarray, options: FileOptions) -> np.ndarray:
-    """Return numbers, NaN in place of those that say that a cell is empty."""
+    """Return the numbers (n,), with NaN in place of those that mean an empty cell (`na_values`)."""
     said = [float(text) for text in options.entries["na_values"] if re.fullmatch(NUMBER, text)]
     return np.where(np.isin(values, said), np.nan, values) if said else values
 
@@ -106,14 +111,14 @@ def empties(cells: pd.Series, source: Source, options: FileOptions) -> np.ndarra
 
 
 def empty_text(cells: pd.Series, empty: np.ndarray, source: Source) -> str | None:
-    """Return how an empty cell is written most often in a text file, and None for any other."""
+    """Return how empty cells are written most often in a text file; None for other files, or if no cell is empty."""
     return str(stripped(cells, source)[empty].value_counts().index[0]) if source.text and empty.any() else None
 
 
 def _text(
     cells: pd.Series, source: Source, options: FileOptions, is_target: bool, drop: dict[str, Any]
 ) -> tuple[Column, np.ndarray]:
-    """Find what the text of a column stands for; numbers and empty cells are looked for in text files only."""
+    """Return what a column of text holds, and its raw numbers (n,). Only in text files can text mean a number."""
     name, spelling = str(cells.name), Spelling.of(options)
     found, empty = stripped(cells, source), empties(cells, source, options)
     written = found[~empty]
@@ -130,7 +135,7 @@ def _text(
         meaning, example, remedy = told
         raise Unfit(
             source,
-            f"column {name!r} holds {meaning} ({example!r}), which would be taken for words",
+            f"column {name!r} holds {meaning} ({example!r}), which would be read as words",
             "write plain numbers with a decimal point, such as 1234.5",
             **remedy,
         )
@@ -160,7 +165,7 @@ def _check_words(
     options: FileOptions,
     drop: dict[str, Any],
 ) -> None:
-    """Raise `Unfit` where a column of text is one of numbers, but for some cells."""
+    """Raise `Unfit` if most cells of a column of text are numbers and some are not."""
     if numeric.all():
         crowded = len(labels) > max(2, len(written) / 2) or len(labels) > options.max_categories
         if crowded and not source.text:
@@ -186,7 +191,7 @@ def _check_words(
 
 
 def stripped(cells: pd.Series, source: Source) -> pd.Series:
-    """Return the cells as text without blanks around it. Raises `DataError` for text that is not Unicode."""
+    """Return the cells as text without blanks at its ends. Raises `DataError` for text that is not Unicode."""
     try:
         return cells.astype("str").str.strip()
     except ValueError:  # UnicodeEncodeError among them
@@ -199,7 +204,7 @@ def _numbers(
     check_size(values[:, None], (name,), source, drop)
     exact = np.abs(values[~np.isnan(values)]).max(initial=0.0) <= EXACT
     if not exact and pd.api.types.is_integer_dtype(dtype):
-        fault = f"column {name!r} holds whole numbers above 2^53, which are not told apart"
+        fault = f"column {name!r} holds whole numbers above 2^53, which float64 cannot tell apart"
         raise Unfit(source, fault, "give smaller ones", **drop)
     if exact and whole(values):
         return Column(name, "integer", dtype), values
@@ -207,19 +212,19 @@ def _numbers(
 
 
 def _decimals(values: np.ndarray, dtype: Any) -> int | None:
-    """Return how many decimals numbers have at most, as they are typed; None for more than `DECIMALS`."""
+    """Return the most decimals that the numbers have as written; None for more than `DECIMALS`."""
     known = values[~np.isnan(values)]
     typed = known.astype(np.float32) if str(dtype).lower() == "float32" else known
     return next((k for k in range(1, DECIMALS + 1) if (np.round(typed, k) == typed).all()), None)
 
 
 def whole(values: np.ndarray) -> bool:
-    """Return whether all numbers, where there are some, are whole."""
+    """Return whether all numbers are whole; NaN counts as whole."""
     return bool((np.isnan(values) | (values == np.rint(values))).all())
 
 
 def check_size(values: np.ndarray, names: Sequence[str], source: Source, drop: dict[str, Any] | None = None) -> None:
-    """Raise `Unfit` where one of the values (n, columns) is infinite, or too large for results in float32."""
+    """Raise `Unfit` if a value (n, columns) is infinite, or too large for float32. `drop`: the option that mends it."""
     bad = np.argwhere(np.abs(values) > LARGEST)
     if len(bad):
         row, place = (int(part) for part in bad[0])
@@ -233,9 +238,9 @@ def check_size(values: np.ndarray, names: Sequence[str], source: Source, drop: d
 
 
 def coded(cells: pd.Series, column: Column, source: Source, options: FileOptions = _PLAIN) -> np.ndarray:
-    """Return the raw numbers (n,) of cells of a column that is known, NaN where empty.
+    """Return the raw numbers (n,) of the cells of a known column, NaN where a cell is empty.
 
-    Raises `DataError` for a cell that is none of its categories, or not a number.
+    Raises `DataError` for a cell that is not one of its categories, or not a number.
     """
     text, empty = stripped(cells, source), empties(cells, source, options)
     plain = text if column.categories else Spelling.of(options).read(text.fillna(""))
@@ -243,7 +248,7 @@ def coded(cells: pd.Series, column: Column, source: Source, options: FileOptions
     raw = np.full(len(cells), np.nan)
     raw[numeric] = plain[numeric].astype(float)
     if column.categories:
-        # Labels that are numbers can be written in several ways.
+        # Labels that are numbers can be written in several ways, such as 1 and 1.0.
         numbers = all(isinstance(category, int) and not isinstance(category, bool) for category in column.categories)
         keys = column.categories if numbers else column.labels
         places = {key: place for place, key in enumerate(keys)} | dict.fromkeys(column.rare, len(keys) - 1)
@@ -263,24 +268,26 @@ def coded(cells: pd.Series, column: Column, source: Source, options: FileOptions
 
 
 def numbered(cells: pd.Series, source: Source, options: FileOptions) -> np.ndarray:
-    """Return for each cell the number of its text among all (n,), -1 where it is empty."""
+    """Return a number for each cell (n,): equal texts get equal numbers, an empty cell gets −1."""
     return np.asarray(pd.factorize(stripped(cells, source).mask(empties(cells, source, options)))[0])
 
 
 def read_columns(
     frame: pd.DataFrame, places: Sequence[int], source: Source, options: FileOptions
-) -> tuple[list[Column], np.ndarray]:
-    """Return what each column of features holds, and the raw numbers (n, columns).
+) -> tuple[list[Column], np.ndarray, list[DataError]]:
+    """Return the columns of features that can be used, their raw numbers (n, columns), and the faults of the others.
 
-    `places` are those of the columns in the whole table. Raises `Several` for columns that cannot be used.
+    `places` are the positions of the columns in the whole table, counted from 0. Raises `DataError` if no column is
+    left.
     """
-    found, faults = [], []
+    found: list[tuple[Column, np.ndarray]] = []
+    faults: list[DataError] = []
     for at, place in enumerate(places):
         cells = frame.iloc[:, at]
         name = str(cells.name)
         try:
             if re.fullmatch(r"Unnamed: \d+", name):
-                fault = f"column {name!r} has no name (pandas writes row numbers so, unless told index=False)"
+                fault = f"column {name!r} has no name (pandas writes row numbers like this, unless index=False)"
                 raise Unfit(source, fault, "name it", **leave_out(name, place))
             column, raw = read_column(cells, source, options, place=place)
             if len(np.unique(raw[~np.isnan(raw)])) < 2:
@@ -292,8 +299,7 @@ def read_columns(
                 faults.append(error)
         except DataError as error:
             faults.append(error)
-    if faults:
-        raise Several(faults)
-    if not found:
+    if not found and not faults:
         raise DataError(f"{source.name}: no column besides the target; there is nothing to learn from")
-    return [column for column, _ in found], np.stack([raw for _, raw in found], axis=1)
+    raw = np.stack([raw for _, raw in found], axis=1) if found else np.empty((len(frame), 0))
+    return [column for column, _ in found], raw, faults

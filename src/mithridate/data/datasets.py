@@ -16,19 +16,20 @@ from mithridate.errors import InputError
 from mithridate.seeds import generator
 
 MOST_ROWS, CELLS, NARROW = 512, 50_000, 20
-"""What is audited of own data where nothing else is asked for: so many training rows, or so many numbers in these if
-that is more rows. Fewer features than the last number take as long as so many. See docs/planning.md."""
+"""The default size of an audit of own data: `MOST_ROWS` training rows, or `CELLS` numbers in them if those are more
+rows. Fewer features than `NARROW` take as long as that many. See docs/planning.md."""
 WIDTH, CHUNK = 64, 256
-"""Columns and rows that a split looks at together, so that it needs little memory besides its own."""
+"""The columns and rows that a split handles at once, so that it needs little memory besides its result."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training, validation and test rows, features (n, m) and labels (n,) in 0 … K − 1, the places of `classes`.
+    """Training, validation and test rows: features (n, m), and labels (n,) in 0 … K − 1, which are places in `classes`.
 
-    `train_rows` and `valid_rows` number the rows in the data set's own order (for MNIST: in the official training
-    file), `test_rows` likewise, in the official test file where `official_test`. Features are (raw − `offset`) /
-    `scale`, or of a table what its `encoder` makes of it. `low` and `high` bound the feasible set.
+    `train_rows`, `valid_rows` and `test_rows` (n,) are the numbers of the rows in the source, for MNIST in its official
+    training file; official test rows are numbered in their own file. The features are (raw − `offset`) / `scale`; the
+    features of a table are made by its `encoder`. `low` and `high` (m,) bound the feasible set. `train_groups` (n,) are
+    the numbers of the training rows' groups, None if each row is on its own.
     """
 
     x_train: np.ndarray
@@ -55,35 +56,46 @@ class Split:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """What each feature is called: numbered, or for a table as its `encoder` says."""
+        """The names of the m features: from the `encoder` of a table, otherwise x0, x1, …"""
         return self.encoder.feature_names if self.encoder else tuple(f"x{i}" for i in range(len(self.offset)))
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Return raw features (n, m) as the victim sees them."""
+        """Return raw features, (n, m) or for a table (n, columns), as the victim sees them: (n, m), float32."""
         if self.encoder:
             return self.encoder.transform(np.asarray(x, np.float64))
         return ((x - self.offset) / self.scale).astype(np.float32)
 
     def decode(self, x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-        """Return features (n, m) as the victim sees them and labels (n,) as rows of the user's own table."""
+        """Return features (n, m) as the victim sees them, and labels (n,), as rows of the user's own table.
+
+        Raises `InputError` for data that are not a table of the user's own.
+        """
         if self.encoder is None:
-            raise InputError("only rows of data of the user's own can be written as its rows")
+            raise InputError("only a data set from your own table can write rows in the columns of that table")
         return self.encoder.decode(x, y)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A pool of labelled rows of K ≥ 2 classes, with an official test set where there is one.
+    """A pool of N labelled rows of K ≥ 2 classes, and official test rows if there are any.
 
-    `x` (N, m), `y` (N,) in 0 … K − 1, the places of `classes`, `rows` (N,) their numbers in the source; `test` the same
-    triple or None; features are divided by `divisor` or, with `standardise`, by the training rows' deviation after
-    their mean is taken off; `bounds` is the range of feasible features after that, or None for each feature's range in
-    the training rows; `image_shape` where rows are pictures. Unless `balanced`, splits have the classes' shares as they
-    are. With a `schema`, `x` is the raw rows of a table (see `encoding`), whose empty cells are NaN, and each split is
-    encoded as its own training rows say. With a `grouping` of the pool's rows no group stands in two parts of a split.
-    `unkept`: rules between columns, as `A <= B`, that all rows keep and poison need not.
+    Arguments:
+        x: The features (N, m). With a `schema` they are the raw rows of a table (see `encoding`), NaN where a cell is
+            empty; each split then fits its encoder on its own training rows.
+        y: The labels (N,) in 0 … K − 1, which are places in `classes`.
+        rows: The numbers (N,) of the rows in the source.
+        test: The same three for official test rows, or None.
+        bounds: The range of feasible features as the model sees them; None: the range of each feature in the training
+            rows.
+        divisor: What the features are divided by.
+        standardise: Whether the training rows' mean is subtracted and the features are divided by their deviation.
+        image_shape: Height and width, if the rows are pictures.
+        balanced: Whether a split has equally many rows of each class; otherwise the classes keep their shares.
+        schema: The columns of a table of the user's own, or None.
+        grouping: Rows that belong together: no group is in two parts of a split.
+        unkept: Rules between columns, such as `A <= B`, that all rows keep but poison need not keep.
 
-    Raises `InputError` when a feature is infinite, or NaN without a schema, or a shape is off.
+    Raises `InputError` if a shape is wrong, a feature is infinite, or a feature is NaN without a `schema`.
     """
 
     name: str
@@ -124,7 +136,7 @@ class Dataset:
                 )
 
     def digest(self) -> str:
-        """Return the SHA-256 of all that splits are made of."""
+        """Return the SHA-256, in hexadecimal, of everything that splits are made from."""
         told = (self.name, self.classes, self.bounds, self.divisor, self.standardise, self.balanced, self.schema)
         found = hashlib.sha256(repr(told).encode())
         for array in (self.x, self.y, self.rows, *(self.test or ())):
@@ -136,10 +148,10 @@ class Dataset:
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
-        """Training and validation rows unless others are asked for.
+        """The default numbers of training and validation rows.
 
-        Of own data a half and a quarter, or where the test rows are apart two thirds and a third; at most `CELLS`
-        numbers, or 512 rows if these are more.
+        For own data these are a half and a quarter of the rows; with official test rows, two thirds and a third. They
+        are at most `MOST_ROWS`, or as many rows as contain `CELLS` numbers if that is more.
         """
         if self.balanced:
             usual = setting(self.name)
@@ -149,33 +161,35 @@ class Dataset:
 
     @cached_property
     def whole(self) -> tuple[int, int]:
-        """Training and validation rows of own data if no row of the file is left out."""
+        """The numbers of training and validation rows of own data if no row of the file is left out."""
         return self._had(len(self.y))
 
     def _had(self, most: int) -> tuple[int, int]:
-        """Return how many training and validation rows can be had, at most so many."""
+        """Return how many training and validation rows are possible, at most `most` each."""
         n = len(self.y)
         train, valid = (n // 2, n // 4) if self.test is None else (2 * n // 3, n // 3)
         asked = min(most, train), min(most, valid)
         return groups.sizes(self.grouping, self.y, self._takes(*asked)) if self.grouping else asked
 
     def _takes(self, train: int, valid: int) -> np.ndarray:
-        """Return how many training and validation rows of each class there are to be, (2, classes)."""
+        """Return the wanted numbers of training and validation rows of each class, (2, classes)."""
         counts = np.bincount(self.y, minlength=len(self.classes))
         weights = np.ones(len(counts)) if self.balanced else counts
         return np.array([_shares(train, weights), _shares(valid, weights)])
 
     def split(self, train: int | None = None, valid: int | None = None, seed: int = 0, index: int = 0) -> Split:
-        """Return split number `index`: training and validation rows, drawn without overlap, every class in both.
+        """Return split number `index`: training and validation rows are drawn without overlap, every class in both.
 
-        The test rows are the official ones, else all rows left over. Raises `InputError` when more rows are asked
-        for than there are. Checked: sizes. Not checked: that features are on comparable scales.
+        The test rows are the official ones, otherwise all rows that are left; with a `grouping`, rows in groups that
+        train or validate are left out. `train` and `valid` are numbers of rows (default: `sizes`). Raises `InputError`
+        if more rows are wanted than there are, or fewer than one of each class. Not checked: that features have
+        comparable scales.
         """
         train = self.sizes[0] if train is None else train
         valid = self.sizes[1] if valid is None else valid
         least = len(self.classes)
         if train < least or valid < least:
-            raise InputError(f"train = {train}, valid = {valid}: at least {least} rows each, one of every class")
+            raise InputError(f"train = {train}, valid = {valid}: each needs at least {least} rows, one of every class")
         draw = generator(seed, self.name, "split", index)
         takes = self._takes(train, valid)
         if self.grouping:
@@ -226,8 +240,19 @@ class Dataset:
             train_groups=self.grouping.numbers[of_train] if self.grouping else None,
         )
 
+    def unused(self, split: Split) -> int:
+        """Return how many rows a split leaves out because other rows of their groups train or validate there.
+
+        Such rows are not tested on, because no group may be in two parts. Without a grouping there are none.
+        """
+        if self.grouping is None:
+            return 0
+        drawn = np.isin(self.rows, np.concatenate([split.train_rows, split.valid_rows]))
+        numbers = self.grouping.numbers
+        return int(np.isin(numbers, numbers[drawn]).sum() - drawn.sum())
+
     def _drawn(self, takes: np.ndarray, draw: np.random.Generator) -> groups.Parts:
-        """Return rows drawn one by one, each class apart."""
+        """Return rows drawn one by one, separately for each class. Raises `InputError` if a class has too few."""
         orders = [draw.permutation(np.flatnonzero(self.y == label)) for label in range(len(self.classes))]
         spare = 0 if self.test else 1
         for order, (n_train, n_valid), label in zip(orders, takes.T, self.classes, strict=True):
@@ -245,9 +270,9 @@ class Dataset:
 
 
 def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the deviation of each column over these rows, in float64, a few columns at a time."""
+    """Return the mean and the standard deviation of each column over these rows, in float64."""
     found = []
-    # Parts of nearly the same width: of a column alone NumPy takes the sum in another order.
+    # Parts of nearly the same width: NumPy sums a single column in another order.
     for columns in np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // WIDTH)):
         part = x[rows, columns[0] : columns[-1] + 1].astype(np.float64)
         found.append((part.mean(axis=0), part.std(axis=0)))
@@ -256,7 +281,7 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shares(total: int, weights: np.ndarray) -> list[int]:
-    """Return how many of `total` rows each class gets: in proportion, but at least one; of equals the later more."""
+    """Return how many of `total` rows each class gets: in proportion, but at least one. Ties favour later classes."""
     exact = total * weights / weights.sum()
     found = np.maximum(np.floor(exact).astype(int), 1)
     while found.sum() < total:

@@ -1,7 +1,7 @@
-"""Text tables: cells with something between them, found out from the first lines or told, read whole or refused.
+"""Text tables: cells with a separator between them, which is given or found from the first lines.
 
-All cells come back as text. What stands above the table (`sep=;`, comments) is no row; each row has to have as many
-cells as the header.
+A table is read whole or refused. All cells are returned as text. What stands above the table (`sep=;`, comments) is not
+a row. Each row must have as many cells as the header.
 """
 
 import csv
@@ -25,12 +25,12 @@ from mithridate.data.kinds import COPIES, HEAD, Source, Text, check_head, check_
 from mithridate.errors import DataError
 
 BLANKS = " "
-"""The separator that stands for one or more blanks or tabs."""
+"""The separator that means one or more blanks or tabs."""
 SEPARATORS = "\t;|,"
 LOOKED_AT = 200
-"""The lines from which the separator is found out."""
+"""How many lines are searched for the separator."""
 PREAMBLE = 5
-"""The most lines above a table that are left out for having a single cell."""
+"""The most lines above a table that are left out because they have a single cell."""
 QUOTE = '"'
 
 
@@ -38,8 +38,8 @@ QUOTE = '"'
 class Layout:
     """How a text table is written.
 
-    `names` of the columns; `separator`; `quote`; `skipped`, lines above the table; `header`, whether its first line is
-    one.
+    `names`: of the columns; `separator`; `skipped`: how many lines above the table are left out; `header`: whether its
+    first line is a header; `quote`: the quotation mark.
     """
 
     names: tuple[str, ...]
@@ -50,11 +50,14 @@ class Layout:
 
     @property
     def dialect(self) -> dict[str, Any]:
-        """The same for `csv.reader`."""
+        """The layout as arguments of `csv.reader`."""
         return {"delimiter": self.separator, "quotechar": self.quote, "skipinitialspace": self.separator == BLANKS}
 
     def records(self, text: Text) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows, each with the number of the line it starts on; the header, blanks and comments are none."""
+        """Yield each row with the number of the line on which it starts; header, blank lines and comments are left out.
+
+        Raises `DataError` for text that cannot be divided into cells.
+        """
         with text.lines() as file:
             lines = itertools.islice(file, self.skipped, None)
             reader, line = csv.reader(map(self.spaced, lines), **self.dialect), 1
@@ -72,18 +75,18 @@ class Layout:
                 ) from None
 
     def spaced(self, line: str) -> str:
-        """Return a line whose cells `csv.reader` can take apart: tabs are blanks, and there are none at the end."""
+        """Return a line for `csv.reader`: if blanks separate, tabs become blanks and those at the end are removed."""
         return line.replace("\t", " ").rstrip() if self.separator == BLANKS else line
 
 
 def _beside(text: str) -> bool:
-    """Return whether a record of another width than the table is a comment, or blank, by the text it begins with."""
+    """Return whether a record with another width than the table is blank or a comment."""
     return not text.strip() or text.lstrip()[0] in "#%"
 
 
 @dataclass(frozen=True)
 class Delimited:
-    """A text table that is opened: its columns' names are known, its cells are read by `cells`."""
+    """An opened text table: the names of its columns are known, `cells` reads its cells."""
 
     text: Text
     layout: Layout
@@ -130,7 +133,7 @@ class Delimited:
         except pa.ArrowInvalid as error:
             self._check_widths()
             raise DataError(f"{self.text.path} cannot be read as CSV: {error}") from None
-        # The header was read as a row, so that all rows are held to its width.
+        # The header was read as a row, so all rows were checked against its width.
         return table.slice(int(self.layout.header)).to_pandas()
 
     def _check_widths(self) -> None:
@@ -138,8 +141,8 @@ class Delimited:
             if len(record) != len(self.names):
                 kind = "the header" if self.layout.header else "the first line"
                 raise DataError(
-                    f"{self.text.path}: line {line} has {len(record)} cells, {kind} {len(self.names)}; quote cells in "
-                    f"which there is a {self.layout.separator!r}"
+                    f"{self.text.path}: line {line} has {len(record)} cells, {kind} {len(self.names)}; quote cells "
+                    f"that contain {self.layout.separator!r}"
                 )
 
 
@@ -148,7 +151,10 @@ def _handled(row: Any) -> str:
 
 
 def open_delimited(text: Text, options: FileOptions) -> Delimited:
-    """Find out how a text table is written. Raises `DataError` when it is none, is too large or is not UTF-8."""
+    """Find out how a text table is written, and open it.
+
+    Raises `DataError` if it is not a table, is too large or is not UTF-8.
+    """
     with text.open() as file:
         head = file.read(HEAD)
     if not head.strip():
@@ -168,8 +174,8 @@ def open_delimited(text: Text, options: FileOptions) -> Delimited:
     if max(map(len, records)) == 1 and not options.separator:
         raise Unfit(
             Source(str(text.path)),
-            "no comma, semicolon, tab, bar or blank stands between the cells of each line, as often in all",
-            f"say what does, as {told({'separator': ':'})}, or quote cells in which it stands",
+            "no comma, semicolon, tab, bar or blank occurs equally often in each line, so the separator is unknown",
+            f"name it, as {told({'separator': ':'})}, or quote cells that contain it",
         )
     layout, records = _below_preamble(replace(layout, skipped=first), lines, records, text)
     size, rows = text.size, math.ceil(text.size * head.count(b"\n") / len(head))
@@ -180,7 +186,7 @@ def open_delimited(text: Text, options: FileOptions) -> Delimited:
 
 
 def _check_utf8(text: Text) -> None:
-    """Raise `Unfit` where the text is not UTF-8."""
+    """Raise `Unfit` if the text is not UTF-8."""
     lines = offset = 0
     with text.open() as file:
         while block := b"".join(file.readlines(2**24)):
@@ -203,18 +209,18 @@ def _complete(head: str, whole: bool) -> list[str]:
 
 
 def _records(lines: Sequence[str], layout: Layout) -> list[list[str]]:
-    """Return the records of the first lines that are not blank, as far as they can be read."""
+    """Return the records in these lines as far as they can be read; blank lines are left out."""
     found: list[list[str]] = []
     try:
         found.extend(filter(None, csv.reader(map(layout.spaced, lines), **layout.dialect)))
     except csv.Error:
-        # A cell that begins in these lines and does not end there; the file itself is read later.
+        # A cell begins in these lines and ends after them; the file itself is read later.
         found = found or [lines[0][: csv.field_size_limit()].split(layout.separator)]
     return found
 
 
 def _separator(lines: Sequence[str], decimal: str) -> str:
-    """Return what stands between the cells of these lines: what gives all of them as many, and the most."""
+    """Return the separator of these lines: the one that gives every line equally many cells, and the most cells."""
     marks = SEPARATORS.replace(decimal, "")
     found = {mark: [len(record) for record in _records(lines, Layout((), mark))] for mark in marks}
     even = {mark: widths[0] for mark, widths in found.items() if len(set(widths)) == 1 and widths[0] > 1}
@@ -226,7 +232,7 @@ def _separator(lines: Sequence[str], decimal: str) -> str:
     often = {mark: width for mark, (width, times) in common.items() if width > 1 and 2 * times > len(found[mark])}
     first = {mark: widths[0] for mark, widths in found.items() if widths[0] > 1}
     spaced = {len(record) for record in _records(lines, Layout((), BLANKS))}
-    # R writes names of rows, and none above them.
+    # R writes names of rows without a header above them.
     if max(spaced) > max([1, *often.values()]) and max(spaced) - min(spaced) <= (len(spaced) == 2):
         return BLANKS
     return max(often or first, key=lambda mark: (often or first)[mark]) if often or first else ","
@@ -235,7 +241,7 @@ def _separator(lines: Sequence[str], decimal: str) -> str:
 def _below_preamble(
     layout: Layout, lines: Sequence[str], records: list[list[str]], text: Text
 ) -> tuple[Layout, list[list[str]]]:
-    """Leave out lines of a single cell above a table in which all lines have as many."""
+    """Leave out lines of a single cell above a table whose lines all have equally many cells; warn of it."""
     alone = next((place for place, record in enumerate(records) if len(record) > 1), 0)
     widths = {len(record) for record in records[alone:]}
     if not 0 < alone <= PREAMBLE or len(widths) > 1 or max(widths) < 3 or len(records) < alone + PREAMBLE:
@@ -244,12 +250,12 @@ def _below_preamble(
     while blank < alone:
         blank += bool(lines[place].strip())
         place += 1
-    warn(f"{text.path}: {records[0][0][:60]!r} above the table is taken for a remark, and left out")
+    warn(f"{text.path}: {records[0][0][:60]!r} above the table is taken for a remark and left out")
     return replace(layout, skipped=place), records[alone:]
 
 
 def _named(layout: Layout, lines: Sequence[str], records: list[list[str]], options: FileOptions, text: Text) -> Layout:
-    """Return the layout with the columns' names: from the header, from a comment above the rows, or numbers."""
+    """Return the layout with the names of the columns: the header, a comment above the rows, or numbers."""
     width = Counter(len(record) for record in records[1:] or records).most_common(1)[0][0]
     above = lines[layout.skipped - 1].lstrip("#% ") if layout.skipped else ""
     remark = _records([above], layout)[0] if above.strip() else []
@@ -261,7 +267,7 @@ def _named(layout: Layout, lines: Sequence[str], records: list[list[str]], optio
         names = records[0]
         check_head(names, text.path)
         if width == len(names) + 1:
-            # R does not name the rows' names; or every row ends with a separator.
+            # R writes no header above the names of rows; or every row ends with a separator.
             ends = all(not record[-1].strip() for record in records[1:] if len(record) == width)
             names = [*names, ""] if ends else ["", *names]
             layout = replace(layout, header=False, skipped=layout.skipped + _height(lines[layout.skipped :], layout))
@@ -281,7 +287,7 @@ def _measured(cells: Sequence[str]) -> int:
 
 
 def _height(lines: Sequence[str], layout: Layout) -> int:
-    """Return how many lines the first record takes, blank ones above it included."""
+    """Return how many lines the first record takes, including blank lines above it."""
     reader = csv.reader(map(layout.spaced, lines), **layout.dialect)
     next(filter(None, reader))
     return reader.line_num

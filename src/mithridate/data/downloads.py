@@ -1,7 +1,7 @@
-"""Public data files: where they come from, their checksums, where they are kept.
+"""Public data files: where they come from, their checksums, and where they are kept.
 
-Files live in `MITHRIDATE_DATA_DIR/<family>/`, by default in the user's cache directory, and are fetched with Pooch
-on first use. A file that is there is verified and never overwritten.
+Files are in `MITHRIDATE_DATA_DIR/<family>/`, by default in the user's cache directory. Pooch downloads them on first
+use. A file that exists is verified and never overwritten.
 """
 
 import logging
@@ -21,16 +21,16 @@ from mithridate.files.limits import read_gzip, read_npz
 
 VARIABLE = "MITHRIDATE_DATA_DIR"
 LARGEST = 2**28
-"""The most bytes of a file's arrays, unpacked: five times the largest of the catalogue's."""
+"""The most bytes of a file's arrays, unpacked: five times those of the largest file in the catalogue."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one family: name → SHA-256 (None: none was ever published), and where they can be fetched.
+    """The files of one family: name → SHA-256 (None if none was published), and where they can be downloaded.
 
-    Without `urls` the user has to put the files in place; `origin` says where they come from. What can be fetched
-    has checksums.
+    `origin` says where the files come from. Without `urls` the user must put them in place. Files with `urls` have
+    checksums.
     """
 
     files: Mapping[str, str | None]
@@ -97,19 +97,19 @@ def directory() -> Path:
         return Path(given)
     try:
         return Path(pooch.os_cache("mithridate"))
-    except RuntimeError:  # a user without a home; whatever lies there has to have the right checksum
+    except RuntimeError:  # a user without a home; files in the temporary folder must have the right checksum
         return Path(tempfile.gettempdir()) / "mithridate"
 
 
 def at_hand(family: str) -> bool:
-    """Return whether every file of `family` is there (not whether it is intact)."""
+    """Return whether every file of `family` exists; it is not checked whether the files are intact."""
     return all((directory() / family / name).is_file() for name in SOURCES[family].files)
 
 
 def fetch(family: str) -> dict[str, Path]:
     """Return the verified paths of the files of `family`, downloading those that are missing.
 
-    Raises `DataError`, naming the file and the remedy, when one is corrupt, or missing and not to be had.
+    Raises `DataError`, naming the file and the remedy, if a file is corrupt, or missing and cannot be downloaded.
     """
     return {name: _fetch_one(family, name) for name in SOURCES[family].files}
 
@@ -140,9 +140,9 @@ def _fetch_one(family: str, name: str) -> Path:
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """Return the named arrays of an npz file; pickled objects are refused.
+    """Return the named arrays of an npz file, in this order.
 
-    Raises `DataError` when the file is not an npz file or an array is missing.
+    Raises `DataError` if it is not an npz file, an array is missing or holds pickled objects, or it is too large.
     """
     return _reading(path, lambda: _npz(path, names))
 
@@ -150,7 +150,7 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
 def read_idx(path: Path) -> np.ndarray:
     """Return the array of a gzipped IDX file of bytes (the format of MNIST).
 
-    Raises `DataError` when the file is truncated or of another kind.
+    Raises `DataError` if the file is truncated, too large or of another kind.
     """
     return _reading(path, lambda: _idx(path))
 
@@ -166,7 +166,7 @@ def _idx(path: Path) -> np.ndarray:
     header = 4 + 4 * raw[3]
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
     if math.prod(shape) != len(raw) - header:
-        raise ValueError(f"it says it is {shape}, which is not its size")
+        raise ValueError(f"its header gives the shape {shape}, which does not match its size")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 

@@ -1,13 +1,13 @@
-"""Tables as the numbers that a model sees, and back.
+"""Encodes tables as the features that a model sees, and decodes features as rows of the table.
 
-A row of a table is kept raw: one number a column, for a boolean or a category its place in `Column.categories`, NaN
-where the cell is empty. An `Encoder`, fitted on the training rows alone, makes features of it:
+A row of a table is kept raw: one number for each column. For a boolean or a category it is the place in
+`Column.categories`, for an empty cell NaN. An `Encoder`, fitted on the training rows alone, makes features of a row:
 
     number, integer   (raw − mean) / standard deviation
     boolean           0 or 1
     category          one feature for each category, 1 in one of them and 0 in the others
 
-Empty cells get the training rows' median, or the most frequent value.
+Empty cells get the median of the training rows, or their most frequent value.
 """
 
 import functools
@@ -30,19 +30,25 @@ from mithridate.errors import InputError
 
 Kind = Literal["number", "integer", "boolean", "category"]
 RARE = "(rare)"
-"""What categories that are joined are called."""
+"""The label of the category that stands for joined, rare ones."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: what it is called, what its cells may hold, how they are written.
+    """A column of a table: its name, what its cells may hold, and how they are written.
 
-    `dtype` is the pandas type of the column; `decimals`, how many its numbers have at most, None for any; `categories`,
-    the cells that stand for 0, 1, … of a boolean or a category. `low` and `high` (numbers and integers, in the table's
-    own units) and `allowed` (places in `categories`) say what a poisoned cell may hold; None leaves it at the training
-    rows' range, or at every category. `missing` is the place of the category that stands for an empty cell, where one
-    does; `rare`, the cells that the last category stands for, where it is several, and which is written as the most
-    frequent.
+    Arguments:
+        name: The column's name.
+        kind: What it holds.
+        dtype: Its pandas type.
+        categories: For booleans and categories: the cells that the raw numbers 0, 1, … stand for.
+        low: For numbers, integers and booleans: the least raw value of a poisoned cell, in the table's own units; None:
+            the least in the training rows.
+        high: The same for the largest value.
+        allowed: For categories: the places of the categories that a poisoned cell may hold; None: all.
+        decimals: The most decimals of its numbers; None: any number of them.
+        missing: The place of the category that stands for an empty cell, if there is one.
+        rare: The cells that were joined as the last category, which is written as the most frequent of them.
     """
 
     name: str
@@ -58,7 +64,7 @@ class Column:
 
     @property
     def grid(self) -> float:
-        """The step from one number that can be written to the next; 0 where any can."""
+        """The distance between neighbouring numbers that can be written; 0 if any number can."""
         return 1.0 if self.whole else 0.0 if self.decimals is None else 10.0**-self.decimals
 
     @property
@@ -69,7 +75,7 @@ class Column:
 
     @property
     def feasible(self) -> str:
-        """What a poisoned cell may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`; empty where the training rows say it."""
+        """What a poisoned cell may hold, as `COLUMN=LOW:HIGH` or `COLUMN=A|B`; empty if the training rows decide."""
         if self.allowed is not None:
             return f"{self.name}={'|'.join(self.labels[place] for place in self.allowed)}"
         ends = [None if end is None else f"{end + 0.0:.15g}" for end in (self.low, self.high)]  # without the sign of -0
@@ -94,12 +100,21 @@ class Column:
         return numbers if empty.any() and pd.api.types.is_integer_dtype(self.dtype) else numbers.astype(self.dtype)
 
 
+def nothing_between(column: Column, ends: tuple[float, float], seen: tuple[float, float], rows: str) -> str:
+    """Return the refusal of an empty range: one of its `ends` is given, the other is an end `seen` in the rows."""
+    return (
+        f"feasible {column.name}: from {ends[0]:g} to {ends[1]:g} there is nothing; the {rows} go from {seen[0]:g} to "
+        f"{seen[1]:g}, so give both ends"
+    )
+
+
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a table: the features, the target, and the `order` in which the file has them all.
+    """The columns of a table.
 
-    The target's `categories` are the labels of class 0, 1, … as the file writes them. `rules` hold between the columns;
-    `reading` is how the file was read.
+    `columns`: the features; `target`: its `categories` are the labels of classes 0, 1, … as the file writes them;
+    `order`: the names of all columns as the file has them; `rules`: between columns, kept by poison; `reading`: the
+    options with which the file was read.
     """
 
     columns: tuple[Column, ...]
@@ -110,12 +125,12 @@ class Schema:
 
     @property
     def grids(self) -> list[float]:
-        """The columns' grids."""
+        """The `grid` of each column."""
         return [column.grid for column in self.columns]
 
     @property
     def width(self) -> int:
-        """How many features a model sees."""
+        """The number m of features that a model sees."""
         return sum(len(column.categories) if column.kind == "category" else 1 for column in self.columns)
 
     def places(self, *kinds: Kind) -> list[int]:
@@ -125,9 +140,9 @@ class Schema:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A table's raw rows (n, columns) as features (n, m), and features as rows of the table; see `fit`.
+    """Makes features (n, m) of a table's raw rows (n, columns), and rows of the table of features; see `fit`.
 
-    `low` and `high` (columns,) bound what may be written, in the table's own units.
+    `low` and `high` (columns,) bound what a poisoned cell may hold, in the table's own units.
 
     Example:
         >>> import numpy as np
@@ -153,7 +168,8 @@ class Encoder:
     def fit(cls, schema: Schema, raw: Float[np.ndarray, "n columns"]) -> "Encoder":
         """Return the encoder of these training rows.
 
-        Raises `InputError` when one end of a range was given and the training rows lie beyond it altogether.
+        Raises `InputError` if one end of a range is given and all training rows lie beyond it, or if no values within
+        the ranges keep a rule.
         """
         grouped = schema.places("category")
         codes: Any = [np.arange(len(schema.columns[place].categories)) for place in grouped]
@@ -166,7 +182,7 @@ class Encoder:
             ]
         )
         transformer.fit(raw)
-        # An empty column of the training rows is filled with 0; so is its range.
+        # A column that is empty in all training rows is filled with 0, and its range is 0 to 0.
         seen = np.where(np.isnan(raw).all(axis=0), 0.0, raw)
         low, high = np.nanmin(seen, axis=0), np.nanmax(seen, axis=0)
         for place, column in enumerate(schema.columns):
@@ -175,18 +191,15 @@ class Encoder:
                 end if given is None else given for given, end in zip((column.low, column.high), ends, strict=True)
             )
             if low[place] > high[place]:
-                raise InputError(
-                    f"feasible {column.name}: from {low[place]:g} to {high[place]:g} there is nothing; the training "
-                    f"rows go from {ends[0]:g} to {ends[1]:g}, so give both ends"
-                )
+                raise InputError(nothing_between(column, (low[place], high[place]), ends, "training rows"))
         return cls(schema, transformer, *tightened(schema.rules, low, high, schema.grids))
 
     def transform(self, raw: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n m"]:
-        """Return the features (n, m), float32, of raw rows."""
+        """Return the features (n, m) of raw rows, float32."""
         return np.asarray(self.transformer.transform(self._filled(raw)), np.float32)
 
     def _filled(self, raw: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
-        """Return raw rows whose empty cells are filled in where a rule is about them, so that it is kept."""
+        """Return raw rows in which empty cells of columns with rules are filled in, so that the rules are kept."""
         about = sorted({place for rule in self.schema.rules for place in (rule.a, rule.b)})
         empty = np.isnan(raw)
         if not empty[:, about].any():
@@ -201,12 +214,12 @@ class Encoder:
 
     @property
     def _medians(self) -> tuple[list[int], np.ndarray]:
-        """The places of the columns of numbers, and what their empty cells are filled with."""
+        """The places of the columns of numbers, and the medians that fill their empty cells."""
         return self.schema.places("number", "integer"), self.transformer.named_transformers_["scaled"][0].statistics_
 
     @functools.cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """What each feature is: the column, or `column=category`."""
+        """The name of each feature: its column, or `column=category`."""
         columns = self.schema.columns
         single = [columns[place].name for place in self.schema.places("number", "integer")]
         single += [columns[place].name for place in self.schema.places("boolean")]
@@ -233,7 +246,7 @@ class Encoder:
 
     @functools.cached_property
     def feasible(self) -> Mixed:
-        """Φ in the features' own units: the ranges, and one category for each group."""
+        """Φ in the units of the features: their ranges, one category in each group, and the rules."""
         columns, m = self.schema.columns, len(self.feature_names)
         single = self.schema.places("number", "integer") + self.schema.places("boolean")
         grouped = self.schema.places("category")
@@ -252,7 +265,10 @@ class Encoder:
         return Mixed(low, high, grid=grid, offset=self.offset, scale=self.scale, groups=groups, rules=rules)
 
     def raw(self, x: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n columns"]:
-        """Return the raw rows of features, in range: with the column's decimals, or to a millionth of the scale."""
+        """Return the raw rows of features, within the ranges and with the decimals of the columns.
+
+        A number of a column without decimals is rounded to a millionth of its scale.
+        """
         x = np.asarray(x, np.float64)
         single = self.schema.places("number", "integer") + self.schema.places("boolean")
         found = np.empty((len(x), len(self.schema.columns)))
@@ -263,7 +279,7 @@ class Encoder:
             found[:, place] = x[:, first : first + width].argmax(axis=1)
             first += width
         for feature, place in enumerate(single):
-            # Further digits are float32's, not the row's.
+            # Further digits come from float32, not from the row.
             column, least = self.schema.columns[place], 6 - math.floor(math.log10(self.scale[feature]))
             digits = 0 if column.whole else least if column.decimals is None else column.decimals
             found[:, place] = np.round(found[:, place], digits)
@@ -275,7 +291,7 @@ class Encoder:
         return np.array([column.kind == "category" for column in self.schema.columns])
 
     def decode(self, x: Float[np.ndarray, "n m"], y: Int[np.ndarray, " n"] | None = None) -> pd.DataFrame:
-        """Return features (n, m), with the labels y (n,) where given, as rows in the table's own columns and units."""
+        """Return features (n, m) as rows in the columns and units of the table, with labels y (n,) if given."""
         raw = self.raw(x)
         cells = {column.name: column.written(raw[:, place]) for place, column in enumerate(self.schema.columns)}
         if y is not None:

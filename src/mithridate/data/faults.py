@@ -1,4 +1,4 @@
-"""What is wrong with a table, told at once, with the options that mend it, to be pasted."""
+"""The faults of a table: all of them are told at once, with the options that mend them, to be pasted."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from mithridate.errors import DataError, MithridateError
 
 Found = TypeVar("Found")
 ROUNDS = 10
-"""How often faults are looked for behind others."""
+"""How often a table is read again to find faults behind others."""
 
 
-class Unfit(DataError):  # noqa: N818 (what it is said of is a column)
-    """A column, or a table, that cannot be used: the `fault`, and the `options` that mend it, if there are any.
+class Unfit(DataError):  # noqa: N818 (a column is unfit)
+    """A column or a table that cannot be used.
 
-    `or_else` is what the user can do without them.
+    `fault`: what is wrong; `options`: those that mend it, if any; `or_else`: what the user can do without options.
     """
 
     def __init__(self, source: Source, fault: str, or_else: str = "", **options: Any):
@@ -24,14 +24,18 @@ class Unfit(DataError):  # noqa: N818 (what it is said of is a column)
         super().__init__(self.said(None))
 
     def said(self, given: FileOptions | None) -> str:
-        """Return all of it in one line; `given` are the options that there are already."""
+        """Return fault and remedies in one line; `given` are the options that the user has given."""
         remedies = [self.or_else, f"use {told(self.options, given)}" if self.options else ""]
         remedy = ", or ".join(filter(None, remedies))
         return f"{self.source.name}: {self.fault}{'; ' * bool(remedy)}{remedy}"
 
 
+class Empty(Unfit):
+    """Empty cells that no option says how to handle."""
+
+
 class Constant(Unfit):
-    """A column that tells nothing apart."""
+    """A column that is empty or has a single value."""
 
     def __init__(self, source: Source, name: str, what: str):
         self.name, self.what = name, what
@@ -39,13 +43,13 @@ class Constant(Unfit):
 
 
 def leave_out(name: str, place: int) -> dict[str, Any]:
-    """Return the option that leaves out a column of this name and place, from 0 on; by place if it cannot be pasted."""
+    """Return the option that leaves out a column: by name, or by place (given from 0) if it cannot be pasted."""
     plain = name.isprintable() and name == name.strip() and '"' not in name
     return {"drop": [name if plain else str(place + 1)]}
 
 
 def merged(faults: Sequence[MithridateError]) -> dict[str, Any]:
-    """Return the options that mend all of these faults that an option mends."""
+    """Return all options that mend these faults."""
     found: dict[str, Any] = {}
     for fault in faults:
         for name, value in fault.options.items() if isinstance(fault, Unfit) else ():
@@ -58,8 +62,8 @@ def merged(faults: Sequence[MithridateError]) -> dict[str, Any]:
     return dict(sorted(found.items(), key=lambda item: list(FileOptions.model_fields).index(item[0])))
 
 
-class Several(DataError):  # noqa: N818 (faults)
-    """All faults of a table that were found at once."""
+class Several(DataError):  # noqa: N818 (several faults)
+    """All faults that were found in a table in one reading."""
 
     def __init__(self, faults: Sequence[DataError]):
         self.faults = tuple(faults)
@@ -67,10 +71,11 @@ class Several(DataError):  # noqa: N818 (faults)
 
 
 def mended(read: Callable[[FileOptions], Found], given: FileOptions, name: str) -> Found:
-    """Return what `read` makes of the given options, or raise one error for all that stands in the way.
+    """Return what `read` returns for the given options, or raise one `DataError` for all faults.
 
-    What an option mends is mended and read on, so that faults behind the first are told with it, and the options that
-    are told are those with which it can be read.
+    If options mend a fault, the table is read again with them, to find the faults behind it. So the message names all
+    faults, and options with which the table can be read. Empty cells are mended last, because columns may have been
+    left out by then. `name` is what the message calls the table.
     """
     faults, asked = [], given
     for _ in range(ROUNDS):
@@ -87,8 +92,11 @@ def mended(read: Callable[[FileOptions], Found], given: FileOptions, name: str) 
             if not faults:
                 return found
             break
-        faults += [fault for fault in new if str(fault) not in map(str, faults)]
-        mending = asked.mended(merged(new))
+        others = [fault for fault in new if not isinstance(fault, Empty)]
+        mending = asked.mended(merged(others))
+        if mending == asked:
+            others, mending = new, asked.mended(merged(new))
+        faults += [fault for fault in others if str(fault) not in map(str, faults)]
         if mending == asked:
             break
         asked = mending
@@ -108,7 +116,7 @@ def _together(faults: Sequence[MithridateError], name: str, given: FileOptions) 
     text = "\n".join([f"{name}: it cannot be used as it is:", *(f"  {line}" for line in lines)])
     if options := merged(faults):
         whole = all(isinstance(fault, Unfit) and fault.options for fault in faults)
-        text += f"\nTo mend {'this' if whole else 'what can be mended so'}, use {told(options, given)}"
+        text += f"\nTo mend {'this' if whole else 'what options can mend'}, use {told(options, given)}"
     return text
 
 

@@ -15,7 +15,7 @@ from mithridate.errors import InputError
 
 @runtime_checkable
 class FeasibleSet(Protocol):
-    """What an attack asks of Φ(X_p)."""
+    """What an attack needs of Φ(X_p)."""
 
     def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return Π(x), the point of Φ nearest to x."""
@@ -24,17 +24,17 @@ class FeasibleSet(Protocol):
 
 @runtime_checkable
 class Settling(FeasibleSet, Protocol):
-    """A Φ that is a relaxation: not all of its points can be had, and `settle` finds one that can."""
+    """A Φ that is a relaxation: not every point in it is possible data, and `settle` finds one that is."""
 
     def settle(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Return the point nearest to x that can be had; it lies in Φ, and settles to itself."""
+        """Return the nearest point to x that is possible data. It lies in Φ and settles to itself."""
         ...
 
 
 class Box(eqx.Module):
-    """Φ = {x : low ≤ x ≤ high}, the same for every point; bounds are () or one per feature (m,).
+    """Φ = {x : low ≤ x ≤ high}, the same for every point; each bound is () or one per feature (m,).
 
-    Raises `InputError` when a lower bound lies above its upper bound or is not finite.
+    Raises `InputError` if a bound is not finite or a lower bound lies above its upper bound.
     """
 
     low: Float[np.ndarray, "..."]
@@ -60,8 +60,8 @@ class Box(eqx.Module):
 class Balls(eqx.Module):
     """A box cut by a ball for each point: Φ = {x_i : low ≤ x_i ≤ high, ‖x_i − c_i‖ ≤ r_i}.
 
-    Arguments: the `box`; centres c (k, m), which should lie in it, and radii r (k,), infinite where there is no ball.
-    Points past the k-th are cut by the box alone.
+    Arguments: the `box`; `centres` c (k, m), which should lie in it; `radii` r (k,), infinite for a point without a
+    ball. Points after the k-th are bounded by the box alone.
     """
 
     box: Box
@@ -71,8 +71,8 @@ class Balls(eqx.Module):
     def project(self, x: Float[Array, "b m"]) -> Float[Array, "b m"]:
         """Return argmin over z in Φ of ‖z − x‖, row by row.
 
-        By Lagrange's multiplier ν of the ball z = Π_box((x + ν·c)/(1 + ν)), which moves from Π_box(x) to c as
-        t = ν/(1 + ν) goes from 0 to 1: t is found by bisection.
+        With the Lagrange multiplier ν of the ball, z = Π_box((x + ν·c)/(1 + ν)). As t = ν/(1 + ν) goes from 0 to 1, z
+        moves from Π_box(x) to c. Bisection finds t.
         """
         more = len(x) - len(self.radii)
         centres = jnp.asarray(jnp.pad(self.centres, ((0, more), (0, 0))), x.dtype)
@@ -96,23 +96,22 @@ class Balls(eqx.Module):
 
 
 SWEEPS = 60
-"""Turns that rules take which have features in common."""
+"""The number of sweeps of Dykstra's projections if rules share features."""
 
 
 class Mixed(eqx.Module):
-    """Φ of the rows of a table: numbers in their ranges, on a grid where they have one, one category in each group.
+    """Φ of the rows of a table: numbers within ranges, on a grid if they have one, and one category in each group.
 
         Φ = {x : low ≤ x ≤ high, Σ x[g] = 1 and x[g] ≥ 0 for every group g, raw[a] + gap ≤ raw[b] for every rule}
 
-    is the relaxation in which an attack moves. Of it a table can hold the points whose features, in raw units
-    raw = x·scale + offset, are multiples of their `grid` (1 for whole numbers, 0.01 for two decimals, 0 for any
-    number), and which are 1 in one feature of every group; `settle` finds the nearest. Where a rule is broken by
-    rounding, it raises the larger side.
+    is the relaxation in which an attack moves. A table can hold a point of Φ if its raw features raw = x·scale + offset
+    are multiples of their `grid` (1 for whole numbers, 0.01 for two decimals, 0 for any number) and one feature of
+    every group is 1. `settle` finds the nearest such point. If rounding breaks a rule, `settle` raises the larger side.
 
-    Arguments: `low`, `high`, `grid` ≥ 0, `scale` > 0 and `offset`, one each per feature (m,); `groups`, each a list of
-    the features among which one category is chosen; `rules`, each the features a and b and the gap. Features of
-    categories that are not allowed belong to no group and have the range 0 to 0. Not checked: that bounds lie on the
-    grid, and that to each value of a there is one of b within bounds, and the other way round.
+    Arguments: `low`, `high`, `grid` ≥ 0, `scale` > 0 and `offset`, each (m,), one number for each feature; `groups`,
+    for each the list of features among which one category is chosen; `rules`, each with the features a and b and the
+    gap. Features of categories that are not allowed belong to no group and have the range 0 to 0. Raises `InputError`
+    as `Box`. Not checked: that bounds lie on the grid, and that a rule can be kept for every value of a and of b.
 
     Example:
         >>> import jax.numpy as jnp
@@ -146,14 +145,14 @@ class Mixed(eqx.Module):
         rules: Sequence[tuple[int, int, float]] = (),
     ):
         self.box, self.grid, self.scale = Box(low, high), grid, scale
-        # The grid is counted from its point nearest to the offset: in float32 years would not round to the day.
+        # Count steps of the grid from the grid point nearest to the offset: float32 could not round years to the day.
         step = np.where(grid > 0, grid, 1.0)
         self.fraction = offset - np.rint(offset / step) * step
         self.groups = np.full((len(groups), max(map(len, groups), default=0)), len(low))
         for row, group in zip(self.groups, groups, strict=True):
             row[: len(group)] = group
         self.pairs = np.array([rule[:2] for rule in rules], dtype=int).reshape(-1, 2)
-        # Between the numbers of steps from those points.
+        # Gaps between numbers that are counted from those points.
         base = offset - self.fraction
         self.gaps = np.array([base[a] - base[b] + gap for a, b, gap in rules], dtype=float)
         self.sweeps = 0 if not rules else 1 if len(set(self.pairs.flat)) == self.pairs.size else SWEEPS
@@ -166,14 +165,14 @@ class Mixed(eqx.Module):
         if not self.groups.size:
             return within
         members = self._members(x)
-        # What lies 1 or more below the largest is projected to 0, so the padding cannot count.
+        # Anything 1 or more below the largest is projected to 0, so the padding has no effect.
         real = jnp.broadcast_to(jnp.asarray(self.groups < len(self.grid)), members.shape)
         members = jnp.where(real, members - members.max(axis=-1, keepdims=True), -2.0)
         flat = jax.vmap(optax.projections.projection_simplex)(members.reshape(-1, members.shape[-1]))
         return within.at[..., self.groups].set(flat.reshape(members.shape), mode="drop")
 
     def settle(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
-        """Return the nearest of the points that a table can hold: numbers on their grids, one category a group."""
+        """Return the nearest point that a table can hold: numbers on their grids, one category in each group."""
         grid, scale, fraction = (
             jnp.broadcast_to(part, x.shape).astype(x.dtype) for part in (self.grid, self.scale, self.fraction)
         )
@@ -192,11 +191,11 @@ class Mixed(eqx.Module):
         return jnp.asarray(x).at[..., self.groups].get(mode="fill", fill_value=-jnp.inf)
 
     def _ruled(self, x: Float[Array, "*points m"]) -> Float[Array, "*points m"]:
-        """Return the nearest point that keeps the rules, features without one left as they are.
+        """Return the nearest point that keeps the rules; features without a rule stay as they are.
 
-        With u = x·scale, of one rule: the point within its ranges, or where that breaks the rule the nearest on
-        u_a + gap = u_b, u_a = (u_a·s_b² + (u_b − gap)·s_a²)/(s_a² + s_b²), cut to the ranges. Rules that have features
-        in common take turns (Dykstra's projections).
+        For one rule, with u = x·scale and s the scale: the point is clipped to its ranges. If it then breaks the rule,
+        it moves to the nearest point of u_a + gap = u_b, where u_a = (u_a·s_b² + (u_b − gap)·s_a²)/(s_a² + s_b²),
+        clipped to the ranges. Rules that share features take turns (Dykstra's projections).
         """
         scale, fraction = (jnp.asarray(part, x.dtype) for part in (self.scale, self.fraction))
         low, high = (jnp.asarray(end, x.dtype) * scale + fraction for end in (self.box.low, self.box.high))
@@ -221,7 +220,7 @@ class Mixed(eqx.Module):
         return jax.lax.fori_loop(0, self.sweeps, sweep, (x, nothing))[0]
 
     def _raised(self, x: Float[Array, "*points m"], on_grid: bool = False) -> Float[Array, "*points m"]:
-        """Return points whose larger side is raised where a rule is broken; `on_grid`, to a number on its grid."""
+        """Return points in which the larger side of each broken rule is raised; if `on_grid`, to a grid point."""
         scale, fraction, grid = (jnp.asarray(part, x.dtype) for part in (self.scale, self.fraction, self.grid))
         tiny = 8 * jnp.finfo(x.dtype).eps
 

@@ -1,6 +1,6 @@
 """Rows that belong together, such as those of one person, device or site: each group is in one part of a split.
 
-Which rows do is said by a column, or they are alike: rows with the same features are one row that is there twice.
+A column says which rows belong together, or they are alike: rows with the same features are probably copies of one row.
 """
 
 from collections.abc import Sequence
@@ -10,31 +10,32 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from mithridate.data.faults import Unfit
 from mithridate.data.kinds import Source
-from mithridate.errors import DataError, InputError
+from mithridate.errors import InputError
 from mithridate.seeds import generator
 
 ROWS, NONE = "rows", "none"
-"""Instead of a column's name: rows with the same features belong together, or no rows do."""
+"""Values of `group` that name no column: rows with the same features belong together, or no rows do."""
 DISTINCT = 0.1
-"""The share of distinct rows from which on rows alike are taken for copies; below, the columns tell too little."""
+"""The least share of distinct rows for which rows alike are taken for copies; below it, the columns tell too little."""
 TRIES, LARGER = 50, 1.0
-"""How often groups are dealt until all parts have what they need, and by how much more is asked for until then."""
+"""How often groups are dealt until all parts have what they need, and how much larger the wanted parts grow."""
 TRIALS, MANY = 10, 10_000
-"""How often they are dealt to see which sizes can be had; less often where many rows make up for it."""
+"""How often groups are dealt to see which sizes are possible; at most `MANY` rows are dealt in all."""
 TESTED = 0.25
-"""The share of the rows that is left for testing where groups are dealt."""
+"""The share of the rows that is left for testing when groups are dealt."""
 
 
 class Grouping(NamedTuple):
-    """The number of each row's group (n,), from 0 on, and what a group is: a column's name, or `ROWS`."""
+    """The number of each row's group (n,), counted from 0, and what makes a group: a column's name, or `ROWS`."""
 
     numbers: np.ndarray
     name: str
 
 
 class Parts(NamedTuple):
-    """The numbers of the training and the validation rows, and of those in groups that neither has a row of."""
+    """The numbers of the training rows, of the validation rows, and of all rows in groups that neither of them uses."""
 
     train: np.ndarray
     valid: np.ndarray
@@ -42,8 +43,8 @@ class Parts(NamedTuple):
 
 
 def alike(raw: np.ndarray) -> Int[np.ndarray, " n"]:
-    """Return the number of each row's group, rows with the same raw numbers (n, columns) in one; NaN is like NaN."""
-    # Adding 0 makes a 0 of -0.
+    """Return the number of each row's group (n,): a group is rows with equal raw numbers (n, columns), NaN or not."""
+    # Adding 0 turns −0 into 0.
     return np.asarray(pd.factorize(pd.util.hash_pandas_object(pd.DataFrame(raw + 0.0), index=False))[0])
 
 
@@ -56,12 +57,12 @@ def grouping_of(
     group: str | None,
     source: Source,
 ) -> Grouping | None:
-    """Return the groups of the pool's rows, None where each row is on its own.
+    """Return the groups of the pool's rows, or None if each row is on its own.
 
-    Arguments: each row's number by the `column` that was named, if any; raw numbers (n, columns) and classes (n,); the
-    numbers of the pool's `rows`, and of the official test rows; the option `group`. Without it rows alike belong
-    together, where there are any and the distinct ones are enough to be split. Raises `DataError` for groups that
-    cannot be split.
+    Arguments: `column` (n,), each row's number by the column that is named, if any; `raw` (n, columns) and `y` (n,),
+    raw numbers and classes; `rows`, the numbers of the pool's rows and of the official test rows; `classes`, their
+    names; `group`, the option. If it is None, rows alike belong together, provided that there are some and enough
+    distinct rows are left to be split. Raises `Unfit` for groups that cannot be split.
     """
     own, test = rows
     if group == NONE:
@@ -69,10 +70,8 @@ def grouping_of(
     numbers = alike(raw) if column is None else column
     if (numbers[np.concatenate(rows)] < 0).any():
         empty = np.concatenate(rows)[numbers[np.concatenate(rows)] < 0]
-        raise DataError(
-            f"{source.name}: {len(empty)} row(s) have no group in column {group!r}, the first in "
-            f"{source.at(int(empty.min()))}; fill them in, or use missing = drop"
-        )
+        fault = f"{len(empty)} row(s) have no group in column {group!r}, the first in {source.at(int(empty.min()))}"
+        raise Unfit(source, fault, "fill them in", missing="drop")
     found, parts = np.unique(numbers[own], return_inverse=True)[1], 2 if len(test) else 3
     many = [len(np.unique(found[y[own] == label])) for label in range(len(classes))]
     if group is None:
@@ -81,23 +80,24 @@ def grouping_of(
     kind = f"group(s) of {group!r}" if column is not None else "group(s) of rows alike"
     if min(many) < parts:
         told = "train and validate" if len(test) else "train, validate and test"
-        raise DataError(
-            f"{source.name}: class {classes[int(np.argmin(many))]!r} is in {min(many)} of {found.max() + 1} {kind}; at "
-            f"least {parts} are needed to {told} on, since no group is divided; join classes, or use group = none"
+        raise Unfit(
+            source,
+            f"class {classes[int(np.argmin(many))]!r} is in {min(many)} of {found.max() + 1} {kind}; at least {parts} "
+            f"are needed to {told} on, because no group is divided",
+            "join classes",
+            group=NONE,
         )
     shared = np.isin(numbers[test], numbers[own])
     if shared.any():
-        raise DataError(
-            f"{source.name}: {shared.sum()} of the {len(test)} test rows are in {kind} that other rows are in as well; "
-            "take them out, or use group = none"
-        )
+        fault = f"{shared.sum()} of the {len(test)} test rows are in {kind} that other rows are in as well"
+        raise Unfit(source, fault, "take them out", group=NONE)
     return Grouping(found, group)
 
 
 def sizes(grouping: Grouping, y: np.ndarray, takes: np.ndarray) -> tuple[int, int]:
-    """Return how many training and validation rows can be had, at most those of `takes` (2, classes).
+    """Return how many training and validation rows are possible, at most those of `takes` (2, classes).
 
-    What the parts hold at least, of several ways in which the groups are dealt.
+    The groups are dealt several times; the smallest parts count.
     """
     draw, held = generator(0, "groups"), []
     for _ in range(max(2, min(TRIALS, MANY // len(y)))):
@@ -108,10 +108,10 @@ def sizes(grouping: Grouping, y: np.ndarray, takes: np.ndarray) -> tuple[int, in
 
 
 def drawn(grouping: Grouping, y: np.ndarray, takes: np.ndarray, tested: bool, draw: np.random.Generator) -> Parts:
-    """Return training and validation rows of groups apart, as many of each class as `takes` (2, classes) says.
+    """Return training and validation rows from different groups, with `takes` (2, classes) rows of each class.
 
-    Where a part has too few of one class it gets more of the others. With `tested` rows of every class are left over.
-    Raises `InputError` where this is not to be had: groups that are too large, or too few.
+    A part with too few rows of one class gets more of the others. If `tested`, rows of every class are left over.
+    Raises `InputError` if this is impossible because groups are too large or too few.
     """
     numbers, stretch = grouping.numbers, _stretch(takes, len(y))
     for attempt in range(TRIES):
@@ -124,23 +124,24 @@ def drawn(grouping: Grouping, y: np.ndarray, takes: np.ndarray, tested: bool, dr
     what = "rows alike" if grouping.name == ROWS else f"the groups of {grouping.name!r}"
     (train, valid), had = takes.sum(axis=1), sizes(grouping, y, takes)
     raise InputError(
-        f"train = {train} and valid = {valid}: {what} cannot be divided so, with whole groups in each part and rows of "
-        f"every class; about {had[0]} and {had[1]} can be had"
+        f"train = {train} and valid = {valid}: {what} cannot be divided into such parts with whole groups and rows of "
+        f"every class; about {had[0]} and {had[1]} are possible"
     )
 
 
 def _stretch(takes: np.ndarray, n: int) -> float:
-    """Return by how much parts may be larger than what is taken of them: a sample is to come from many groups."""
+    """Return how much larger parts may be than the rows taken of them, so that a sample comes from many groups."""
     return max(1.0, (1 - TESTED) * n / takes.sum())
 
 
 def _dealt(
     groups: np.ndarray, y: np.ndarray, wanted: Float[np.ndarray, "2 classes"], draw: np.random.Generator
 ) -> np.ndarray:
-    """Return each row's part (n,), 0 and 1 about as large as `wanted`, 2 with the rest, no group divided.
+    """Return each row's part (n,): 0 and 1 are about as large as `wanted`, 2 is the rest; no group is divided.
 
-    The largest groups first, each at random to one of the parts that have room for it, in proportion to the room, or
-    else to the one that lacks the largest share of such rows. Groups of one row fill up what is left.
+    The largest groups are dealt first. A group goes to a random part among those with room for it, with probability in
+    proportion to the room. If none has room, it goes to the part that lacks the largest share of such rows. Groups of
+    one row fill what is left.
     """
     counts = np.zeros((int(groups.max()) + 1, wanted.shape[1]))
     np.add.at(counts, (groups, y), 1)
@@ -168,7 +169,7 @@ def _dealt(
 
 
 def _taken(rows: np.ndarray, y: np.ndarray, take: np.ndarray) -> np.ndarray:
-    """Return so many of these rows of each class, class by class, and others for those that there are too few of."""
+    """Return `take` (classes,) of these rows, sorted by class; other classes make up for rows that are missing."""
     chosen = [rows[y[rows] == label][:many] for label, many in enumerate(take)]
     spare = rows[~np.isin(rows, np.concatenate(chosen))]
     found = np.concatenate([*chosen, spare[: take.sum() - sum(map(len, chosen))]])

@@ -1,4 +1,4 @@
-"""What kind of file this is, found from its first bytes and its ending, and what it takes to read it."""
+"""Finds the kind of a file from its first bytes and its ending; checks that it can be read and fits into the memory."""
 
 import io
 import os
@@ -23,50 +23,51 @@ ARRAYS: dict[str, Kind] = {".npz": "npz", ".svmlight": "svmlight", ".svm": "svml
 LONGEST = 1000
 """The most characters of a column's name, or of a label."""
 MOST_COLUMNS = 100_000
+"""The most columns of a table."""
 COPIES = 4
-"""How often every number of a file is held at once: as read, as float64, while it is checked, and in a split."""
+"""How many copies of each number are in memory at once: as read, as float64, while it is checked, and in a split."""
 HEAD = 2**20
-"""The bytes at the start of a file from which is found how it is written."""
+"""How many bytes at the start of a file show how it is written."""
 SVMLIGHT = re.compile(r"\s*[^\s:#]+(\s+qid:\d+)?(\s+\d+:[^\s:#]+)*\s*(#.*)?")
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from, to speak of them in errors; `text`, where the cells are as somebody wrote them."""
+    """Where rows come from, for error messages; `text`: whether the cells are text that can mean numbers."""
 
     name: str
     text: bool = False
     at: Callable[[int], str] = field(default=lambda row: f"row {row} (counted from 0)", repr=False)
-    """Says where row number `row` (from 0 on) is: in a text file its line, counted from 1."""
+    """Returns the place of row number `row` (counted from 0) in words; in a text file it is a line, counted from 1."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text file: on the disk, or as UTF-8 in memory where it had to be unpacked or is in another encoding."""
+    """A text file: on the disk, or as UTF-8 in memory if it was packed or in another encoding."""
 
     path: Path
     content: bytes | None = field(default=None, repr=False)
 
     def open(self) -> io.BufferedIOBase:
-        """Return its bytes from the start."""
+        """Return the bytes as a file."""
         return self.path.open("rb") if self.content is None else io.BytesIO(self.content)
 
     def lines(self) -> io.TextIOWrapper:
-        """Return its text, line ends as they are."""
+        """Return the text as a file; line ends stay as they are."""
         content: Any = self.open()
         return io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The number of bytes."""
         return self.path.stat().st_size if self.content is None else len(self.content)
 
 
 def check_path(path: Path) -> None:
     """Raise `DataError` unless this is a file that can be read."""
     if path.is_dir():
-        raise DataError(f"{path} is a directory; name a file in it, or all of a kind, such as '{path}/*.csv'")
+        raise DataError(f"{path} is a directory; name a file in it, or several by a pattern, such as '{path}/*.csv'")
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if not path.is_file():
@@ -76,28 +77,28 @@ def check_path(path: Path) -> None:
     except UnicodeEncodeError:
         raise DataError(f"{str(path)!r}: the name is not UTF-8; rename it") from None
     if not os.access(path, os.R_OK):
-        raise DataError(f"{path} cannot be read: you are not permitted to")
+        raise DataError(f"{path} cannot be read: you have no permission")
 
 
 def ending(path: Path) -> str:
-    """Return the ending that says what a file holds: that before .gz and the like."""
+    """Return the ending that says what a file holds: the ending before .gz and the like."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return next((suffix for suffix in reversed(suffixes) if suffix not in ENDINGS), "")
 
 
 def stem(path: Path) -> str:
-    """Return the name of a file without what `ending` is, and how it is packed."""
+    """Return the name of a file without `ending` and without the ending of a packed file."""
     bare = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
     return bare.stem
 
 
 def called(paths: Sequence[Path]) -> str:
-    """Return what a data set in these files is called: like the first, and how many more there are."""
+    """Return the name of the data set in these files: that of the first file, and the number of further files."""
     return stem(paths[0]) + (f"+{len(paths) - 1}" if len(paths) > 1 else "")
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what a file holds. Raises `DataError` for what cannot be read."""
+    """Return what a file holds. Raises `DataError` if it cannot be read."""
     check_path(path)
     try:
         with opened(path, 2**62) as file:
@@ -147,7 +148,7 @@ def _number(word: str) -> bool:
 def text_of(path: Path, encoding: str = "utf-8") -> Text:
     """Return a text file, packed or not, as UTF-8.
 
-    Raises `ValueError` or `OSError` when it is damaged or too large, `DataError` when it is not in this encoding.
+    Raises `ValueError` or `OSError` if it is damaged or too large, `DataError` if it is not in this encoding.
     """
     with opened(path, 2**62) as file:
         start = file.read(8)
@@ -166,24 +167,24 @@ def text_of(path: Path, encoding: str = "utf-8") -> Text:
 
 
 def check_memory(name: str, needed: int, what: str) -> None:
-    """Raise `DataError` when `needed` bytes are more than there are free."""
+    """Raise `DataError` if `needed` bytes are more than the free memory; `what` says what needs them."""
     free = free_memory()
     if needed > free:
         raise DataError(
             f"{name}: too large to be audited here: {what} need about {needed / 2**30:,.1f} GiB, and "
-            f"{free / 2**30:,.1f} GiB are free; give a random sample of the rows, of which an audit trains on a few "
-            "hundred anyway"
+            f"{free / 2**30:,.1f} GiB are free; give a random sample of the rows: by default an audit "
+            "trains on a few hundred or thousand"
         )
 
 
 def check_dense(shape: tuple[int, int], name: str) -> None:
-    """Raise `DataError` when a matrix, its zeros written out, is larger than the memory."""
+    """Raise `DataError` if a matrix with its zeros written out does not fit into the free memory."""
     n, m = shape
     check_memory(name, 8 * COPIES * n * m, f"{n:,} rows and {m:,} features, zeros included,")
 
 
 def check_head(names: Sequence[str], path: Path | str) -> None:
-    """Raise `DataError` for more columns than can be audited, or a name that cannot be shown."""
+    """Raise `DataError` for more columns than can be audited, or for a name that is too long or not Unicode."""
     if len(names) > MOST_COLUMNS:
         raise DataError(f"{path}: {len(names):,} columns; at most {MOST_COLUMNS:,} can be audited")
     for name in names:
@@ -191,7 +192,7 @@ def check_head(names: Sequence[str], path: Path | str) -> None:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Raise `DataError` as `check_head`, or for two columns of one name."""
+    """Raise `DataError` as `check_head` does, and for two columns with the same name."""
     check_head(names, source)
     twice, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
@@ -199,7 +200,7 @@ def check_names(names: Sequence[str], source: str) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise `DataError` for a name or label that no file or figure could hold."""
+    """Raise `DataError` for a name or label that is too long, or that files and figures cannot contain."""
     if len(text) > LONGEST:
         raise DataError(f"{what} has more than {LONGEST:,} characters; shorten it")
     if "\0" in text or any("\ud800" <= letter < "\ue000" for letter in text):

@@ -1,4 +1,4 @@
-"""How numbers are written: plainly, or with a decimal comma, marks between thousands, and units beside them."""
+"""Reads numbers as people write them: plain, with a decimal comma, marks between thousands, or units."""
 
 import re
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import pandas as pd
 
 from mithridate.configuration.reading import FileOptions
 
-# A leading zero is a code's, not a number's.
+# Text with a leading zero is a code, not a number.
 NUMBER = r"(?i)[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|[+-]?inf(?:inity)?"
 MONEY = "$€£¥₹₽"
 ENOUGH = 0.9
-"""The share of cells that makes a way of writing the column's."""
+"""The least share of cells that shows how a column is written."""
 
 
 _GAPS = " '’\u00a0\u202f"
@@ -29,13 +29,13 @@ class Spelling:
 
     @classmethod
     def of(cls, options: FileOptions) -> "Spelling":
-        """Return what the user says."""
+        """Return the spelling that the options give."""
         return cls(options.decimal, options.thousands, tuple(options.entries["units"]))
 
     def read(self, cells: pd.Series) -> pd.Series:
-        """Return cells of text, numbers in this way of writing written plainly, the others as they are.
+        """Return cells of text (n,): numbers with this spelling become plain numbers, other cells stay.
 
-        A column of plain numbers, none of which can be meant otherwise, stays as it is.
+        A column of plain numbers stays unless one of them could also be read with the mark between thousands.
         """
         if self == Spelling() or (cells.str.fullmatch(NUMBER).all() and not self._grouped(cells).any()):
             return cells
@@ -53,7 +53,7 @@ class Spelling:
         return found.where(found.str.fullmatch(NUMBER), cells)
 
     def _grouped(self, cells: pd.Series) -> pd.Series:
-        """Return which cells have the mark between thousands."""
+        """Return which cells (n,) have marks between thousands."""
         if not self.thousands:
             return pd.Series(False, index=cells.index)
         return cells.str.fullmatch(rf"[+-]?\d{{1,3}}(?:[{self._marks}]\d{{3}})+(?:{re.escape(self.decimal)}\d*)?")
@@ -65,13 +65,13 @@ class Spelling:
 
 THOUSANDS = "numbers with marks between thousands"
 SPELLINGS = ((".", None), (".", ","), (",", None), (",", "."), (".", " "), (",", " "))
-"""Decimal marks and marks between thousands, the likelier first."""
+"""Pairs of a decimal mark and a mark between thousands, the more likely ones first."""
 
 
 def spelled(present: pd.Series, given: Spelling) -> tuple[str, str, dict[str, Any]] | None:
-    """Return in which way of writing the cells of a column, as text, are numbers, where in the given one they are not.
+    """Find a spelling with which the text in a column is numbers, if it is not with the given one.
 
-    What it is called, a cell that shows it, and the options by which they are read; None if they are words.
+    Return the name of the spelling, a cell that shows it, and the options to read it; None if the cells are words.
     """
     units = tuple(sorted({*given.units, *_units(present)}))
     tried = [Spelling(decimal, thousands, units) for decimal, thousands in SPELLINGS]
@@ -95,7 +95,7 @@ def spelled(present: pd.Series, given: Spelling) -> tuple[str, str, dict[str, An
 
 
 def _units(present: pd.Series) -> set[str]:
-    """Return the signs of money and per cent beside numbers."""
+    """Return the signs of money and of per cent that stand beside numbers."""
     number = r"[+-]?[\d.,' \u00a0]*\d[\d.,' \u00a0]*"
     found = present.str.extract(rf"^(?:[+-]?\s?([{MONEY}])\s?{number}|{number}([{MONEY}%‰]))$")
     return set(pd.concat([found[0], found[1]]).dropna().unique())

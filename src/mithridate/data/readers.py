@@ -1,7 +1,7 @@
-"""Files of rows: text tables, ARFF, Excel and Parquet, opened to their columns' names, and read column by column.
+"""Files of rows: text tables, ARFF, Excel and Parquet. Opening a file reads the names of its columns, not its cells.
 
-What a file needs in memory is estimated before it is read, from its size and first lines or from its own headers.
-Nothing in a file is executed.
+The memory that a file needs is estimated before it is read, from its size and first lines, or from its header. Nothing
+in a file is executed.
 """
 
 import io
@@ -28,19 +28,19 @@ from mithridate.files.packed import UNPACKED, zip_names
 from mithridate.files.resources import free_memory
 
 CELL = 100
-"""Bytes that a cell of Excel's takes while it is read."""
+"""Bytes that a cell of an Excel file takes while it is read."""
 OF_TEXT = ("header", "separator", "encoding")
-"""The options of text files alone."""
+"""The options that only text files have."""
 _TEXT = re.compile(r"(?i)^(\s*@attribute\s+(?:'[^']*'|\"[^\"]*\"|\S+)\s+)(?:string|date\b.*)\s*$")
-"""An attribute of ARFF that SciPy does not read; its cells are judged as those of any text."""
+"""An attribute of ARFF that SciPy does not read; its cells are read like those of a text file."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is opened: `names` of the columns, in the file's order, and where the rows come from.
+    """An opened table: the `names` of the columns in the order of the file, and where the rows come from.
 
-    `cells` reads the columns at some places; it raises `DataError` when the file is damaged. A column without a name is
-    called as pandas calls it, “Unnamed: 0” if it is the first.
+    `cells` reads the columns at given places; it raises `DataError` if the file is damaged. A column without a name
+    gets the name that pandas gives it, “Unnamed: 0” for the first column.
     """
 
     names: tuple[str, ...]
@@ -49,9 +49,10 @@ class Table:
 
 
 def open_tables(paths: Sequence[tuple[Path, Kind]], options: FileOptions) -> Table:
-    """Return the table in a file, or of several files, one below the other, which have to have the same columns.
+    """Return the table in these files, one below the other. They must have the same columns.
 
-    Raises `DataError` when a file is not of its kind, is damaged or is too large.
+    Raises `DataError` if a file is not of its kind, is damaged or is too large, or if columns differ; `InputError` for
+    an option that its kind of file does not have.
     """
     tables = [_open(path, kind, options) for path, kind in paths]
     first = tables[0]
@@ -60,9 +61,13 @@ def open_tables(paths: Sequence[tuple[Path, Kind]], options: FileOptions) -> Tab
     for table in tables[1:]:
         other = set(table.names) ^ set(first.names)
         if other or len(set(table.names)) != len(first.names) or table.source.text != first.source.text:
-            what = f"only one of them has {sorted(other)[0]!r}" if other else "they are of other kinds"
+            what = (
+                f"only one of them has {sorted(other)[0]!r}"
+                if other
+                else "one is text and the other is not, or a column is there twice"
+            )
             raise DataError(
-                f"{first.source.name} and {table.source.name} have to have the same columns, each once; {what}"
+                f"{first.source.name} and {table.source.name} must have the same columns, each once; {what}"
             )
     sizes: list[int] = []
 
@@ -85,7 +90,7 @@ def _open(path: Path, kind: Kind, options: FileOptions) -> Table:
     if kind not in ("text", "arff"):
         for name in OF_TEXT if kind != "excel" else OF_TEXT[1:]:
             if (value := getattr(options, name)) != FileOptions.model_fields[name].default:
-                raise InputError(f"{name} = {value!r}: only for text files, and {path} is none")
+                raise InputError(f"{name} = {value!r}: only for text files, and {path} is not one")
     try:
         match kind:
             case "parquet":
@@ -111,7 +116,7 @@ def _parquet(path: Path) -> Table:
             check_head(names, path)
             what = f"{found.num_rows:,} rows of {found.num_columns} columns"
             check_memory(str(path), 8 * COPIES * found.num_rows * found.num_columns, what)
-            # No model takes lists, and to write them out may take more memory than they do.
+            # No model takes lists, and reading them may take much memory.
             nested = {column.name for column in columns if pa.types.is_nested(column.type)}
             rows = found.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -125,7 +130,7 @@ def _parquet(path: Path) -> Table:
                 frame = _with_index(table).to_pandas()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} {said}: {first_line(error)}") from None
-        # Of two columns of one name both are read, in the file's order.
+        # Two columns with the same name are both read, in the order of the file.
         there = [place for place, name in enumerate(names) if name in wanted]
         parts = {
             place: pd.Series([[]] * rows, dtype=object)
@@ -139,7 +144,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _with_index(table: pa.Table) -> pa.Table:
-    """Return a table whose index, as pandas noted it, is a column like the others."""
+    """Return the table with its pandas index as a column like the others."""
     notes = table.schema.metadata or {}
     if b"pandas" not in notes:
         return table
@@ -148,7 +153,7 @@ def _with_index(table: pa.Table) -> pa.Table:
 
 
 def _arff(text: Any) -> Table:
-    """Open an ARFF file: its header is read by SciPy, its rows as any text with commas between."""
+    """Open an ARFF file: SciPy reads its header; its rows are read as text with commas."""
     with text.open() as file:
         if not file.read(HEAD).strip():
             raise DataError(f"{text.path} is empty")
@@ -161,10 +166,10 @@ def _arff(text: Any) -> Table:
             if len(head) > HEAD:
                 break
         else:
-            raise DataError(f"{text.path}: no line @data; it is no ARFF file, or cut short")
+            raise DataError(f"{text.path}: no line @data; it is not an ARFF file, or it is cut off")
         first = next((line for line in file if line.strip() and line.lstrip()[0] != "%"), "").strip()
     if first.startswith("{"):
-        raise DataError(f"{text.path}: sparse ARFF is not read; write all values out, or write svmlight")
+        raise DataError(f"{text.path}: sparse ARFF is not read; write all values, or use svmlight")
     try:
         with faults_told():
             _, meta = arff.loadarff(io.StringIO("".join(head) + "@data\n"))
@@ -195,8 +200,8 @@ def _nominal(cells: pd.Series, levels: Sequence[str], source: Source) -> pd.Seri
     if bad.any():
         row = int(bad.to_numpy().argmax())
         raise DataError(
-            f"{source.name}: {cells.name!r} holds {text.iloc[row][:40]!r} in {source.at(row)}, which its header does "
-            "not name"
+            f"{source.name}: {cells.name!r} holds {text.iloc[row][:40]!r} in {source.at(row)}, which is not a "
+            "value that its header lists"
         )
     return pd.Series(
         pd.Categorical(text.where(text.isin(known)), categories=list(dict.fromkeys(known))), name=cells.name
@@ -204,22 +209,22 @@ def _nominal(cells: pd.Series, levels: Sequence[str], source: Source) -> pd.Seri
 
 
 def _excel(path: Path, options: FileOptions) -> Table:
-    """Open an Excel file: its first sheet, as a text file with its cells would be."""
+    """Open an Excel file: its first sheet is read like a text file with the same cells."""
     try:
         import openpyxl  # noqa: F401
     except ImportError:
         raise DataError(
-            f"{path}: reading Excel's files needs openpyxl: pip install 'mithridate[excel]'; or save it as CSV"
+            f"{path}: reading Excel files needs openpyxl: pip install 'mithridate[excel]'; or save it as CSV"
         ) from None
     members = zip_names(path, free_memory())
     size = sum(members.values())
     if size > UNPACKED:
-        raise ValueError(f"it has {size:,} bytes unpacked; at most {UNPACKED:,} are read; save it as CSV")
+        raise ValueError(f"it has {size:,} bytes unpacked, and at most {UNPACKED:,} are read; save it as CSV")
     check_memory(str(path), CELL * size // 8, "its cells")
     with faults_told(), opened(path, free_memory()) as content, pd.ExcelFile(content, engine="openpyxl") as book:
         found = pd.read_excel(book, header=None, dtype=str, na_filter=False)
         if len(book.sheet_names) > 1:
-            warn(f"{path}: of {len(book.sheet_names)} sheets the first, {book.sheet_names[0]!r}, is read")
+            warn(f"{path}: it has {len(book.sheet_names)} sheets; only the first, {book.sheet_names[0]!r}, is read")
     found = found.loc[(found != "").any(axis=1)]
     if found.empty:
         raise DataError(f"{path} is empty")

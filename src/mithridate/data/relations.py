@@ -1,4 +1,4 @@
-"""Rules between two columns of a table, such as A ≤ B: as they are given, and as rows keep them."""
+"""Rules between two columns of a table, such as A ≤ B: those that are given, and those that all rows keep."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from jaxtyping import Float
 
 from mithridate.data.encoding import Column
 from mithridate.data.kinds import Source
+from mithridate.data.restricting import nearest, some
 from mithridate.data.rules import EDGE, Rule
 from mithridate.errors import DataError, InputError
 
 FINE = 1e-6
-"""The gap of a < between numbers of any kind, as a share of the larger of the columns' ranges."""
+"""The gap that < requires between numbers without a grid, as a share of the larger of the two columns' ranges."""
 SEARCHED = 64
-"""Among how many columns rules are looked for that all rows keep."""
+"""How many columns are searched for rules that all rows keep."""
 BROKEN = 0.05
-"""How often a rule has to be broken by values of other rows to be no accident."""
+"""A rule is no accident if at least this share of values from different rows would break it."""
 
 _OPERATOR = re.compile(r"<=|>=|<|>|≤|≥")
 _PLUS = re.compile(r"(?P<name>.+)\+\s*(?P<gap>\d+(?:\.\d+)?)")
@@ -25,9 +26,10 @@ _PLUS = re.compile(r"(?P<name>.+)\+\s*(?P<gap>\d+(?:\.\d+)?)")
 def read_rules(
     texts: Sequence[str], columns: Sequence[Column], raw: Float[np.ndarray, "n columns"], source: Source
 ) -> tuple[Rule, ...]:
-    """Return the rules that these texts say between columns, and that every row keeps where no cell is empty (NaN).
+    """Return the rules that these texts describe. Every row of `raw` without an empty cell (NaN) there keeps them.
 
-    Raises `InputError` for a text that says no rule, `DataError` for one that rows break.
+    Raises `InputError` for a text that is no rule between two columns of numbers, `DataError` for a rule that rows
+    break.
     """
     rules = tuple(_read(text, columns, raw) for text in texts)
     for rule in rules:
@@ -41,38 +43,44 @@ def read_rules(
 
 
 def _read(text: str, columns: Sequence[Column], raw: np.ndarray) -> Rule:
-    names = [column.name for column in columns]
-    # Names may hold such signs themselves.
-    for sign in _OPERATOR.finditer(text):
-        low, high = text[: sign.start()].strip(), text[sign.end() :].strip()
-        if sign[0] in (">=", ">", "≥"):
-            low, high = high, low
-        gap, plus = 0.0, _PLUS.fullmatch(low)
-        if low not in names and plus:
-            low, gap = plus["name"].strip(), float(plus["gap"])
-        if low in names and high in names and low != high:
-            break
-    else:
-        told = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
-        raise InputError(f"rule {text!r}: give it as 'A <= B', with two columns of features; there are {told}")
+    names, form = [column.name for column in columns], "give it as 'A <= B', with two columns of features"
+    # A name may contain such a sign itself: of all signs, take the first with the most names beside it.
+    cuts = [_cut(text, sign, names) for sign in _OPERATOR.finditer(text)]
+    if not cuts:
+        raise InputError(f"rule {text!r}: {form}; there are {some(names)}")
+    low, high, gap, strict = min(cuts, key=lambda cut: sum(name not in names for name in cut[:2]) + (cut[0] == cut[1]))
+    if unknown := [name for name in (low, high) if name not in names]:
+        asked = "; ".join(f"no column {name!r} among the features; {nearest(name, names)}" for name in unknown)
+        raise InputError(f"rule {text!r}: {form}: {asked}")
+    if low == high:
+        raise InputError(f"rule {text!r}: {form}: both are {low!r}")
     a, b = names.index(low), names.index(high)
     for column in (columns[a], columns[b]):
         if column.kind not in ("number", "integer"):
-            raise InputError(f"rule {text!r}: column {column.name!r} holds no numbers")
-    if sign[0] in "<>":
+            raise InputError(f"rule {text!r}: column {column.name!r} does not hold numbers")
+    if strict:
         grids = columns[a].grid, columns[b].grid
         gap += min(grids) or FINE * float(max(np.ptp(cells[~np.isnan(cells)]) for cells in (raw[:, a], raw[:, b])))
     return Rule(a, b, gap, text)
 
 
+def _cut(text: str, sign: re.Match[str], names: Sequence[str]) -> tuple[str, str, float, bool]:
+    """Return what a rule with this sign says: the smaller column, the larger one, the gap, whether it is strict."""
+    low, high, gap = text[: sign.start()].strip(), text[sign.end() :].strip(), 0.0
+    if sign[0] in (">=", ">", "≥"):
+        low, high = high, low
+    if low not in names and (plus := _PLUS.fullmatch(low)):
+        low, gap = plus["name"].strip(), float(plus["gap"])
+    return low, high, gap, sign[0] in "<>"
+
+
 def found_rules(
     columns: Sequence[Column], raw: Float[np.ndarray, "n columns"], given: Sequence[Rule] = ()
 ) -> tuple[str, ...]:
-    """Return rules A <= B between columns of numbers that all rows keep and nobody has given, the most telling first.
+    """Return rules A <= B that all rows keep and that are not among the given ones, the least accidental first.
 
-    Those that are an accident are left out: if the values of A and B were drawn from different rows, a share of the
-    pairs would break the rule, at least `BROKEN`, and so often that chance does not explain that no row does. So are
-    rules that follow from two others.
+    A rule counts if values of A and B from different rows would break it often: in a share of at least `BROKEN`, and
+    often enough that chance does not explain why no row breaks it. Rules that follow from two others are left out.
     """
     numbers = [place for place, column in enumerate(columns) if column.kind in ("number", "integer")]
     places = [place for place in numbers[:SEARCHED] if not np.isnan(raw[:, place]).all()]

@@ -1,4 +1,4 @@
-"""What poisoned cells of a column may hold, as the user says it."""
+"""Reads the option `feasible`: what poisoned cells of a column may hold."""
 
 import difflib
 import re
@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mithridate.data.doubts import LARGEST
-from mithridate.data.encoding import Column
+from mithridate.data.doubts import LARGEST, warn
+from mithridate.data.encoding import Column, nothing_between
+from mithridate.data.kinds import Source
 from mithridate.data.numbers import NUMBER
 from mithridate.errors import InputError
 
@@ -17,7 +18,10 @@ EDGE = 1e-9
 
 
 def restricted(columns: list[Column], feasible: Sequence[str]) -> list[Column]:
-    """Return the columns with what `COLUMN=LOW:HIGH` and `COLUMN=A|B` say their poisoned cells may hold."""
+    """Return the columns with the ranges and categories that `COLUMN=LOW:HIGH` and `COLUMN=A|B` give.
+
+    Raises `InputError` for an unknown column or category, and for a range that is empty or that the column cannot hold.
+    """
     found = {column.name: column for column in columns}
     done = set()
     for text in feasible:
@@ -37,6 +41,24 @@ def restricted(columns: list[Column], feasible: Sequence[str]) -> list[Column]:
     return list(found.values())
 
 
+def check_reach(columns: Sequence[Column], raw: np.ndarray, source: Source) -> None:
+    """Warn of ranges with both ends given that hold no row (n, columns); raise `InputError` if one end is given."""
+    for column, cells in zip(columns, raw.T, strict=True):
+        known = cells[~np.isnan(cells)]
+        if column.kind not in ("number", "integer") or not len(known):
+            continue
+        least, most = known.min(), known.max()
+        low, high = (end if given is None else given for given, end in ((column.low, least), (column.high, most)))
+        if low <= most and high >= least:
+            continue
+        if low > high:
+            raise InputError(nothing_between(column, (low, high), (least, most), "rows"))
+        warn(
+            f"{source.name}: feasible {column.feasible!r} contains no row of the data: {column.name!r} goes from "
+            f"{least:g} to {most:g}, so poison is easy to tell from other rows; widen the range if this is not meant"
+        )
+
+
 def _bounded(column: Column, text: str, value: str) -> Column:
     ends = [end.strip() for end in value.split(":")]
     if len(ends) != 2 or not any(ends) or not all(re.fullmatch(NUMBER, end) for end in ends if end):
@@ -47,7 +69,7 @@ def _bounded(column: Column, text: str, value: str) -> Column:
     if any(end is not None and abs(end) > LARGEST for end in (low, high)):
         raise InputError(f"feasible {text!r}: the ends must be finite")
     if column.grid:
-        # Ends that are on the grid but for rounding stay where they are.
+        # Ends that differ from a grid point only by rounding stay where they are.
         low = None if low is None else float(np.ceil(low / column.grid - EDGE) * column.grid)
         high = None if high is None else float(np.floor(high / column.grid + EDGE) * column.grid)
         if low is not None and high is not None and low > high:
@@ -74,13 +96,15 @@ def _chosen(column: Column, text: str, value: str) -> Column:
 
 
 def nearest(name: str, known: list[str], what: str = "there are") -> str:
-    """Return which of the known names may have been meant, or some of them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    """Return in words the known names that are similar, whatever their capitals, or some names if none is."""
+    folded = [text.casefold() for text in known]
+    close = difflib.get_close_matches(name.strip().casefold(), list(dict.fromkeys(folded)), n=3, cutoff=0.5)
+    near = [text for each in close for text, own in zip(known, folded, strict=True) if own == each]
     if near:
         return f"did you mean {', '.join(map(repr, near))}?"
     return f"{what if what == 'there are' else f'the {what} are'} {some(known)}"
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first few of these names, for a message."""
+    """Return the first ten of these names for a message, and how many more there are."""
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,4 +1,4 @@
-"""Rules between two columns of a table, such as A ≤ B, kept by what is crafted: raw_a + gap ≤ raw_b."""
+"""Rules between two columns of a table, such as A ≤ B, that crafted rows keep: raw_a + gap ≤ raw_b."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from jaxtyping import Float
 from mithridate.errors import InputError
 
 EDGE, ROUNDING = 1e-9, 1e-6
-"""What is rounding of a number, and of a count of steps of a grid."""
+"""The relative rounding of a number, and the rounding of a number of grid steps."""
 
 
 class Rule(NamedTuple):
-    """raw_a + gap ≤ raw_b, for the columns in the places a and b; `text`, as it was given."""
+    """raw_a + gap ≤ raw_b for the columns in places a and b; `text` is the rule as it was given."""
 
     a: int
     b: int
@@ -24,9 +24,9 @@ class Rule(NamedTuple):
 def tightened(
     rules: Sequence[Rule], low: np.ndarray, high: np.ndarray, grids: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranges (columns,) in which for each value of one column the others can keep the rules.
+    """Return ranges (columns,) that are so narrow that every value of a column lets the other columns keep the rules.
 
-    Raises `InputError` where there is none.
+    Raises `InputError` if no values within the ranges keep a rule.
     """
     low, high = low.copy(), high.copy()
     for _ in rules:
@@ -41,9 +41,9 @@ def tightened(
 def kept(
     rules: Sequence[Rule], raw: Float[np.ndarray, "n columns"], grids: Sequence[float], fixed: np.ndarray | None = None
 ) -> Float[np.ndarray, "n columns"]:
-    """Return raw rows in which the larger side of every rule that is broken has been raised until it is kept.
+    """Return raw rows in which the larger side of each broken rule is raised until the rule is kept.
 
-    With `fixed` (n, columns) those cells stay, and the smaller side is lowered where the larger one is fixed.
+    Cells that are `fixed` (n, columns) do not change. If the larger side is fixed, the smaller side is lowered.
     """
     raw = raw.copy()
     for _ in rules:

@@ -1,4 +1,4 @@
-"""Which columns of a table are meant: by name, place or pattern."""
+"""Finds the columns that options name: by name, place or pattern."""
 
 import fnmatch
 import re
@@ -13,7 +13,10 @@ from mithridate.errors import InputError
 
 @dataclass(frozen=True)
 class Selection:
-    """The places of the target and of the features among a table's columns, from 0 on, and the names of categories."""
+    """The columns that are used, by their places in the table, counted from 0.
+
+    `categorical`: the names of columns to be read as categories; `group`: the column that groups rows, or None.
+    """
 
     target: int
     features: tuple[int, ...]
@@ -22,15 +25,15 @@ class Selection:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """All places, in the table's order."""
+        """All these places, in the order of the table."""
         grouped = () if self.group is None else (self.group,)
         return tuple(sorted((self.target, *self.features, *grouped)))
 
 
 def selected(names: Sequence[str], options: FileOptions, source: str) -> Selection:
-    """Return what the options `target`, `keep`, `drop` and `categorical` select among a table's columns.
+    """Return the columns that the options `target`, `keep`, `drop`, `categorical` and `group` select.
 
-    Raises `InputError` for one that is not there.
+    Raises `InputError` for a column that does not exist, options that contradict each other, or no features.
     """
     if options.target is None:
         raise InputError(
@@ -60,18 +63,20 @@ def selected(names: Sequence[str], options: FileOptions, source: str) -> Selecti
 
 
 def _group(names: Sequence[str], group: str | None, source: str) -> int | None:
-    """Return the place of the column that says which rows belong together; None where no column does."""
+    """Return the place of the column that says which rows belong together; None if no column is named."""
     if group is None or (group in (ROWS, NONE) and group not in names):
         return None
     if group in (ROWS, NONE):
-        raise InputError(f"group = {group!r}: this word has a meaning of its own, and a column is called so; rename it")
+        raise InputError(
+            f"group = {group!r}: this word has its own meaning, and a column has it as a name; rename the column"
+        )
     if group not in names:
         raise InputError(f"{source}: group = {group!r}: no such column; {nearest(group, list(names))}")
     return list(names).index(group)
 
 
 def _all(entries: Sequence[str], names: Sequence[str], option: str, source: str, features: Sequence[int]) -> set[int]:
-    """Return the places that the entries of an option name; patterns name features alone."""
+    """Return the places that the entries of an option name. Patterns match features only."""
     found: set[int] = set()
     for entry in entries:
         for part in [entry] if entry in names else parts(entry):
@@ -85,7 +90,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def _places(text: str, names: Sequence[str], option: str, source: str) -> list[int]:
-    """Return the places of the columns of this name; else by place, from 1 on or from the last one, -1; or pattern."""
+    """Return the places of the columns with this name, place (counted from 1, or −1 from the last) or pattern."""
     if text in names:
         return [place for place, name in enumerate(names) if name == text]
     if counted := re.fullmatch(r"#?(-?[1-9]\d{0,5})|(first|last)", text):
@@ -96,5 +101,5 @@ def _places(text: str, names: Sequence[str], option: str, source: str) -> list[i
     if _is_pattern(text) and option != "target":
         if found := [place for place, name in enumerate(names) if fnmatch.fnmatchcase(name, text)]:
             return found
-        raise InputError(f"{source}: {option} = {text!r}: no column's name is like this; there are {some(names)}")
+        raise InputError(f"{source}: {option} = {text!r}: no column's name matches; there are {some(names)}")
     raise InputError(f"{source}: no column {text!r}; {nearest(text, list(names))}")

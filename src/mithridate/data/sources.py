@@ -1,4 +1,4 @@
-"""Where an audit's data come from: the catalogue, a file of the user's own, or a `Dataset` made in Python."""
+"""Finds the data of an audit: in the catalogue, in a file of the user's own, or in a `Dataset` made in Python."""
 
 import glob
 import math
@@ -20,21 +20,21 @@ from mithridate.data.tables import dataset_of, read_dataset
 from mithridate.errors import DataError, InputError
 
 SIZES, ALL = ("train", "valid"), "all"
-"""The options that may say to take all rows of a file: a half and a quarter, however many these are."""
+"""The options that can be `ALL`: then all rows of a file are used, a half to train and a quarter to validate."""
 PLENTY = 2**30
-"""Rows enough for every option that is right for some file."""
+"""A number of rows with which every option is valid that is valid for some file."""
 
 
 def names_file(dataset: str) -> bool:
-    """Return whether a data set's name is that of a file or of several: by its ending, or because it is there."""
+    """Return whether a data set's name means files: by its ending, as a path or pattern, or because it exists."""
     path = Path(dataset)
     return ending(path) in TABLES | ARRAYS or len(path.parts) > 1 or _is_pattern(dataset) or path.is_file()
 
 
 def files_of(dataset: str) -> list[Path]:
-    """Return the files that a data set's name means: one, several with commas between, all that are like a pattern.
+    """Return the files that a data set's name means: one file, several separated by commas, or those of a pattern.
 
-    Raises `DataError` for a pattern that nothing is like.
+    Raises `DataError` for a pattern that no file matches.
     """
     if Path(dataset).exists():
         return [Path(dataset)]
@@ -42,13 +42,13 @@ def files_of(dataset: str) -> list[Path]:
     for part in parts(dataset):
         like = sorted(map(Path, glob.glob(part, recursive=True))) if _is_pattern(part) else [Path(part)]
         if not like:
-            raise DataError(f"{part}: there is no such file")
+            raise DataError(f"{part}: no file matches this pattern")
         found += like
     return found
 
 
 def place_of(dataset: str) -> str:
-    """Return a data set's name in the catalogue, or where its files are, wherever this is asked."""
+    """Return a data set's name in the catalogue, or the absolute paths of its files."""
     return named([path.resolve() for path in files_of(dataset)]) if names_file(dataset) else dataset
 
 
@@ -61,16 +61,17 @@ def prepared(
     config: AuditConfig | None,
     options: dict[str, Any],
 ) -> tuple[Dataset, AuditConfig]:
-    """Return the data set, loaded, and the configuration of its audit: the one given, or that with these options.
+    """Return the loaded data set and the configuration of its audit: the given one, or one with these options.
 
-    Of a data frame a data set is made as `dataset_of` does, with its options among these.
-
-    Own data have sizes of their own (`Dataset.sizes`), and their evaluation as many epochs as give η·steps of the
-    tabular setting. Raises `InputError` or `DataError`.
+    A data frame becomes a data set by `dataset_of`, whose options are among these. Own data have their own default
+    sizes (`Dataset.sizes`), and so many epochs of evaluation that η·steps is that of the tabular setting. Raises
+    `InputError` or `DataError`.
     """
     if isinstance(dataset, pd.DataFrame):
         if config is not None:
-            raise InputError("a data frame and a config: make a data set of it by mi.dataset_of(frame, 'target')")
+            raise InputError(
+                "a data frame and a config: make a data set of the frame, by mi.dataset_of(frame, 'target')"
+            )
         if options.get("target") is None:
             raise InputError(
                 f"a data frame: say which column holds the labels, target = one of {some(list(map(str, dataset)))}"
@@ -86,15 +87,15 @@ def prepared(
     )
     if config is not None:
         if options:
-            raise InputError(f"give a config or options, not both: {', '.join(options)}")
+            raise InputError(f"give a config or options, not both; the options are {', '.join(options)}")
         if name != config.dataset and (not names_file(config.dataset) or name != called(files_of(config.dataset))):
             raise InputError(f"the configuration is for {config.dataset!r}, the data set is {name!r}")
         return _agreed(dataset if isinstance(dataset, Dataset) else loaded(name, config), config)
     options = {key: _counted(value) if key in SIZES else value for key, value in options.items() if value is not None}
     options["dataset"] = name
     known = {key: value for key, value in options.items() if key not in SIZES or value != ALL}
-    # Wrong options are refused before a large file is read. How many rows it has is not known yet, nor how many points
-    # follow from them: no number of validation rows is too small for these.
+    # Wrong options are refused before a large file is read. The number of its rows is not known yet, nor the number of
+    # points, which follows from it; so no number of validation rows may be refused as too small for the points.
     own = not dataset.balanced if isinstance(dataset, Dataset) else names_file(name)
     plenty = dict.fromkeys(SIZES, PLENTY) if own else {}
     first = plenty | known
@@ -106,7 +107,7 @@ def prepared(
 
 
 def _counted(value: Any) -> Any:
-    """Return a number of rows that was given as text as a number."""
+    """Return the number if `value` is a number of rows written as text; otherwise return `value`."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value) else value
 
 
@@ -115,14 +116,17 @@ def _agreed(data: Dataset, config: AuditConfig) -> tuple[Dataset, AuditConfig]:
         raise InputError("missing = 'keep': only with estimator; a model needs numbers: use impute")
     if data.schema and config.bounds:
         raise InputError(
-            f"bounds = {list(config.bounds)}: what the columns of {data.name} may hold is said in their own units, by "
-            "feasible = COLUMN=LOW:HIGH; rows within such bounds might be none that the table can hold"
+            f"bounds = {list(config.bounds)}: for a table, say in its own units what a column may hold, by feasible = "
+            "COLUMN=LOW:HIGH; the table might not be able to hold rows within such bounds"
         )
     return data, config
 
 
 def loaded(name: str, config: AuditConfig) -> Dataset:
-    """Return the data set of this name, or in this file, read as the configuration says; raises as `prepared`."""
+    """Return the data set with this name or in this file, read with the options of the configuration.
+
+    Raises `InputError` or `DataError`.
+    """
     own = {option: getattr(config, option) for option in FILE_OPTIONS}
     if names_file(name):
         return read_dataset(files_of(name), **own)
@@ -136,7 +140,10 @@ def loaded(name: str, config: AuditConfig) -> Dataset:
 
 
 def _sizes(data: Dataset, options: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes and epochs of own data; nothing for a data set with a setting of its own."""
+    """Return the default sizes and epochs of own data; nothing for a data set of the catalogue.
+
+    Raises `InputError` for `ALL` with a data set of the catalogue.
+    """
     everything = [name for name in SIZES if options.get(name) == ALL]
     if data.balanced:
         if everything:

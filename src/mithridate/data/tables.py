@@ -1,6 +1,6 @@
-"""Data of the user's own: from files, frames and arrays to a `Dataset`, or a refusal that says what to mend.
+"""Makes a `Dataset` of files, frames and arrays of the user's own, or refuses them and says what to mend.
 
-What a column holds is found from its cells: numbers; whole numbers, where all are whole; booleans; else categories.
+The cells of a column show what it holds: numbers, whole numbers (if all are whole), booleans, or else categories.
 The columns and the table's own units are kept, so that a poisoned row can be written as a row of the table.
 """
 
@@ -17,10 +17,10 @@ import pandas as pd
 from mithridate.configuration.reading import FileOptions
 from mithridate.data import downloads
 from mithridate.data.arrays import read_arrays
-from mithridate.data.assembling import Cells, assembled
+from mithridate.data.assembling import Cells, assembled, empty_cells
 from mithridate.data.columns import check_size, coded, empties, numbered, read_column, read_columns, whole
 from mithridate.data.datasets import Dataset, Split
-from mithridate.data.doubts import warn_of
+from mithridate.data.doubts import warn_of, warn_of_names
 from mithridate.data.encoding import Column, Schema
 from mithridate.data.faults import Constant, Several, Unfit, mended
 from mithridate.data.groups import NONE, ROWS
@@ -32,19 +32,20 @@ from mithridate.data.selection import selected
 from mithridate.errors import DataError, InputError
 
 OF_TABLES = ("target", "drop", "keep", "drop_constant", "categorical", "decimal", "thousands", "units", "join_rare")
-"""The options that arrays do not have."""
+"""The options that only tables have."""
 
 
 def read_dataset(path: str | Path | Sequence[str | Path], target: str | int | None = None, **options: Any) -> Dataset:
-    """Return the data set in a file, named like the file, or in several files with the same columns.
+    """Return the data set in a file, or in several files with the same columns. It has the name of the (first) file.
 
     A table is text with separators (CSV), ARFF, Excel or Parquet; arrays are NPZ (`x`, `y`) or svmlight.
 
-    Arguments: `target`, the column of a table that holds the labels, by name or place; the other `options` are the
-    fields of [`FileOptions`](data.md#mithridate.configuration.reading.FileOptions), as `drop` or `missing`.
+    Arguments: `path`, of the file, or a list of paths; `target`, the column of a table that holds the labels, by name
+    or place; the other `options` are the fields of
+    [`FileOptions`](data.md#mithridate.configuration.reading.FileOptions), such as `drop` or `missing`.
 
-    Raises `DataError` for a file that cannot be used, with the column, the line and what mends it, and `InputError` for
-    an option.
+    Raises `DataError` for a file that cannot be used; its message names the column, the line and the remedy. Raises
+    `InputError` for a wrong option.
     """
     given = FileOptions.of(target=target, **options)
     paths = [Path(path)] if isinstance(path, str | Path) else list(map(Path, path))
@@ -53,7 +54,7 @@ def read_dataset(path: str | Path | Sequence[str | Path], target: str | int | No
     if not {kind for _, kind in kinds} & {"npz", "svmlight"}:
         return mended(lambda asked: _of_table(name, open_tables(kinds, asked), asked), given, str(paths[0]))
     if len(paths) > 1:
-        raise InputError(f"{paths[0]} and {paths[1]}: of several files all have to be tables, and not arrays")
+        raise InputError(f"{paths[0]} and {paths[1]}: several files must all be tables, not arrays")
     _check_arrays(str(paths[0]), given)
     given = given.model_copy(update={"group": given.group or NONE})
     arrays, source = read_arrays(*kinds[0])
@@ -65,8 +66,9 @@ def read_dataset(path: str | Path | Sequence[str | Path], target: str | int | No
 def dataset_of(x: Any, y: Any, *, name: str = "own", test: Any = None, **options: Any) -> Dataset:
     """Return the data set in a data frame, in arrays or in a sparse matrix.
 
-    Arguments: `x` (n, m), and `y`, the labels (n,) or the name or place of the column of `x` that holds them; `test`,
-    official test rows, another frame or (x, y); the others as of `read_dataset`. Raises as that does.
+    Arguments: `x` (n, m); `y`, the labels (n,), or the name or place of the column of the frame `x` that holds them;
+    `name`, of the data set; `test`, official test rows: another frame, or a pair (x, y); `options` as in
+    `read_dataset`. Raises `DataError` or `InputError` as `read_dataset` does.
 
     Example:
         >>> import pandas as pd
@@ -115,18 +117,18 @@ def _columns(frame: pd.DataFrame, names: Sequence[str], places: Sequence[int]) -
 def _check_arrays(name: str, given: FileOptions) -> None:
     """Raise `InputError` for options that only tables have."""
     if given.group not in (None, ROWS, NONE):
-        raise InputError(f"group = {given.group!r}: only tables have named columns; the labels of {name} are in it")
+        raise InputError(f"group = {given.group!r}: only tables have named columns; {name} contains its labels")
     for option in (*OF_TABLES, *OF_TEXT):
         if (value := getattr(given, option)) != FileOptions.model_fields[option].default:
             shown = list(value) if isinstance(value, tuple) else value
-            raise InputError(f"{option} = {shown!r}: only tables have named columns; the labels of {name} are in it")
+            raise InputError(f"{option} = {shown!r}: only tables have named columns; {name} contains its labels")
 
 
 def read_labelled(path: str | Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
-    """Return further rows of a table that is known, from a file like the one it was read from.
+    """Return further rows of a known table, from a file like the one that the table was read from.
 
-    Raw rows (n, columns), NaN where a cell is empty, and the places of their labels (n,) among the target's categories.
-    Raises `DataError` when a column is missing, or a cell is not what its column holds.
+    Returned are raw rows (n, columns), NaN where a cell is empty, and labels (n,), as places in the target's
+    categories. Raises `DataError` if a column or a label is missing, or a cell does not fit its column.
     """
     path, reading = Path(path), schema.reading
     kind = kind_of(path)
@@ -148,7 +150,7 @@ def read_labelled(path: str | Path, schema: Schema) -> tuple[np.ndarray, np.ndar
 
 
 def _like(path: Path, kind: Kind, schema: Schema) -> tuple[Table, FileOptions]:
-    """Open a file that is written as the one of the schema was, or as poison is: plainly, with commas and a header."""
+    """Open a file that is written like the schema's own file, or like poison: plainly, with commas and a header."""
     usual = {option: FileOptions.model_fields[option].default for option in (*OF_TEXT, "decimal", "thousands", "units")}
     plain = schema.reading.model_copy(update=usual | {"header": "first" if kind == "text" else None})
     needed = [column.name for column in (*schema.columns, schema.target)]
@@ -165,10 +167,11 @@ def _like(path: Path, kind: Kind, schema: Schema) -> tuple[Table, FileOptions]:
 
 
 def read_rows(path: str | Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a file, features (n, m) as the victim of a split sees them and classes (n,) by number.
+    """Return the rows of a file: features (n, m) as the victim of a split sees them, and classes (n,) by number.
 
-    For a table a file like it (see `read_labelled`); for a data set of the catalogue an npz file with arrays `x` (n, m)
-    in the data set's own units and `y` (n,), the places of its classes. Raises `DataError` for any other.
+    For a table, the file must be like the table (see `read_labelled`). For a data set of the catalogue, it must be an
+    npz file with arrays `x` (n, m), in the data set's own units, and `y` (n,), labels 0 … K − 1. Raises `DataError` for
+    any other file.
     """
     if split.encoder:
         raw, y = read_labelled(path, split.encoder.schema)
@@ -193,9 +196,9 @@ def _with_target(x: pd.DataFrame, y: Any) -> pd.DataFrame:
 
 
 def _of_table(name: str, table: Table, options: FileOptions, n_test: int = 0) -> Dataset:
-    """Return the data set in a table, whose last `n_test` rows are its official test rows.
+    """Return the data set in a table. Its last `n_test` rows are official test rows.
 
-    Raises `Several` for all that is wrong with its columns and labels.
+    Raises `Several` for all faults of its columns, labels and empty cells, `InputError` or `DataError` for others.
     """
     chosen, source = selected(table.names, options, table.source.name), table.source
     names = [table.names[place] for place in chosen.places]
@@ -204,38 +207,36 @@ def _of_table(name: str, table: Table, options: FileOptions, n_test: int = 0) ->
         raise DataError(f"{source.name}: a header and no rows" if table.names else f"{source.name}: no columns")
     unnamed = [place for place in chosen.features if re.fullmatch(r"Unnamed: \d+", table.names[place])]
     at = {place: number for number, place in enumerate(chosen.places)}
-    # What ends every line is no column.
+    # A separator at the end of every line makes no column.
     hollow = {place for place in unnamed if source.text and empties(frame.iloc[:, at[place]], source, options).all()}
     features = [place for place in chosen.features if place not in hollow]
     order = [table.names[place] for place in chosen.places if place not in hollow]
     asked = options.model_copy(update={"categorical": chosen.categorical})
     faults: list[DataError] = _doubles(table.names, [*features, chosen.target], source)
+    label, labels = Column(table.names[chosen.target], "category"), np.zeros(len(frame))
     try:
         label, labels = read_column(frame.iloc[:, at[chosen.target]], source, asked, is_target=True)
     except Constant:
-        label, labels = Column(table.names[chosen.target], "category"), np.full(len(frame), np.nan)
-        faults.append(DataError(f"{source.name}: the target {label.name!r} is empty in every row"))
+        faults.append(DataError(f"{source.name}: the target {table.names[chosen.target]!r} is empty in every row"))
     except DataError as error:
-        label, labels = None, None
         faults.append(error)
-    try:
-        columns, raw = read_columns(frame.iloc[:, [at[place] for place in features]], features, source, asked)
-    except Several as error:
-        raise Several([*faults, *error.faults]) from None
-    if faults or label is None or labels is None:
-        raise Several(faults)
+    columns, raw, others = read_columns(frame.iloc[:, [at[place] for place in features]], features, source, asked)
+    faults += others
     order = [name for name in order if name in {label.name, *(column.name for column in columns)}]
-    groups = None if chosen.group is None else numbered(frame.iloc[:, at[chosen.group]], source, options)
-    table_text = frame if source.text else None
-    cells = Cells(columns, raw, label, labels, tuple(order), options, table_text, groups)
+    cells = Cells(columns, raw, label, labels, tuple(order), options, frame if source.text else None)
+    if faults:
+        raise Several([*faults, *empty_cells(cells, source, options)])
+    if chosen.group is not None:
+        cells = replace(cells, groups=numbered(frame.iloc[:, at[chosen.group]], source, options))
     found = assembled(name, cells, source, options, n_test)
+    warn_of_names(order, table.names, source, options)
     warn_of(columns, raw, labels, source, table.names, options, found.grouping)
     unkept = found_rules(columns, raw, found.schema.rules if found.schema else ())
     return replace(found, unkept=unkept) if unkept else found
 
 
 def _doubles(names: Sequence[str], places: Sequence[int], source: Source) -> list[DataError]:
-    """Return what is wrong with columns of one name."""
+    """Return the faults of columns that have the same name."""
     found: list[DataError] = []
     for name, times in Counter(names[place] for place in places).items():
         if times > 1:

@@ -1,4 +1,4 @@
-"""The plan of an audit before it is started: what it computes (`workload`), in how much memory (`costs`) and time."""
+"""The plan of an audit before it starts: what it computes (`workload`), and the memory (`costs`) and time it needs."""
 
 from mithridate.planning.plans import ChainPlan, Plan, duration, gib, plan
 from mithridate.planning.refits import RefitPlan, plan_refits

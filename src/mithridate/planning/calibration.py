@@ -1,7 +1,7 @@
-"""What the parts of an audit take here: each is run twice, on the first split, and timed.
+"""Measures how long the parts of an audit take on this machine: each part runs twice on the first split.
 
-The first time has the compilation in it, the second is compiled. A part that would take long is run for fewer steps
-and scaled, by the cost that its jaxpr has.
+The first run includes compilation, the second does not. A part that would take long runs for fewer steps, and its time
+is scaled.
 """
 
 import math
@@ -40,23 +40,23 @@ from mithridate.victims.learner import Learner, Space
 from mithridate.victims.rows import Rows, join
 
 LONG = 3.0
-"""Seconds, by the analytic estimate, above which a part is shortened."""
+"""A part is shortened if the analytic estimate of its time is longer than this, in seconds."""
 
 TURNS = 4
-"""Products there and back by which the rate of operations is measured."""
+"""How many pairs of products X·W and Xᵀ·R measure the rate of operations."""
 
 KERNEL = 2e-7
 """Seconds to start one kernel in a compiled loop on a CPU (measured)."""
 
 
 class Timed(NamedTuple):
-    """Seconds of a part once compiled, and of its compilation."""
+    """Seconds that a compiled part takes, and seconds of its compilation."""
 
     run: float
     compiling: float
 
     def times(self, factor: float) -> "Timed":
-        """Return a part that runs so many times as long, compiled once."""
+        """Return the time of a part that runs `factor` times as long and is compiled once."""
         return self._replace(run=self.run * factor)
 
 
@@ -65,7 +65,7 @@ NOTHING = Timed(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Still:
-    """A defender who does not answer, with another's descent: the attack's own steps alone."""
+    """A policy that never changes λ but has another policy's descent: it times the attack's own steps alone."""
 
     name: str
     strengths: Box
@@ -73,7 +73,7 @@ class Still:
     at: Strength
 
     def respond(self, problem: Any, x_poison: Any, log_strength: Strength, key: Any) -> Strength:
-        """Return the one λ."""
+        """Return the fixed λ."""
         return self.at
 
     def after_clean(self, log_strength: Strength) -> "Still":
@@ -82,9 +82,10 @@ class Still:
 
 
 def rate(rows: Array | None = None, width: int = 1024) -> float:
-    """Return the operations a second of products X·W and Xᵀ·R, in the precision in force, as training has them.
+    """Return the operations per second of products X·W and Xᵀ·R, as in training, with the present precision.
 
-    `rows`, X (default: 1024 × 1024 numbers), are multiplied with so many columns; few of them wait for memory.
+    `rows` is X (default: 1024 × 1024 numbers); `width` is the number of columns of W. With few columns memory limits
+    the rate.
     """
     rows = jnp.ones((1024, 1024)) if rows is None else rows
 
@@ -97,12 +98,12 @@ def rate(rows: Array | None = None, width: int = 1024) -> float:
 
 
 def analytic(cost: Cost, flops: float) -> float:
-    """Return the seconds that a call should take on a device with this rate."""
+    """Return the estimated seconds of a call on a device with a rate of `flops` operations per second."""
     return cost.flops / flops + cost.kernels * KERNEL
 
 
 def timed(run: Callable[[], Any], times: int = 1) -> tuple[Timed, Any]:
-    """Time a first run, and then the best of some; return also what the last found."""
+    """Time a first run, and the best of `times` more; return the times and the result of the last run."""
     seconds, found = [], None
     for _ in range(times + 1):
         started = time.perf_counter()
@@ -114,7 +115,10 @@ def timed(run: Callable[[], Any], times: int = 1) -> tuple[Timed, Any]:
 
 
 def shortened(learner: Learner, space: Space, seconds: float) -> tuple[Learner, float]:
-    """Return a learner that stops early where training in this space should take more than `LONG`, and how much."""
+    """Return a learner whose training takes at most about `LONG`, and the factor by which it was shortened.
+
+    `seconds` is the estimate for the whole training in this space.
+    """
     rule = learner.rule
     counted = next((name for name in ("epochs", "steps") if getattr(rule, name, 0)), None)
     if seconds <= LONG or counted is None:
@@ -125,10 +129,10 @@ def shortened(learner: Learner, space: Space, seconds: float) -> tuple[Learner, 
 
 
 def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed, Strength]:
-    """Return the time of one training (λ and fold) as the defender tunes λ, of one derivative in λ, and the λ found.
+    """Return the times of one training for tuning λ (one λ and fold) and of one derivative in λ, and the λ found.
 
-    `seconds`, what the λ tried together should take; what would take long is shortened and scaled. The derivative is
-    asked for where λ is a vector. What does not tune takes no time.
+    `seconds` is the estimate for all λ that are tried together; long trainings are shortened and scaled. The derivative
+    is needed only if λ is a vector. A policy that does not tune λ takes no time.
     """
     policy, groups = attack.policy, attack.learner.strength_shape
     effort, tried = effort_of(policy, groups), grid_over(policy.strengths, groups)
@@ -143,7 +147,7 @@ def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed
     learner, factor = shortened(attack.learner, space, seconds)
     problem = replace(problem, learner=learner)
     if effort.folds:
-        # What takes the time is the size of the folds, whatever they hold.
+        # Only the size of the folds matters for the time, not their content.
         there = np.flatnonzero(np.asarray(joined.weight) > 0)
         held_out = np.zeros((effort.folds, len(joined.y)), dtype=bool)
         held_out[np.arange(len(there)) % effort.folds, there] = True
@@ -165,10 +169,10 @@ def response(attack: Attacker, rows: Rows, seconds: float) -> tuple[Timed, Timed
 
 
 def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: float) -> tuple[Timed, Timed, Timed]:
-    """Return the times of the clean ratio, of one round of a batch, and of what else a batch takes.
+    """Return the times of the clean ratio, of one round of a batch, and of the rest of a batch.
 
-    The defender's answers are left out. `seconds`, what one hyperiteration should take; a round that would take long is
-    shortened and scaled. Besides its rounds a portfolio measures all its candidates as they are.
+    The defender's answers are not included. `seconds` is the estimate for one hyperiteration; a long round is shortened
+    and scaled. The rest of a batch is for a portfolio, which measures all its candidates besides its rounds.
     """
     crafting = attack.crafting()
     length = math.ceil(crafting.steps / max(1, crafting.rounds))
@@ -190,7 +194,7 @@ def steps(attack: Attacker, split: Split, rows: Rows, at: Strength, seconds: flo
 
 
 def _first_batch(attack: Attacker, split: Split, rows: Rows) -> tuple[Timed, Timed]:
-    """Return the times of an attack's clean ratio and of its first batch."""
+    """Return the times of the clean ratio of an attack and of its first batch."""
     laps: list[tuple[float, float]] = []
     for _ in range(2):
         found = attack.run(split.x_train, split.y_train, rows)
@@ -207,7 +211,7 @@ def _first_batch(attack: Attacker, split: Split, rows: Rows) -> tuple[Timed, Tim
 def retraining(
     attack: Attacker, split: Split, rows: Rows, config: AuditConfig, aim: Objective, at: Strength, seconds: float
 ) -> Timed:
-    """Return the time of one victim's retraining and measuring, which should be `seconds`; a long one is shortened."""
+    """Return the time to retrain and measure one victim. `seconds` is the estimate; a long training is shortened."""
     learner = attack.learner.with_rule(evaluation_rule(config))
     victim, factor = shortened(learner, learner.chosen_space((rows,)), seconds)
     valid, test = Rows.of(split.x_valid, split.y_valid), Rows.of(split.x_test, split.y_test)

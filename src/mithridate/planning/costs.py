@@ -1,12 +1,13 @@
-"""What a computation costs, read from its jaxpr before anything is compiled or allocated.
+"""Reads from a jaxpr what a computation costs, before anything is compiled or allocated.
 
-Operations are counted through loops. The memory is that of all values that are alive at once: each lives from the
-equation that makes it to the last that reads it, a loop's body in one copy and what the loop stacks up in full. So the
-trajectory that reverse mode keeps is counted as it is, whatever the rule of training, its coordinates and the method.
+Operations are counted through loops. The memory is the largest sum of all arrays that exist at once. We count each
+array from the equation that creates it to the last equation that reads it. The body of a loop counts once; arrays that
+the loop stacks up count in full. So the trajectory that reverse mode keeps is counted, for every training rule,
+coordinates and method.
 
-JAX documents what a jaxpr is, but not the parameters of its equations. Only this file reads them, and it reads few (the
-tested range of JAX is in `versions`). A form that is not known here raises some error, and `plan` then says that time
-and memory are unknown.
+JAX documents what a jaxpr is, but not the parameters of its equations. Only this file reads these parameters, and only
+a few (`versions` has the tested range of JAX). A form that is unknown here raises an error, and `plan` then says that
+time and memory are unknown.
 """
 
 import math
@@ -19,31 +20,32 @@ import jax
 from mithridate.victims.spaces.gram import NARROW
 
 UNKNOWN = 20
-"""Times that a loop runs which ends when its solution is good: Newton's and conjugate gradient's, measured."""
+"""The assumed number of turns of a loop that ends on convergence, as in Newton's method and conjugate gradients
+(measured)."""
 
 CUBIC = {"cholesky": 1 / 3, "lu": 2 / 3, "qr": 2.0, "eigh": 9.0, "svd": 20.0, "triangular_solve": 1.0}
-"""Operations of LAPACK's routines on an n × n matrix, over n³."""
+"""Operations of LAPACK's routines on an n × n matrix, divided by n³."""
 
 VIEWS = ("reshape", "squeeze", "broadcast_in_dim", "convert_element_type", "copy", "stop_gradient", "iota", "transpose")
-"""What XLA computes where it is read; it has no memory of its own."""
+"""Primitives that XLA computes when their result is read: they need no memory of their own."""
 
 CALLS = (
     *("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint", "shard_map"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
     "vprim",  # Equinox's
 )
-"""What computes what its inner programs compute, once each."""
+"""Primitives that run each of their inner programs once."""
 
 HIDDEN = ("call_hi_primitive",)
-"""What computes programs that are not among its parameters: `jax.lax.custom_root`, from JAX 0.12 on."""
+"""Primitives whose inner programs are not among their parameters: `jax.lax.custom_root`, since JAX 0.12."""
 
 Jaxpr = Any
-"""A program of JAX: with `invars`, `outvars` and `eqns`, or around one in `jaxpr`, as before JAX 0.12 where it has
-constants."""
+"""A program of JAX with `invars`, `outvars` and `eqns`, or an object that has it as `jaxpr` (a program with constants
+before JAX 0.12)."""
 
 
 class Cost(NamedTuple):
-    """Operations (`flops`), the number of kernels started, and the most bytes alive at once, arguments left out."""
+    """The operations (`flops`), the started `kernels`, and the most bytes at once besides the arguments (`peak`)."""
 
     flops: float
     kernels: float
@@ -51,7 +53,9 @@ class Cost(NamedTuple):
 
 
 def cost_of(function: Callable[..., Any], *arguments: Any) -> Cost:
-    """Return what a call costs; arguments may be shapes (`jax.ShapeDtypeStruct`), and nothing is computed.
+    """Return what a call costs; nothing is computed. Arguments may be shapes (`jax.ShapeDtypeStruct`).
+
+    Raises `LookupError` or another error for a program that is not understood.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,12 +66,12 @@ def cost_of(function: Callable[..., Any], *arguments: Any) -> Cost:
 
 
 def size_of(tree: Any) -> int:
-    """Return the bytes of all arrays, or shapes of arrays, in a tree."""
+    """Return the bytes of all arrays in a tree, or of the arrays with these shapes."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
 def _bytes(value: Any) -> int:
-    # The bits of a random key are not in its type; they are a few.
+    # The type of a random key does not say its size, which is small.
     return math.prod(value.shape) * getattr(value.dtype, "itemsize", 8)
 
 
@@ -86,7 +90,7 @@ def _cost(jaxpr: Jaxpr) -> Cost:
         dying = {v for v in equation.invars if not _is_literal(v) and last[v] == place}
         made = {} if view else {v: _bytes(v.aval) for v in equation.outvars}
         freed = sum(alive.pop(v, 0) for v in dying)
-        # What reads its arguments once, in order, can write where they were.
+        # An equation that reads its arguments once, in order, can write its results over them.
         reused = min(freed, sum(made.values())) if not inner.peak and equation.primitive.name != "dot_general" else 0
         peak = max(peak, held + sum(made.values()) - reused + inner.peak)
         held += sum(made.values()) - freed
@@ -97,18 +101,18 @@ def _cost(jaxpr: Jaxpr) -> Cost:
 
 
 def _equation(equation: Any) -> Cost:
-    """Return the cost of one equation; `peak` is what it holds besides its arguments and results."""
+    """Return the cost of one equation; `peak` does not include its arguments and results."""
     name, params = equation.primitive.name, equation.params
     outputs = sum(math.prod(v.aval.shape) for v in equation.outvars)
     match name:
         case "scan":
             (body,) = _parts(params)
-            # What is handed from step to step comes out in the shape that it has inside; the rest is stacked up.
+            # The carry has the same shape outside as inside; all other outputs are stacked up.
             pairs = zip(body.outvars, equation.outvars, strict=True)
             carry = sum(_bytes(inside.aval) for inside, out in pairs if inside.aval.shape == out.aval.shape)
             step = _cost(body)
             return Cost(step.flops * params["length"], step.kernels * params["length"], step.peak + carry)
-        case "while" | "linear_solve":  # the latter is Lineax's, by conjugate gradients
+        case "while" | "linear_solve":  # Lineax solves the latter by conjugate gradients
             steps = [_cost(part) for part in _parts(params)]
             flops, kernels = UNKNOWN * sum(s.flops for s in steps), UNKNOWN * sum(s.kernels for s in steps)
             handed = sum(_bytes(v.aval) for v in equation.outvars)
@@ -124,24 +128,24 @@ def _equation(equation: Any) -> Cost:
             inside = math.prod(left[i] for i in contracted)
             batch = math.prod(left[i] for i in batched)
             sides = (math.prod(left) // (inside * batch), math.prod(right) // (inside * batch))
-            # As in `gram.pays`: a narrow product takes as long as one with a few columns.
+            # As in `gram.pays`: a very narrow product takes as long as one with `NARROW` columns.
             rows, columns = max(sides), min(max(NARROW, min(sides)), max(sides))
             return Cost(2.0 * batch * inside * rows * columns, 1.0, 0)
         case _ if name in CUBIC:
             matrix = equation.invars[0].aval.shape
             return Cost(CUBIC[name] * math.prod(matrix) * matrix[-1], 1.0, size_of([v.aval for v in equation.invars]))
     if name in HIDDEN:
-        raise LookupError(f"what JAX's {name!r} computes cannot be seen")
+        raise LookupError(f"the programs that JAX's {name!r} runs cannot be read")
     inner = [_cost(part) for part in _parts(params)] if outputs else []
     if name.startswith(("scatter", "reduce", "cumsum", "sort")) or not inner:
         return Cost(0.0 if name in VIEWS else float(outputs), 0.0 if name in VIEWS else 1.0, 0)
     if name not in CALLS:
-        raise LookupError(f"what JAX's {name!r} does with the programs in it is not known here")
+        raise LookupError(f"it is not known how JAX's {name!r} runs its inner programs")
     return Cost(sum(p.flops for p in inner), sum(p.kernels for p in inner), max(p.peak for p in inner))
 
 
 def _parts(params: dict[str, Any]) -> list[Jaxpr]:
-    """Return the programs that an equation calls, in whatever its parameters hold them."""
+    """Return the programs that an equation runs, wherever they are in its parameters."""
     return [opened(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_jaxpr) if _is_jaxpr(leaf)]
 
 
@@ -154,5 +158,5 @@ def _is_literal(value: Any) -> bool:
 
 
 def opened(jaxpr: Jaxpr) -> Jaxpr:
-    """Return a program itself."""
+    """Return the program itself, without an object around it."""
     return getattr(jaxpr, "jaxpr", jaxpr)

@@ -1,8 +1,8 @@
-"""The plan of an audit before it is started: what it computes, in how much memory and time, and whether that fits.
+"""The plan of an audit before it starts: what it computes, the memory and time it needs, and whether that fits.
 
-Counts follow from the configuration (`workload`). The memory follows from shapes alone: the most that one step holds at
-once (`costs`), beside the rows. The time comes from a short calibration (`calibration`), or from operations counted and
-the rate of one matrix product.
+Counts follow from the configuration (`workload`). The memory follows from shapes alone: the rows, and the most that one
+step needs at once (`costs`). The time comes from a short calibration (`calibration`), or from the number of operations
+and the measured rate of one matrix product.
 """
 
 import math
@@ -31,29 +31,41 @@ from mithridate.victims.models import LinearFirstLayer
 from mithridate.victims.spaces.gram import width_of
 
 PROCESS = 340 * 2**20
-"""Bytes that the compiler, compiled programs and pictures take on the host beside the audit's own arrays (measured)."""
+"""Bytes that compiler, compiled programs and pictures need on the host, besides the arrays of the audit (measured)."""
 IMPORTED = 450 * 2**20
-"""Bytes of a further process with everything imported (measured)."""
+"""Bytes of another process after all imports (measured)."""
 WRITING = 4.0
 """Seconds for the report and its pictures (measured)."""
 REPORT = 6 * 2**20
 """Bytes of the report and its pictures (measured)."""
 TIGHT = 0.8
-"""Share of the free memory from which on a plan warns."""
+"""The share of the free memory above which a plan warns."""
 SURE = {True: 1.5, False: 4.0}
-"""By what factor the time can be wrong, with and without calibration (measured)."""
+"""The factor by which the time can be wrong, with and without calibration (measured)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an audit computes, and what it takes.
+    """What an audit computes, and the time, memory and disk space that it needs.
 
-    `cells` = splits × policies × ratios; `chains`, what a split of each policy computes; `memory`, the most bytes
-    beyond what is in use now, of which `step` for its largest step and `rows` for rows and their Gram matrices; `free`,
-    the bytes that there are; `chain_seconds` of each of `chains`; `seconds` of all when everything is compiled already,
-    `compiling`, the seconds of compiling it (0 where unknown); `sure`, the factor by which both can be wrong; `disk`,
-    the bytes of the run directory; `workers` processes with so many `threads` each. What speaks against the audit is in
-    `warnings` and `refusals`, with the remedy.
+    Arguments:
+        dataset: Name of the data set.
+        splits: Number of splits.
+        ratios: Number of poison ratios, the clean one included.
+        cells: splits × policies × ratios.
+        chains: What one split of each policy computes.
+        chain_seconds: Seconds of each of `chains`.
+        memory: The most bytes at once, besides what is in use now. `step` of them are for the largest step, `rows` for
+            rows and their Gram matrices.
+        free: Free bytes.
+        seconds: Seconds of the whole audit if everything is compiled already.
+        compiling: Seconds of compiling, 0 if unknown.
+        calibrated: Whether the time was measured by calibration.
+        sure: The factor by which the times can be wrong.
+        disk: Bytes of the run directory.
+        execution: How the chains are executed.
+        workers: Number of processes, with `threads` threads each.
+        warnings: Reasons to change the audit, with the remedy; `refusals`: reasons why it cannot run.
     """
 
     dataset: str
@@ -94,12 +106,12 @@ class Plan:
         return f"about {duration(self.seconds + self.compiling)}, {gib(self.memory)}"
 
     def check(self) -> None:
-        """Raise `InputError` when the audit cannot be run as planned."""
+        """Raise `InputError` if the audit cannot run as planned."""
         if self.refusals:
             raise InputError("; ".join(self.refusals))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the plan as plain data."""
         return asdict(self)
 
 
@@ -108,10 +120,15 @@ def plan(
 ) -> Plan:
     """Return the plan of the audit of `data` with `config`; nothing is written.
 
-    Arguments: `free_memory`, the bytes there are (default: as found where the audit will run); `calibrate`, whether to
-    time the parts, which takes a few seconds and their compilation, or to reckon; `workers`, the processes that share
-    the chains (default: as the configuration says; of a cluster, one). An audit that does not fit is not calibrated.
-    Raises `InputError` where it cannot be run at all, `Unplanned` where only the plan fails: the audit may go on then.
+    Arguments:
+        data: The data set.
+        config: The configuration.
+        free_memory: Free bytes (default: those of the device on which the audit will run).
+        calibrate: Whether to time the parts, which takes some seconds and their compilation. Otherwise the time is
+            estimated from counted operations. An audit that does not fit into the memory is not calibrated.
+        workers: Number of processes that share the chains (default: as in the configuration; one for a cluster).
+
+    Raises `InputError` if the audit cannot run at all, and `Unplanned` if only the plan fails; then the audit may run.
 
     Example:
         >>> from mithridate.data.sources import prepared
@@ -124,7 +141,7 @@ def plan(
     except MithridateError:
         raise
     except Exception as error:
-        # Whatever a library of another version does not have, or does otherwise: no audit depends on it.
+        # Another version of a library may lack something or differ. An audit does not depend on that.
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise Unplanned(f"time and memory unknown: the audit cannot be planned here ({said})") from error
 
@@ -163,7 +180,7 @@ def _plan(data: Dataset, config: AuditConfig, most: int | None, calibrate: bool,
 
 
 def gib(size: int) -> str:
-    """Return a size in words: 3.4 GiB, 120 MiB."""
+    """Return a number of bytes as text: 3.4 GiB, 120 MiB."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
@@ -181,14 +198,14 @@ def _execution(config: AuditConfig) -> str:
 
 
 def _free() -> int:
-    """Return the bytes free where the steps will run: on the accelerator, or on the host."""
+    """Return the free bytes of the device on which the steps will run: the accelerator or the host."""
     if stats := jax.devices()[0].memory_stats():
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
     return free_memory()
 
 
 def _memory(work: Work, workers: int) -> int:
-    """Return the most bytes at once, beyond what is in use now; on an accelerator, those of one device."""
+    """Return the most bytes at once, besides what is in use now; on an accelerator, for one device."""
     config, on_host = work.config, jax.default_backend() == "cpu"
     how = _execution(config) if workers == 1 else "serial"
     together = config.splits * len(work.attacks) if how == "batched" else 1
@@ -200,7 +217,7 @@ def _memory(work: Work, workers: int) -> int:
 
 
 def _changes(work: Work) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what may need less memory: in words, and as changes of the work."""
+    """Yield changes that may need less memory: in words, and as arguments of `Work.changed`."""
     chain, batch = work.chains[0], work.config.batch
     other = "plain" if chain.space == "gram" else "gram"
     if _execution(work.config) == "batched":
@@ -215,12 +232,12 @@ def _changes(work: Work) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _remedy(work: Work, workers: int, free: int) -> str:
-    """Return what would fit, by this same estimate."""
+    """Return in words which changes would fit into the memory, by the same estimate."""
     now, found = _memory(work, workers), []
     for text, change in _changes(work):
         try:
             needed = _memory(work.changed(**change), workers)
-        except InputError:  # not with this victim
+        except InputError:  # impossible with this victim
             continue
         if needed <= free and needed < 0.95 * now:
             found.append(f"{text} needs {gib(needed)}")
@@ -229,11 +246,11 @@ def _remedy(work: Work, workers: int, free: int) -> str:
             name = f"processes:{fewer}" if fewer > 1 else "serial"
             found.append(f"execution = {name} needs {gib(needed)}")
             break
-    return "; ".join(found) or "use fewer training rows (train), or a machine with more"
+    return "; ".join(found) or "use fewer training rows (train), or a machine with more memory"
 
 
 def _calibrated(work: Work) -> tuple[list[float], float]:
-    """Return the seconds of each policy's chain, compiled, and the seconds of compiling all."""
+    """Return the seconds of each policy's compiled chain, and the seconds of compiling all of them."""
     known, compiling, first = {}, 0.0, work.attacks[0]
     rows, model = first.rows(work.split.x_train, work.split.y_train), first.learner.model
     width = width_of(model) if isinstance(model, LinearFirstLayer) else 1
@@ -269,7 +286,7 @@ def _of_chain(
 
 
 def _reckoned(work: Work) -> tuple[list[float], float]:
-    """Return the seconds of each policy's chain by counted operations; the compiling is not known."""
+    """Return the seconds of each policy's chain from counted operations, and 0, because compiling is unknown."""
     flops, seconds = calibration.rate(), []
     for attack, chain, costs in zip(work.attacks, work.chains, work.costs, strict=True):
         one = {name: calibration.analytic(cost, flops) for name, cost in costs.items()}
@@ -285,7 +302,7 @@ def _reckoned(work: Work) -> tuple[list[float], float]:
 
 
 def _disk(work: Work) -> int:
-    """Return the bytes of the run directory: report, points at start and end and between, row numbers, weights."""
+    """Return the bytes of the run directory: report, points, and numbers of rows."""
     config, split = work.config, work.split
     points = 4 * config.points * split.x_train.shape[1] * 4
     numbers = 8 * (len(split.y_train) + len(split.y_valid) + len(split.y_test))
@@ -293,7 +310,7 @@ def _disk(work: Work) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    """Return seconds as text: 0.4 s, 12 s, 3 min, 2.5 h."""
     for size, unit in ((3600.0, "h"), (60.0, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"

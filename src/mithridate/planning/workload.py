@@ -1,6 +1,6 @@
-"""The work of an audit: what each of its chains computes, how often, and what a part costs by its shapes.
+"""The work of an audit: what each of its chains computes and how often, and what a part costs, from shapes alone.
 
-A chain is a split of one policy. Nothing of the size of a Gram matrix or of a trajectory is computed here.
+A chain is one split of one policy. Nothing as large as a Gram matrix or a trajectory is computed here.
 """
 
 import math
@@ -37,17 +37,25 @@ from mithridate.victims.learner import Space
 from mithridate.victims.rows import Rows, join
 
 LANCZOS = 24
-"""Vectors of the size of w, in float64, with which the curvature is found."""
+"""How many vectors of the size of w, in float64, are needed to find the curvature."""
 
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """What one chain computes: counts.
+    """How often one chain computes what.
 
-    `hyperiterations` in all `batches`, `steps` of them in a batch and `rounds` of these; their `hypergradients`;
-    `inner_steps` T (0 where solved), in `space`, by `method`; `responses` of the defender, which train for `trainings`
-    λ (and folds) in all and take `slopes` derivatives in λ; `checks`, trainings by which a learned λ is checked;
-    `evaluations`, victims retrained to be measured.
+    Arguments:
+        policy: Name of the defender.
+        batches: Batches of points.
+        steps: Hyperiterations in a batch, divided into `rounds` rounds.
+        hyperiterations: Hyperiterations in all batches, with `hypergradients` hypergradients.
+        inner_steps: T of inner training, 0 if the victim is solved to optimality.
+        space: Coordinates of inner training.
+        method: Method of the hypergradient.
+        responses: Answers of the defender. Together they train for `trainings` λ (and folds) and take `slopes`
+            derivatives in λ.
+        checks: Trainings that check a learned λ.
+        evaluations: Victims that are retrained and measured.
     """
 
     policy: str
@@ -77,12 +85,12 @@ class Work:
 
     @classmethod
     def of(cls, data: Dataset, config: AuditConfig) -> "Work":
-        """Return the work of an audit. Raises `InputError` where it cannot be done."""
+        """Return the work of an audit. Raises `InputError` if the audit is impossible."""
         scenario = Scenario.of(data, config)
         return cls(config, scenario.split, scenario.objective, scenario.attacks)
 
     def changed(self, execution: str | None = None, space: Space | None = None, **options: Any) -> "Work":
-        """Return the same work by another execution, in another space, or with other options of its attacks."""
+        """Return the same work with another execution, another space, or other options of its attacks."""
         config = self.config.model_copy(update={"execution": execution} if execution else {})
         attacks = self.attacks
         if space:
@@ -93,7 +101,7 @@ class Work:
 
     @cached_property
     def problems(self) -> list[Bilevel]:
-        """The shapes of the outer problems."""
+        """The outer problems of the attacks, as shapes."""
         return [_problem(attack, self.split) for attack in self.attacks]
 
     @cached_property
@@ -103,12 +111,12 @@ class Work:
 
     @cached_property
     def kinds(self) -> list[Any]:
-        """What is equal for policies whose parts compute the same at the same cost."""
+        """Keys: two policies have the same key if their parts compute the same at the same cost."""
         return [_kind(*each) for each in zip(self.attacks, self.chains, strict=True)]
 
     @cached_property
     def costs(self) -> list[dict[str, Cost]]:
-        """What one hypergradient, one grid of λ, one derivative in λ and one retraining cost each policy."""
+        """For each policy the cost of a hypergradient, a grid of λ, a derivative in λ, a check and a retraining."""
         known: dict[Any, dict[str, Cost]] = {}
         for kind, attack, problem in zip(self.kinds, self.attacks, self.problems, strict=True):
             if kind not in known:
@@ -117,14 +125,14 @@ class Work:
 
     @property
     def step(self) -> int:
-        """The bytes of the largest step."""
+        """The bytes of the largest step of any part."""
         parameters = jax.eval_shape(lambda: self.attacks[0].learner.model.init(jax.random.key(0)))
         curvature = 8 * LANCZOS * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
         return max(curvature, *(cost.peak for costs in self.costs for cost in costs.values()))
 
     @property
     def own(self) -> int:
-        """The bytes of the rows that a running chain has: its problem's, poisoned copies, those it is tried on."""
+        """The bytes of a running chain's rows: its problem's, poisoned copies, and the rows it is measured on."""
         rows = max(size_of(problem.rest) for problem in self.problems)
         others = sum(
             array.nbytes for array in (self.split.x_valid, self.split.x_test, *self.aim.target, *self.aim.goal)
@@ -133,13 +141,13 @@ class Work:
 
     @property
     def shared(self) -> int:
-        """The bytes of rows that a split has while the audit runs: on the host, and on the device with K."""
+        """The bytes of a split's rows while the audit runs, on the host, and on the device with the Gram matrix."""
         held = (value for value in vars(self.split).values() if isinstance(value, np.ndarray))
         return sum(array.nbytes for array in held) + size_of(self.problems[0].rest)
 
 
 def _problem(attack: Attacker, split: Split) -> Bilevel:
-    """Return the shapes of the attack's problems; no Gram matrix is computed."""
+    """Return the attack's problem as shapes; no Gram matrix is computed."""
     n, m = split.x_train.shape
     rows = _rows(n + attack.points * (attack.budget == "added"), m)
     if attack.learner.chosen_space((rows,), reused=True) == "gram":
@@ -156,7 +164,7 @@ def _rows(n: int, m: int) -> Rows:
 
 
 def _length(attack: Attacker, problem: Bilevel) -> int:
-    """Return T, the steps of inner training after cutting; 0 for a victim that is solved."""
+    """Return T, the number of inner steps after dividing them; 0 for a victim that is solved to optimality."""
     if attack.learner.solved:
         return 0
     schedule = jax.eval_shape(attack.learner.rule.schedule, problem.rest.weight, jax.random.key(0))
@@ -164,7 +172,7 @@ def _length(attack: Attacker, problem: Bilevel) -> int:
 
 
 def _kind(attack: Attacker, chain: ChainPlan) -> Any:
-    """Return what decides the cost of a chain's parts: shapes, and where a victim is solved, λ."""
+    """Return a key of what decides the cost of a chain's parts: shapes, and λ if the victim is solved to optimality."""
     policy, effort = attack.policy, effort_of(attack.policy, attack.learner.strength_shape)
     parts = attack.defence, effort.folds, effort.trainings > 0, effort.slopes > 0, policy.descent is not None
     return parts, str(policy.strengths) if attack.learner.solved else "", chain.inner_steps
@@ -204,9 +212,9 @@ def _costs(config: AuditConfig, attack: Attacker, problem: Bilevel, split: Split
 def _chain(attack: Attacker, problem: Bilevel) -> ChainPlan:
     policy, crafting = attack.policy, attack.crafting()
     batches, rival = math.ceil(attack.points / (attack.batch or attack.points)), rival_of(attack)
-    # Plain flips are of two kinds: random ones, and those of chosen rows.
+    # There are two kinds of plain flips: those of random rows and those of picked rows.
     rivals = 2 if rival else 0 if attack.nested else KINDS
-    # To the clean set; at each batch's start, after each of its rounds, and to its rivals.
+    # Answers: to the clean set; at the start of each batch, after each of its rounds, and to its rivals.
     effort = effort_of(policy, attack.learner.strength_shape)
     responses = (
         (1 + batches * (crafting.answers + crafting.rounds + (rivals if rival else 0)) if effort.again else 1)

@@ -1,1 +1,1 @@
-"""What an audit found: records, verdict, figures, report, run directory."""
+"""The results of an audit: records, verdict, figures, report, run directory."""

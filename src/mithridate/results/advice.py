@@ -1,6 +1,6 @@
-"""What follows from an audit's figures, and from them alone: who held best, where each failed, what was not tried.
+"""What follows from an audit's figures alone: who held best, where each defender failed, what was not tried.
 
-No sentence guesses. A defender is called better than another only where their difference, paired over splits, is larger
+No sentence guesses. A defender is called better than another only if their difference, paired over splits, is larger
 than half its 95 % interval.
 """
 
@@ -28,7 +28,7 @@ def advice(
     config: Mapping[str, Any],
     defenders: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """Return the sentences; arguments as of `AuditResult`."""
+    """Return the sentences. The arguments are as in `AuditResult`."""
     most = f"{candidates['ratio'].max():.1%}"
     return [
         *_best(frame, candidates, most),
@@ -39,22 +39,22 @@ def advice(
 
 
 def _best(frame: pd.DataFrame, candidates: pd.DataFrame, most: str) -> list[str]:
-    """Say who held best at the most poison, and against whom that can be said."""
+    """Say who held best at the most poison, and than whom he is clearly better."""
     errors, named = errors_at_most(candidates), measure(*frame[["objective", "score"]].iloc[0])
     known = errors.loc[:, errors.notna().all()]
     unknown = ", ".join(str(policy) for policy in errors if policy not in known)
-    said = [f"at {most} poison the {named} of {unknown} is unknown: nothing follows for it"] if unknown else []
+    said = [f"at {most} poison the {named} of {unknown} is unknown, so nothing follows for it"] if unknown else []
     if known.empty:
         return said
     mean = known.mean()
     best, splits = str(mean.idxmin()), len(known)
     lowest = f"at {most} poison {best} has the lowest {named}, {mean[best]:.1%}"
     if constant_by_ratio(candidates[candidates["policy"] == best]).iloc[-1]:
-        return [*said, f"{lowest}, no better than {baseline(frame)}: no defender tried holds there"]
+        return [*said, f"{lowest}, no better than {baseline(frame)}: no defender that was tried holds there"]
     if len(errors.columns) == 1:
-        return [*said, f"{best} is the only defender tried: whether another one holds better is open"]
+        return [*said, f"{best} is the only defender that was tried: another one may hold better"]
     if splits == 1:
-        return [*said, f"{lowest}; of one split no difference has an interval, so none is said to be better"]
+        return [*said, f"{lowest}; with one split no difference has an interval, so no defender is called better"]
     better, open_ = [], []
     for other in mean.index.drop(best):
         more, half = paired(known, other, best, Shared.of(frame, "attack_success"))
@@ -65,38 +65,39 @@ def _best(frame: pd.DataFrame, candidates: pd.DataFrame, most: str) -> list[str]
         said.append(f"{best} is better there than {', '.join(better)}: the differences, {over}, exceed their intervals")
     if open_:
         said.append(
-            f"{best} is not said to be better there than {', '.join(open_)}: the difference, {over}, is within its "
-            "interval"
+            f"{best} is not called better there than {', '.join(open_)}: the difference, {over}, is within its interval"
         )
     return said
 
 
 def _failing(candidates: pd.DataFrame) -> list[str]:
-    """Say at which share each defender is no longer within tolerance, and how."""
+    """Say at which share of poison each defender is no longer within tolerance, and how."""
     found, points = [], f"{100 * TOLERATED:g} points"
     for policy, rows in candidates.groupby("policy", sort=False):
         worst, constant = worst_by_ratio(rows), constant_by_ratio(rows)
         more = 100 * (worst - worst.iloc[0])
         fails = (worst > worst.iloc[0] + TOLERATED + NOISE) | worst.isna() | constant
         if fails.iloc[0]:
-            found.append(f"{policy}: nothing can be said of its tolerance, since the model is of no use without poison")
+            found.append(
+                f"{policy}: nothing can be said of its tolerance, because the model is of no use even without poison"
+            )
         elif not fails.any():
-            found.append(f"{policy} stays within its tolerance of {points} at every share tried")
+            found.append(f"{policy} stays within its tolerance of {points} at every share that was tried")
         else:
             at = fails.idxmax()
             how = "is unknown" if worst.isna()[at] else f"is {more[at]:.1f} points above clean"
             how += f" and no better than {baseline(rows)}" * bool(constant[at])
             named = measure(*rows[["objective", "score"]].iloc[0])
-            first = "the least share tried" if at == worst.index[1] else "the first share tried at which it does"
+            first = "the lowest share that was tried" if at == worst.index[1] else "the first share at which it does"
             found.append(f"{policy} fails its tolerance of {points} at {at:.1%} poison, {first}: its {named} {how}")
     return found
 
 
 def _at_ends(frame: pd.DataFrame, defenders: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say whose λ ended at a bound."""
+    """Say which defenders' λ ended at a bound."""
     return [
-        f"{policy}: the {one.which} bound of λ, {one.value:.3g}, decided in {one.told}, not the data: what tuning does "
-        "with wider --strength-bounds was not tried"
+        f"{policy}: in {one.told}, the {one.which} bound of λ, {one.value:.3g}, decided and not the data: tuning with "
+        "wider --strength-bounds was not tried"
         for policy, said in defenders.items()
         if said.get("bounds")
         for one in at_bounds(frame, policy, said["bounds"])
@@ -122,7 +123,7 @@ def _other_victims(config: Mapping[str, Any], defenders: Mapping[str, Mapping[st
 
 
 def _untried(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any]], most: str) -> str:
-    """Say what the audit has left out, by the options that would try it."""
+    """Say what the audit did not try, with the options that would try it."""
     targeted, edits = config["objective"] != "indiscriminate", config["edits"]
     others = {
         f"more than {most} poison (--poison)": True,
@@ -136,4 +137,4 @@ def _untried(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any
         "backdoors (no option tries them)": True,
         **_other_victims(config, defenders),
     }
-    return f"not tried, so that nothing follows for it: {'; '.join(what for what, left in others.items() if left)}"
+    return f"not tried, so nothing follows for it: {'; '.join(what for what, left in others.items() if left)}"

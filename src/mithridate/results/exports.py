@@ -1,6 +1,6 @@
-"""A run in other forms than a page: JSON, Markdown to be pasted into a review, and JUnit's XML.
+"""Writes a run as JSON, as Markdown that can be pasted into a review, and as JUnit's XML.
 
-By the last a build shows each defender as a test.
+With JUnit's XML a build shows each defender as a test.
 """
 
 import json
@@ -25,10 +25,10 @@ Gate = tuple[float, float, bool]
 def write_export(
     path: Path, kind: Format, results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | None = None
 ) -> Path:
-    """Write these results, called by their titles, in a form that is not HTML; return the path.
+    """Write these results under their titles in a form that is not HTML; return the path.
 
-    `gate`, error, share and whether a constant model passes, decides which of JUnit's tests fail. Raises `StorageError`
-    where it cannot be written.
+    `gate` decides which of JUnit's tests fail: (error, share, whether a constant model passes), see `gate_failures`.
+    Raises `StorageError` if the file cannot be written.
     """
     if kind == "json":
         told: Any = [result.summary() for result in results]
@@ -45,7 +45,7 @@ def write_export(
 
 
 def markdown(result: AuditResult, title: str) -> str:
-    """Return the verdict, a table of the defenders, the warnings, the threat model, official terms and what follows."""
+    """Return Markdown: verdict, table of defenders, warnings, threat model, official terms, and what follows."""
     lines = [f"## {_escaped(title)}", "", headline(result).sentence, ""]
     found = curves(result.frame, ("attack_success",))
     shares = next(iter(found.values()))["ratio"]
@@ -65,9 +65,9 @@ def markdown(result: AuditResult, title: str) -> str:
 
 
 def junit(results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | None = None) -> str:
-    """Return JUnit's XML: a suite for each result, in it a test for each defender, failed where the gate says so.
+    """Return JUnit's XML: a suite for each result, with a test for each defender, which fails if the gate says so.
 
-    A test is in error where cells of it could not be computed.
+    A test is in error if some of its cells could not be computed.
     """
     root = ElementTree.Element("testsuites", name="mithridate")
     for result, title in zip(results, titles, strict=True):
@@ -93,16 +93,16 @@ def junit(results: Sequence[AuditResult], titles: Sequence[str], gate: Gate | No
 
 
 def _told(case: ElementTree.Element, kind: str, of: str, message: str, said: Sequence[str]) -> None:
-    """Say why a test has failed: in short, and in full, as some readers show the one and some the other."""
+    """Add why a test failed, in short and in full, because some readers show only one of the two."""
     found = ElementTree.SubElement(case, kind, message=_legal(message), type=f"mithridate.{of}")
     found.text = _legal("\n".join(said) or message)
 
 
 def _legal(text: str) -> str:
-    """Return text without what XML 1.0 cannot hold at all: control characters of names."""
+    """Return text in which � replaces the characters that XML 1.0 cannot hold."""
     return _ILLEGAL.sub("\ufffd", text)
 
 
 def _escaped(text: str) -> str:
-    """Return text in which nothing is Markdown."""
+    """Return text in which no character is Markdown syntax."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else " " if letter in "\n\r" else letter for letter in text)

@@ -1,7 +1,7 @@
-"""Pictures of a result. Each Display is given data and draws it; it knows nothing of how the data came about.
+"""Draws the pictures of a result. A Display draws the data that it is given and computes nothing else.
 
-Lines are means over splits, bands the mean's 95 % interval. Colours are those of Okabe and Ito, which colour-blind
-people can tell apart; every policy has its own marker and line as well.
+Lines are means over splits, bands are the 95 % interval of the mean. The colours are those of Okabe and Ito, which
+colour-blind people can tell apart. Each policy also has its own marker and dashes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0
 
 
 def _as_is(text: Any) -> str:
-    """Return text in which a dollar sign begins no formula."""
+    """Return text in which a dollar sign does not start a formula."""
     return str(text).replace("$", r"\$")
 
 
 def _axes(n: int, axes: Any) -> tuple[Figure, list[Axes]]:
-    """Return n axes side by side in a new figure, or the caller's own with theirs."""
+    """Return a new figure with n axes side by side, or the caller's axes with their figure."""
     if axes is None:
         figure = Figure(figsize=(0.6 + 5.2 * n, 4.4), layout="constrained")
         return figure, list(np.atleast_1d(figure.subplots(1, n)))
@@ -40,8 +40,8 @@ def _axes(n: int, axes: Any) -> tuple[Figure, list[Axes]]:
 class CurveDisplay:
     """Metrics against the share of poison, one panel per metric and one line per policy.
 
-    `frame` holds an audit's records; `panels` maps a metric's column to its axis label; `percent` draws shares in
-    per cent; `flips`, the records of flipped labels alone, which are drawn dotted.
+    `frame` has an audit's records; `panels` maps the column of a metric to the label of its axis; with `percent`,
+    shares are drawn in per cent; `flips` are the records of flipped labels alone, which are drawn dotted.
     """
 
     frame: pd.DataFrame
@@ -50,14 +50,14 @@ class CurveDisplay:
     flips: pd.DataFrame | None = None
 
     def plot(self, axes: Any = None) -> Figure:
-        """Draw the panels onto `axes` (one per metric), or into a new figure, and return the figure."""
+        """Draw the panels on `axes` (one per metric), or in a new figure; return the figure."""
         figure, panels = _axes(len(self.panels), axes)
         found, factor = curves(self.frame, tuple(self.panels)), 100 if self.percent else 1
         flipped = {} if self.flips is None else curves(self.flips, tuple(self.panels))
         for axis, (metric, label) in zip(panels, self.panels.items(), strict=True):
             for i, (policy, curve) in enumerate(found.items()):
                 x, colour = 100 * np.array(curve["ratio"]), COLOURS[i % 7]
-                # Policies often coincide: lines drawn later are thinner, so that those below stay visible.
+                # Policies often coincide. Later lines are thinner, so that those below stay visible.
                 width = 3 - 2 * i / max(len(found) - 1, 1)
                 y = factor * np.array(curve[metric]["mean"], dtype=float)
                 (line,) = axis.plot(x, y, color=colour, label=_as_is(policy))
@@ -81,16 +81,17 @@ class CurveDisplay:
 
 @dataclass(frozen=True)
 class ClassDisplay:
-    """How many of each class's test rows are missed, clean and at the most poison: one panel per policy.
+    """The share of each class's test rows that are missed, clean and at the most poison: one panel per policy.
 
-    `frame` holds an audit's records, `classes` the names. Bars are means over splits, whiskers the 95 % interval.
+    `frame` has an audit's records, `classes` the names of the classes. Bars are means over splits, whiskers their 95 %
+    interval.
     """
 
     frame: pd.DataFrame
     classes: Sequence[str]
 
     def plot(self, axes: Any = None) -> Figure:
-        """Draw the panels onto `axes` (one per policy), or into a new figure, and return the figure."""
+        """Draw the panels on `axes` (one per policy), or in a new figure; return the figure."""
         columns = [f"fnr {k}" for k in range(len(self.classes))]
         frame = self.frame.assign(**dict(zip(columns, np.stack(self.frame["fnrs"].to_list()).T, strict=True)))
         found = curves(frame, tuple(columns))
@@ -125,7 +126,8 @@ def _spread(frame: pd.DataFrame, drawn: str) -> str:
 class PoisonDisplay:
     """Poisoning points as images: as they started, as they ended, and the difference.
 
-    `arrays` is one entry of an audit's poison; `image_shape` (height, width); `title` says whose they are.
+    `arrays` is one entry of `AuditResult.poison`; `image_shape` is (height, width); `classes` are the names of the
+    classes; `shown` is how many points are drawn at most.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -135,7 +137,7 @@ class PoisonDisplay:
     shown: int = 8
 
     def plot(self) -> Figure:
-        """Draw the grid, the points evenly picked from first to last, and return the figure."""
+        """Draw evenly spaced points from the first to the last; return the figure."""
         picked = np.linspace(0, len(self.arrays["y_poison"]) - 1, min(self.shown, len(self.arrays["y_poison"])))
         picked = picked.round().astype(int)
         figure = Figure(figsize=(1.15 * len(picked) + 1.6, 4.6), layout="constrained")
@@ -161,9 +163,9 @@ class PoisonDisplay:
 
 
 def by_group(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records with a policy's λ drawn group by group, where they differ between groups.
+    """Return records in which a policy whose λ differ between groups of layers is divided into one policy per group.
 
-    A policy of such a line is named `learned, λ 1`, as many as there are groups; the others keep their one line.
+    These are named `learned, λ 1`, `learned, λ 2`, …; all other policies stay as they are.
     """
     parts = []
     for policy, rows in frame.groupby("policy", sort=False):
@@ -191,7 +193,7 @@ def draw_all(
     poison: Mapping[tuple[int, str], Mapping[str, np.ndarray]],
     dataset: Mapping[str, Any],
 ) -> dict[str, Figure]:
-    """Return every figure of a result by its file name."""
+    """Return every figure of a result by its file name, without ending. The arguments are as in `AuditResult`."""
     classes, aim = dataset["classes"], tuple(frame[["objective", "score"]].iloc[0])
     nothing = f"[%]; {baseline(frame)}"
     error = {"test_error": f"test error {nothing}"}

@@ -1,9 +1,9 @@
 """The 95 % interval of a mean over random splits of the same rows.
 
-Two splits have rows in common, so that their figures go together, and Student's interval of independent draws is too
-narrow (of ten splits of 200 rows it holds the truth three times of four). How much they go together is told by what
-they share: of two random draws the share of the rows, for training and for testing alike, as for any statistic that is
-a mean over rows. (Nadeau and Bengio, 2003, correct the same by the ratio of test to training rows.)
+Two splits have rows in common, so their figures are correlated, and Student's interval for independent draws is too
+narrow: with ten splits of 200 rows it contains the truth only three times of four. We take the correlation to be the
+share of rows that two random draws have in common, for training and for test rows. This holds for any statistic that
+is a mean over rows. (Nadeau and Bengio, 2003, correct by the ratio of test to training rows instead.)
 """
 
 from typing import Any, NamedTuple
@@ -13,17 +13,17 @@ import pandas as pd
 from scipy import stats
 
 ERRORS = ("test_error", "attack_success", "fpr", "fnr")
-"""Shares of test rows, which vary with the rows that are drawn to test on."""
+"""The metrics that are shares of test rows: they vary with the rows that are drawn to test on."""
 
 
 MOST = 0.99
-"""The largest share that is reckoned with: splits that have all rows in common tell nothing of other rows."""
+"""The largest share that is used: splits with all rows in common say nothing about other rows."""
 
 
 class Shared(NamedTuple):
-    """What two splits have in common: the shares of their training and of their test rows, and how many test rows are.
+    """What two splits have in common: `train` and `test`, the shares of their rows, and `n_test`, how many test rows.
 
-    Test rows that are the same in all splits are part of the question, and count as none.
+    If the test rows are the same in all splits, they are part of the question, and `test` is 0.
     """
 
     train: float = 0.0
@@ -32,10 +32,10 @@ class Shared(NamedTuple):
 
     @classmethod
     def of(cls, frame: pd.DataFrame, metric: str = "test_error") -> "Shared":
-        """Return it for a metric of an audit's records; of a frame without such columns the splits share nothing.
+        """Return what splits share for a metric of an audit's records; nothing for a frame without these columns.
 
-        The attacker's success is measured on the rows that he aims at, which can be few of the test rows, or rows of
-        his own. Of splits that have not equally many the fewest count.
+        The attacker's success is measured on the rows that he aims at: a part of the test rows, or rows of his own. If
+        splits have different numbers of them, the smallest counts.
         """
         if "shared_train" not in frame:
             return cls()
@@ -45,10 +45,10 @@ class Shared(NamedTuple):
 
 
 def paired(errors: pd.DataFrame, one: str, other: str, shared: Shared) -> tuple[float, float]:
-    """Return by how many points `one`'s errors lie above `other`'s, and half the 95 % interval, NaN of one split.
+    """Return how many points the errors of `one` lie above those of `other`, and half the 95 % interval.
 
-    `errors`: a row for each split, a column for each defender. Splits draw other rows, defenders of a split have the
-    same: their difference varies less than each of the two.
+    `errors` has a row for each split and a column for each defender, shares from 0 to 1. All defenders of a split have
+    the same rows, so the difference of two varies less than each of them. The interval of one split is NaN.
     """
     difference, mean = errors[one] - errors[other], errors[[one, other]].mean()
     sampled = float((mean * (1 - mean)).sum()) / shared.n_test
@@ -56,10 +56,11 @@ def paired(errors: pd.DataFrame, one: str, other: str, shared: Shared) -> tuple[
 
 
 def half_width(std: Any, counts: Any, shared: Shared, sampled: Any = 0.0) -> Any:
-    """Return half the 95 % interval of means, from the sample deviations over so many splits, one each.
+    """Return half the 95 % interval of means over splits.
 
-    `sampled`: how much of one split's variance is known to come from which rows are tested on, p(1 − p)/n_test for an
-    error p. The variance s² of what was seen lacks what the splits have in common.
+    `std` and `counts`: for each mean, the sample deviation over the splits and their number; `sampled`: the part of the
+    variance of one split that comes from the choice of test rows, p(1 − p)/n_test for an error p. The sample variance
+    s² lacks the variance that the splits have in common, which is added here.
     """
     seen = np.asarray(std, float) ** 2
     tested = np.minimum(sampled, seen / (1 - shared.test))

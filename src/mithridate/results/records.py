@@ -1,4 +1,4 @@
-"""One row per split, policy, ratio and attack: plain data out."""
+"""The records of an audit: one row per split, policy, ratio and attack, as plain data."""
 
 import math
 import re
@@ -13,24 +13,50 @@ from mithridate.configuration.parts import FLIPS
 
 @dataclass(frozen=True)
 class Record:
-    """What one attack came to in one cell. Errors and rates are shares of the test rows, retrained from scratch.
+    """What one attack achieved in one cell: the victim is retrained from scratch. Errors and rates are from 0 to 1.
 
-    `model`, `loss`, `penalty`: the victim's, by their names in the configuration; `task`: what it is trained to do;
-    `policy`: the defender's name, of which `defence` is what is done to the rows; `attack`: how the poison was made,
-    begun from which rows (`begun`); `budget`, `edits`: which rows are the attacker's, and what he changes; `objective`:
-    what he wants; `score`: how errors of any kind are scored (see `SCORES`). `n_train`, `n_test`: rows trained and
-    tested on; `shared_train`, `shared_test`: the shares of them that two splits have in common, 0 of test rows that are
-    always the same; `n_goal`, `shared_goal`: the same of the rows that the attacker aims at, for an indiscriminate one
-    the test rows, as many as would tell as much if all counted alike. `ratio`: poison's share of the training set.
-    `attack_success`: the share of what the attacker aims at that goes his way, for an indiscriminate one the score;
-    `constant_error`: the score of a model that tells nothing, such as the error of always giving the most frequent
-    answer; `attack_loss`: A of the retrained victim; `target_success`: the attacker's success on the rows that he sees,
-    by which attacks are ranked. `fprs`, `fnrs`: of each class against the rest; `fpr`, `fnr`: class 1's of two, their
-    means of more. `valid_loss`: mean loss of the retrained victim on the validation rows. `log_strengths`: the
-    defender's λ for each group of layers, `log_strength` their mean. `weight_norm_sq`: ‖w‖²; `weight_norms`: each
-    layer's, over its number of weights. `inner_steps`: T of the inner training as run, 0 where it is solved to
-    optimality; `space`: the coordinates it ran in. `status`: "ok", or the faults joined by "+" (see `FAULTS`);
-    `reason`: why a cell has failed, else "". `seconds`: what it took; the one column that differs between equal runs.
+    Arguments:
+        dataset: Name of the data set.
+        model: Name of the victim's model in the configuration; likewise `loss` and `penalty`.
+        task: What the victim is trained to do.
+        split: Number of the split, counted from 0.
+        policy: Name of the defender: the policy, with the defence if there is one.
+        defence: Name of what the defender does to the rows, or "none".
+        attack: How the poison was made.
+        begun: Which rows the attack started from.
+        objective: What the attacker wants.
+        score: How errors of any kind are scored (see `SCORES`).
+        budget: Which rows are the attacker's.
+        edits: What the attacker changes in them.
+        n_train: Number of training rows, poison included; `n_test`: number of test rows.
+        shared_train: Share of the training rows that two splits have in common; `shared_test`: the same for test rows,
+            0 if they are always the same.
+        n_goal: Number of rows that the attacker aims at, and `shared_goal` the share of them that two splits have in
+            common. For an indiscriminate attacker these are the test rows, counted as `Scoring.rows` does.
+        n_poison: Number of poisoning points; `ratio`: their share of the training set.
+        test_error: Error on the test rows.
+        constant_error: Score of an uninformative model, such as the error of always giving the most frequent answer.
+        attack_success: Share of the rows aimed at that the victim classifies as the attacker wants; for an
+            indiscriminate attacker the score.
+        fpr: False positive rate and `fnr` false negative rate: of class 1 if there are two classes, otherwise the mean
+            over the classes; `fprs` and `fnrs`: those of each class against the rest.
+        valid_loss: Mean loss of the retrained victim on the validation rows.
+        attack_loss: A of the retrained victim.
+        target_success: The attacker's success on D_target, the rows that he sees. Attacks are ranked by it.
+        log_strengths: The defender's λ for each group of layers; `log_strength`: their mean.
+        weight_norm_sq: ‖w‖²; `weight_norms`: for each layer its ‖w‖² divided by its number of weights.
+        inner_steps: T of inner training as it was run, 0 if the victim is solved to optimality.
+        space: Coordinates in which inner training ran.
+        status: "ok", or the faults joined by "+" (see `FAULTS`).
+        reason: Why the cell failed, otherwise "".
+        seconds: Time that the cell took. It is the only column that differs between equal runs.
+        valid_loss_before: The attack's own objective at the starting points of the batch, by inner training;
+            `valid_loss_after`: the same at its end.
+        descended_log_strength: Mean λ at which the descent inside the attack ended.
+        best_log_strengths: The best response on a fine grid along each axis (learned policies only);
+            `best_log_strength`: their mean.
+        hypergradients: How many hypergradients of the attack had which status, such as "ok:700".
+        stability: η·curvature.
 
     Of the attack that an audit is about, and unknown (NaN or "") of the others: `valid_loss_before` and
     `valid_loss_after`, the attack's own objective at the batch's starting points and at its end, by the inner training;
@@ -106,7 +132,7 @@ class Record:
 
 
 NOISE = 1e-6
-"""Errors are counts over counts, measured in float32: by less than this none is above another."""
+"""Errors are counts over counts, measured in float32: a smaller difference is rounding."""
 
 LISTS = ("fprs", "fnrs", "log_strengths", "best_log_strengths", "weight_norms")
 """The columns whose entries are lists: one number for each class, group of layers or layer."""
@@ -117,21 +143,19 @@ FAULTS = {
     "non-finite": "a hypergradient or the retrained victim is NaN: lower the learning rates or λ, or use float64",
     "unsound": "some of the attack's hypergradients carried a warning (column hypergradients): it may be too weak",
     "unstable": "the inner training diverges on the poisoned set: lower the inner learning rate",
-    "off-response": "λ is more than 0.1 from the defender's best response: use the closing solve; of several λ one "
-    "may matter so little that it is not found as closely",
-    "few-folds": "a class has too few training rows, or groups of them, for as many folds as were asked for: there "
-    "were fewer, and none with less than two, where λ stays as it was. Use more training rows, or policy learned",
-    "constant": "the model is no better than one that tells nothing, such as by always giving the most frequent "
-    "answer. If it is so clean, nothing can be said of what it tolerates: look at the rates of errors, count classes "
-    "alike by --score balanced-error, or audit --objective 'target-class CLASS'. "
-    "If only poisoned, the poison has ruined it",
-    "weak": "the attack does less harm than the worst flips of labels alone: the worse of the two on the validation "
-    "rows counts; raise its steps if it takes any",
+    "off-response": "λ is more than 0.1 from the defender's best response: use closing = True; if there are several "
+    "λ, one of them may hardly change the loss, so that it cannot be found as precisely",
+    "few-folds": "a class has fewer training rows, or groups of them, than there should be folds, so there were fewer "
+    "folds; with fewer than two rows λ stayed as it was. Use more training rows, or policy learned",
+    "constant": "if this is so without poison, nothing can be said of what the model tolerates; if it is so only with "
+    "poison, the poison has ruined the model",
+    "weak": "the attack does less harm than the worst label flips; the worse of the two on the validation rows "
+    "counts; use more hyperiterations if the attack takes any",
 }
 
 
 def flips_of(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
-    """Return the records of the worst flips of labels alone, `frame`'s clean cells among them, in the cells' order."""
+    """Return the records of the worst label flips of each cell, and the clean cells, in the order of `frame`."""
     own = candidates[candidates["attack"].isin(FLIPS) & (candidates["n_poison"] > 0)]
     ranked = own.sort_values(["target_success", "attack_loss"], kind="stable", na_position="first")
     own = ranked.groupby(["split", "policy", "n_poison"], sort=False).tail(1)
@@ -142,11 +166,11 @@ def flips_of(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def file_name(policy: str) -> str:
-    """Return a policy's name with nothing in it that a file name should not hold."""
+    """Return a policy's name with `_` for characters that file names should not contain."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", policy).strip("_")
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the records as a data frame with one column per field, in order."""
+    """Return the records as a data frame with one column per field, in the order of the fields."""
     names = [f.name for f in fields(Record)]
     return pd.DataFrame([[getattr(r, name) for name in names] for r in records], columns=names)

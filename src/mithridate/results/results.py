@@ -1,15 +1,15 @@
 """An audit's result: in memory, and as a run directory.
 
     records.parquet   one row per split, policy and ratio: the attack that was audited
-    candidates.parquet   the same of every attack that was measured there
+    candidates.parquet   the same for every attack that was measured
     audit.json        data set, threat model, configuration, versions, verdict, advice, curves
-    report.html       all of it, to be read and forwarded
-    poison/*.npz      per split and policy: the points and all that is needed to retrain on them
+    report.html       everything, for readers
+    poison/*.npz      per split and policy: the points, and all that is needed to retrain on them
     poison/*.csv      for a table: the points as its rows, and (-start.csv) what they were before; against an estimator
                       with a column poison_contribution, the harm that each does
     figures/*.png|svg
 
-A run directory appears whole or not at all: it is written beside its place and renamed. No pickle is read or
+A run directory appears whole or not at all: it is written beside its place and then renamed. No pickle is read or
 written.
 """
 
@@ -40,19 +40,25 @@ from mithridate.results.verdict import Verdict, curves, measure
 
 FORMAT = 7
 ROWS = ("-start.csv", ".csv")
-"""The files of a chain's points as rows of a table: at their start, and at their end."""
+"""The endings of the files that have a chain's points as rows of a table: at their start, and at their end."""
 
 
 @dataclass(frozen=True)
 class AuditResult:
     """What an audit found.
 
-    `frame`: one row per split, policy and ratio (see `Record`), of the attack that was audited; `candidates`: the same
-    rows, and those of the attacks that it is compared with; `defenders`, of each by name what it does in `words`,
-    whether it is `fixed`, that is answers no poison, and the `bounds` of λ where it tunes it (else None);
-    `poison`: (split, policy) → the arrays of its npz
-    file; `rows`, for a table of the user's own: (split, policy) → the points as its rows, at their start and at their
-    end; `verdict`, `threat_model`, `config`, `versions` and `dataset` as they stand in audit.json.
+    Arguments:
+        dataset: Name, sizes and columns of the data, as in audit.json.
+        threat_model: What the attacker knows and may do, as in audit.json.
+        config: All options, as in audit.json.
+        versions: Versions of everything that numbers depend on.
+        frame: One row per split, policy and ratio (see `Record`): the attack that was audited.
+        candidates: The same rows, and those of the attacks that it is compared with.
+        defenders: Name → what the defender does in `words`, whether he is `fixed` (he does not answer to poison), and
+            the `bounds` of λ if he tunes it (otherwise None).
+        verdict: The answer.
+        poison: (split, policy) → the arrays of its npz file.
+        rows: For a table of the user's own: (split, policy) → the points as rows, at their start and at their end.
     """
 
     dataset: dict[str, Any]
@@ -84,14 +90,14 @@ class AuditResult:
 
     @property
     def status(self) -> str:
-        """Say "ok", "failed" when some cell could not be computed, or else "warnings" when the verdict has some."""
+        """The state: "failed" if a cell could not be computed, else "warnings" if the verdict has some, else "ok"."""
         if self.frame["status"].str.contains("failed").any():
             return "failed"
         return "warnings" if self.verdict.warnings else "ok"
 
     @property
     def advice(self) -> list[str]:
-        """What follows from the figures: who held best, where each defender fails, what was not tried."""
+        """What follows from the figures: who held best, where each defender failed, what was not tried."""
         return advice(self.frame, self.candidates, self.config, self.defenders)
 
     def summary(self) -> dict[str, Any]:
@@ -118,14 +124,14 @@ class AuditResult:
     def save(self, directory: str | Path) -> Path:
         """Write the run directory and return its path.
 
-        Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+        Raises `StorageError` if it exists and is not empty, or cannot be written; then nothing is left behind.
         """
         return written_whole(Path(directory), self._write)
 
     def save_into(self, directory: Path) -> None:
-        """Write the same files into the directory in which the audit ran; audit.json is the last to be there.
+        """Write the same files into the directory in which the audit ran; audit.json is written last.
 
-        Raises `StorageError`; what was there before is gone or whole then, and this can be done again.
+        Raises `StorageError` if this fails. Then older files there are whole or gone, and this can be done again.
         """
         try:
             with tempfile.TemporaryDirectory(dir=directory, prefix=".result-", suffix=PART) as work:
@@ -167,9 +173,9 @@ class AuditResult:
 
 
 def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
-    """Have `write` fill a new directory beside this one, then put it in place; return its path.
+    """Let `write` fill a new directory beside this one, then move it into place; return its path.
 
-    Raises `StorageError` when it exists and is not empty, or cannot be written; nothing is left behind then.
+    Raises `StorageError` if it exists and is not empty, or cannot be written; then nothing is left behind.
     """
     target = directory.absolute()
     check_free(target)
@@ -180,7 +186,7 @@ def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
             staged.mkdir()
             write(staged)
             flush(staged)
-            # An empty directory may stand in the way of the rename; a run may not (checked above).
+            # An empty directory may be in the way of the rename; `check_free` has refused any other.
             if target.exists():
                 target.rmdir()
             staged.rename(target)
@@ -193,8 +199,8 @@ def written_whole(directory: Path, write: Callable[[Path], None]) -> Path:
 def check_free(target: Path, needed: int = 64 * 2**20, hidden: bool = False) -> None:
     """Raise `StorageError` unless a run can be written at `target`; nothing is left behind.
 
-    Checked: it does not exist or is an empty directory, but for `hidden` files if there may be some; the folder it goes
-    to can be written, `needed` bytes are free.
+    Checked: the target does not exist or is an empty directory (with `hidden`, hidden files are allowed); its folder
+    can be written; `needed` bytes are free.
     """
     if target.exists() and not (
         target.is_dir() and all(hidden and path.name.startswith(".") for path in target.iterdir())
@@ -217,8 +223,8 @@ def check_free(target: Path, needed: int = 64 * 2**20, hidden: bool = False) -> 
 def load_result(directory: str | Path) -> AuditResult:
     """Return the result that `AuditResult.save` wrote to `directory`.
 
-    Raises `StorageError` when a file is missing, unreadable or of another format, or says what cannot be: the directory
-    may be somebody else's. Whatever is returned can be drawn.
+    The directory may be somebody else's, so everything is checked; whatever is returned can be drawn. Raises
+    `StorageError` if a file is missing, unreadable, of another format, or contains impossible values.
     """
     folder = Path(directory)
     try:

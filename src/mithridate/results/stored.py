@@ -1,7 +1,7 @@
-"""What a run directory says, checked: it may have been made by somebody else.
+"""Reads a run directory and checks everything in it, because somebody else may have made it.
 
-Whatever is returned can be drawn and rendered; everything else is refused with a `ValueError` or `OSError`, whose
-sentence names the file and the place in it. Nothing in a run directory is executed.
+Whatever is returned can be drawn and rendered. Anything else raises `ValueError` or `OSError` with a message that names
+the file and the place in it. Nothing in a run directory is executed.
 """
 
 import csv
@@ -26,6 +26,7 @@ CELLS = 100_000
 POLICIES = 64
 CLASSES = 127
 LARGEST = 1e300
+"""The most cells, policies and classes, and the largest number of a record."""
 TABLE = 2**26
 """The most bytes of records.parquet, unpacked, and of a file of points as rows."""
 
@@ -65,6 +66,7 @@ class _Dataset(_Checked):
     official_test_rows: bool
     source: _Text
     sample: _Sample | None = None
+    unused: _Count = 0
 
 
 class _Config(_Checked):
@@ -108,7 +110,10 @@ _OPTIONS = TypeAdapter(dict[str, _Plain | list[_Plain]], config=ConfigDict(stric
 
 
 def read_summary(folder: Path, version: int) -> dict[str, Any]:
-    """Return what audit.json says, every part of it of the right type; its `format` must be `version`."""
+    """Return the contents of audit.json, with every part of the right type; its `format` must be `version`.
+
+    Raises `ValueError` or `OSError`.
+    """
     found = read_json(regular_file(folder, "audit.json", TEXT))
     said = found.get("format") if isinstance(found, dict) else None
     if said != version or isinstance(said, bool):
@@ -144,9 +149,10 @@ _SHARES = (
 
 
 def read_records(folder: Path, summary: dict[str, Any], name: str = "records") -> pd.DataFrame:
-    """Return NAME.parquet, its columns those of `Record`, in keeping with a summary read by `read_summary`.
+    """Return NAME.parquet, with the columns of `Record`, if it agrees with a summary from `read_summary`.
 
-    Bounded: 100,000 cells of at most 64 policies, shares from 0 to 1, other numbers to 1e300 unless not finite.
+    There may be `CELLS` cells and `POLICIES` policies; shares are from 0 to 1; other numbers are at most `LARGEST` in
+    size, or not finite. Raises `ValueError` or `OSError`.
     """
     file = f"{name}.parquet"
     table = read_parquet(regular_file(folder, file, TABLE), TABLE, CELLS)
@@ -154,7 +160,7 @@ def read_records(folder: Path, summary: dict[str, Any], name: str = "records") -
         raise ValueError(f"{file}: the columns are not those of an audit's records, or there is no cell")
     for column_name, kind in _KINDS.items():
         column = table.column(column_name)
-        # A number that is not known (NaN) is nothing in Parquet.
+        # In Parquet, an unknown number (NaN) can be null.
         right = pa.types.is_list(column.type) and column.type.value_type in (pa.float64(), pa.null())
         right = right if column_name in LISTS else column.type in _TYPES[kind]
         if not right or (kind != "float" and column.null_count):
@@ -172,7 +178,7 @@ def read_records(folder: Path, summary: dict[str, Any], name: str = "records") -
 
 
 def read_candidates(folder: Path, summary: dict[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
-    """Return candidates.parquet, checked as records.parquet: every cell of `frame` by its own attack is in it."""
+    """Return candidates.parquet, checked as records.parquet is; it must contain every cell of `frame`."""
     found, at = read_records(folder, summary, "candidates"), ["split", "policy", "n_poison", "attack"]
     own = found.merge(frame[at], on=at)
     others = set(map(tuple, found[at[:3]].to_numpy())) - set(map(tuple, frame[at[:3]].to_numpy()))
@@ -227,9 +233,10 @@ _LEAST = (*_ROWS, "y_poison", "y_start", *_ONE, "history")
 
 
 def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> dict[str, np.ndarray]:
-    """Return the arrays of a poison/*.npz file, at most `most` bytes, in keeping with the summary.
+    """Return the arrays of a poison/*.npz file of at most `most` bytes, if they agree with the summary.
 
-    Checked: what figures and report use is there, numbers of the right shape, finite where it has to be.
+    Checked: the arrays that figures and report use are there, are numbers, have the right shapes, and are finite if
+    they must be. Raises `ValueError` or `OSError`.
     """
     arrays = read_npz(regular_file(folder, name, most), most=most)
     absent = [wanted for wanted in _LEAST if wanted not in arrays]
@@ -259,7 +266,7 @@ def read_poison(folder: Path, name: str, summary: dict[str, Any], most: int) -> 
         if labels.dtype.kind not in "iu" or (
             k and not least <= labels.min() <= labels.max() < len(summary["dataset"]["classes"])
         ):
-            raise ValueError(f"{name}: {key} holds labels that are none of the classes'")
+            raise ValueError(f"{name}: {key} holds labels of no class")
     return arrays
 
 
@@ -288,7 +295,7 @@ def read_points(folder: Path, name: str, summary: dict[str, Any], rows: int, mor
 
 
 def _check_width(path: Path, names: Sequence[str], rows: int) -> None:
-    """Refuse a file that is wider or longer than it says before it is read whole."""
+    """Raise `ValueError` for a file that is too wide or too long, before it is read whole."""
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(names)
     wanted = header.getvalue().rstrip("\n")
@@ -305,7 +312,7 @@ def _check_width(path: Path, names: Sequence[str], rows: int) -> None:
 
 
 class Run(NamedTuple):
-    """audit.json, and as `AuditResult` has them the frames, the points and the points as rows."""
+    """The contents of a run directory: audit.json as `summary`, all others as in `AuditResult`."""
 
     summary: dict[str, Any]
     frame: pd.DataFrame
@@ -315,16 +322,16 @@ class Run(NamedTuple):
 
 
 def read_run(folder: Path, version: int, file: Callable[[int, str, str], str], ends: tuple[str, str]) -> Run:
-    """Return what a run directory of this format holds, checked.
+    """Return the checked contents of a run directory of format `version`.
 
-    `file` names the file of a split and policy with this ending; `ends` are those of its rows, before and after.
-    Raises `ValueError` or `OSError`.
+    `file` returns the name of the file for a split, a policy and an ending; `ends` are the endings of the files of rows
+    before and after. Raises `ValueError` or `OSError`.
     """
     summary = read_summary(folder, version)
     frame = read_records(folder, summary)
     candidates = read_candidates(folder, summary, frame)
     poison, rows, left = {}, {}, POINTS
-    # A chain that failed at once has come to no points.
+    # A chain whose first cell failed has no points.
     begun = frame[(frame["n_poison"] == 0) & (frame["status"] != "failed")]
     for split, policy in begun[["split", "policy"]].itertuples(index=False):
         key = int(split), str(policy)

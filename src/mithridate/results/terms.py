@@ -1,7 +1,8 @@
-"""The terms that security teams file an audit under, by what the attacker wanted and could do.
+"""The terms under which security teams file an audit. They follow from what the attacker wanted and could do.
 
-NIST AI 100-2 (Vassilev et al., 2025) gives objectives and attacks identifiers, capabilities and knowledge names. MITRE
-ATLAS has techniques, OWASP entries of its lists. docs/official-terms.md says what each was checked against.
+In NIST AI 100-2 (Vassilev et al., 2025), objectives and attacks have identifiers, capabilities and knowledge have
+names. MITRE ATLAS has techniques, OWASP has entries of its lists. docs/official-terms.md says how each term was
+checked.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ NIST, ATLAS, OWASP = "NIST AI 100-2 E2025", "MITRE ATLAS v2026.09", "OWASP"
 
 
 class Term(NamedTuple):
-    """One term: of which source, what it speaks of, its identifier ("" where it has none), its name, and what is so."""
+    """One term: its `source`, what it is `about`, its `id` ("" if it has none), its `name`, and `why` it applies."""
 
     source: str
     about: str
@@ -33,7 +34,7 @@ INDISCRIMINATE = (
     Term(ATLAS, "impact", "AML.T0059", "Erode Dataset Integrity", "the training rows are worth less"),
 )
 TARGETED = (
-    Term(NIST, "objective", "NISTAML.02", "Integrity Violation", "certain rows are to get certain answers"),
+    Term(NIST, "objective", "NISTAML.02", "Integrity Violation", "certain rows shall get certain answers"),
     Term(NIST, "attack", "NISTAML.024", "Targeted Poisoning", "the rows aimed at are a class or a list"),
 )
 CLEAN_LABEL = (
@@ -58,7 +59,7 @@ ALWAYS = (
 
 
 def terms(config: Mapping[str, Any]) -> list[Term]:
-    """Return the terms of an audit with this configuration, those of a source together."""
+    """Return the terms of an audit with this configuration, sorted by source."""
     targeted, edits = config["objective"] != "indiscriminate", config["edits"]
     found = [*ALWAYS, *(TARGETED if targeted else INDISCRIMINATE)]
     if edits == "features":

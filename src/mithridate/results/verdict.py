@@ -1,4 +1,4 @@
-"""From records to the answer: curves over splits, tolerance, what tuning saves, and what to distrust."""
+"""Finds the answer in the records: curves over splits, tolerance, what tuning saves, and what to distrust."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,33 +16,33 @@ from mithridate.tasks.scores import SCORES
 
 METRICS = ("test_error", "attack_success", "fpr", "fnr", "log_strength", "weight_norm_sq", "valid_loss")
 TOLERATED = 0.05
-"""Points of the attacker's success (test error, unless he is targeted) over its clean value that count as tolerated."""
+"""How far the attacker's success (or test error) may rise above its clean value and still count as tolerated."""
 
 PLAIN = ("indiscriminate", "error")
-"""The objective and score of which the attacker's success is the test error."""
+"""The objective and the score with which the attacker's success is the test error."""
 
 RARE = 0.2
-"""The error of always giving the most frequent answer below which errors say little of the other rows."""
+"""If always giving the most frequent answer has an error below this, errors say little about the other rows."""
 
 WIDE, MANY = 0.1, 100
-"""Half an interval that is too wide to rely on, and the most splits that are thought of to narrow it."""
+"""Half the width of an interval above which it is too wide to rely on, and the most splits proposed to narrow it."""
 
 OUTDONE = 0.01
-"""By how much another attack may do more on the test rows without a word: validation rows choose, and rows differ."""
+"""How much worse another attack may be on the test rows without a warning, because validation rows differ from them."""
 
 RESOLUTION = 1 / 1024
-"""How finely λ is tuned, as a share of its interval: a λ that is nearer to an end is at its bound."""
+"""How finely λ is tuned, as a share of its interval. A λ that is closer to an end counts as at the bound."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The answer in sentences and figures.
 
-    `summary`: one sentence each for what matters; `tolerance`: policy → largest audited share of poison up to which
-    the worst of the attacks stays within 5 points of the clean score (or targeted attacker's success), and better than
-    that of a model that tells nothing, None where nothing can be said (see `untold`); `saved`: points that tuning under
-    attack saves at the most poison, against the best fixed choice (None when one of the two was not audited);
-    `warnings`: what makes the numbers less than they seem.
+    `summary`: one sentence for each thing that matters. `tolerance`: policy → the largest audited share of poison up to
+    which the worst attack stays within 5 points of the clean score (or of a targeted attacker's clean success) and the
+    model stays better than an uninformative one; None if nothing can be said (see `untold`). `saved`: how many points
+    tuning under attack saves at the most poison, compared with the best fixed choice; None if one of the two was not
+    audited. `warnings`: reasons not to rely on the numbers.
     """
 
     summary: tuple[str, ...]
@@ -51,15 +51,15 @@ class Verdict:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings."""
+        """Return the verdict as plain data."""
         return asdict(self) | {"summary": list(self.summary), "warnings": list(self.warnings)}
 
 
 def curves(frame: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> dict[str, dict[str, Any]]:
-    """Return for each policy `points`, `ratio` and per metric the lists `mean`, `std`, `low`, `high`.
+    """Return for each policy `points`, `ratio` and for each metric the lists `mean`, `std`, `low`, `high`, by ratio.
 
-    `std` is the sample deviation over splits; `low` and `high` bound the mean's 95 % interval (see `half_width`), a
-    share's within 0 and 1. With one split they are None: one split has no spread.
+    `std` is the sample deviation over splits. `low` and `high` are the ends of the mean's 95 % interval (see
+    `half_width`); that of a share is cut at 0 and 1. With one split all three are None.
     """
     found, shared = {}, {metric: Shared.of(frame, metric) for metric in metrics}
     for policy, rows in frame.groupby("policy", sort=False):
@@ -81,10 +81,10 @@ def _spread(groups: Any, counts: np.ndarray, shared: Shared, metric: str) -> dic
 
 
 def worst_of(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Return each cell's most harmful attack: `split`, `policy`, `n_poison`, `ratio`, and `worst`, its success.
+    """Return the worst attack of each cell: columns `split`, `policy`, `n_poison`, `ratio`, and `worst`, its success.
 
-    The most harmful on the validation rows, the loss breaking ties: chosen by test rows, the worst of many would be
-    worse than any is. NaN where an attack of the cell could not be measured.
+    It is the worst on the rows that the attacker sees; ties go to the larger loss. If the test rows chose, the maximum
+    over many attacks would be biased upwards. `worst` is NaN if an attack of the cell could not be measured.
     """
     ranked = candidates.sort_values(["target_success", "attack_loss"], kind="stable", na_position="last")
     last = ranked.groupby(["split", "policy", "n_poison", "ratio"], sort=False, as_index=False).tail(1)
@@ -93,26 +93,26 @@ def worst_of(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
-    """Return per ratio the mean over splits of the most successful attack of each cell; NaN if a split is."""
+    """Return for each ratio the success of the worst attack, mean over splits; NaN if it is NaN in a split."""
     return worst_of(candidates).groupby("ratio")["worst"].agg(lambda errors: errors.mean(skipna=False))
 
 
 def baseline(candidates: pd.DataFrame) -> str:
-    """Return in words what a model that tells nothing does, and its score."""
+    """Return in words what an uninformative model does, and its score."""
     nothing = SCORES[candidates["score"].iloc[0]].telling_nothing
     return f"{nothing} ({_percent(candidates['constant_error'].mean())})"
 
 
 def kinds_by_ratio(candidates: pd.DataFrame) -> pd.Series:
-    """Return per ratio what the kind of attack that does most on the test rows does, the mean over splits."""
+    """Return for each ratio the success of the kind of attack that is worst on the test rows, mean over splits."""
     means = candidates.groupby(["ratio", "attack"])["attack_success"].mean()
     return means.groupby("ratio").max()
 
 
 def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
-    """Return per ratio whether the worst attack leaves a model that is no better than one that tells nothing.
+    """Return for each ratio whether the worst attack leaves a model that is no better than an uninformative one.
 
-    Never of a targeted attacker, whose success is no error.
+    This is never so for a targeted attacker, because his success is not an error.
     """
     if candidates["objective"].iloc[0] != "indiscriminate":
         return worst_by_ratio(candidates).map(lambda _: False)
@@ -120,28 +120,40 @@ def constant_by_ratio(candidates: pd.DataFrame) -> pd.Series:
     return worst_by_ratio(candidates) >= single - NOISE
 
 
+def meaning_of(fault: str, records: pd.DataFrame) -> str:
+    """Return what a fault (see `FAULTS`) means for these records, and what to do about it."""
+    if fault != "constant":
+        return FAULTS[fault]
+    score = str(records["score"].iloc[0])
+    remedy = {
+        "error": "look at the error rates of each class, or audit with --score balanced-error or --objective "
+        "'target-class CLASS'"
+    }.get(score, "try a smaller λ, more epochs or more training rows")
+    return f"by its {SCORES[score].words} the model is no better than {baseline(records)}: {FAULTS[fault]}; {remedy}"
+
+
 def untold(candidates: pd.DataFrame) -> str:
-    """Return in words why nothing can be said of what a defender tolerates, by his cells; empty where it can be."""
+    """Return in words why nothing can be said of what a defender tolerates, from his cells; empty if it can."""
     worst, named = worst_by_ratio(candidates).iloc[0], measure(*candidates[["objective", "score"]].iloc[0])
     if math.isnan(worst):
-        return f"{named} unknown, clean as well"
+        return f"{named} unknown even without poison"
     if constant_by_ratio(candidates).iloc[0]:
         return f"{_percent(worst)} {named} clean, no better than {baseline(candidates)}"
     return f"{_percent(worst)} {named} clean, so that it can hardly rise" if worst > 1 - TOLERATED else ""
 
 
 def measure(objective: str, score: str = "error") -> str:
-    """Return what an attacker's success is called."""
+    """Return the name of an attacker's success in words."""
     return SCORES[score].words if objective == "indiscriminate" else f"success of “{objective}”"
 
 
 def sample_of(dataset: Mapping[str, Any]) -> str:
-    """Return in words that a sample of a file was audited, and what all of it would cost; empty where all of it was."""
+    """Return in words that a sample of a file was audited, and what the whole file costs; empty for a whole file."""
     if not (found := dataset.get("sample")):
         return ""
     return (
-        f"on a sample of the file, {dataset['train']:,} of the {found['train']:,} training rows that it gives (train = "
-        f"all takes about {found['times']:.2g} times as long)"
+        f"on a sample of the file, {dataset['train']:,} of {found['train']:,} possible training rows (train = all "
+        f"takes about {found['times']:.2g} times as long)"
     )
 
 
@@ -155,9 +167,10 @@ def verdict(
     fixed: Sequence[str],
     bounds: Mapping[str, Sequence[float]] | None = None,
 ) -> Verdict:
-    """Return the verdict on an audit's records, those of all attacks, and who of the defenders answers no poison.
+    """Return the verdict on an audit.
 
-    `bounds`: the ends of Φ(λ) of each defender who tunes λ; without them nothing is said of a λ that ends there.
+    Arguments: `frame` and `candidates` as in `AuditResult`; `fixed`, the names of the defenders who do not answer to
+    poison; `bounds`, the ends of Φ(λ) for each defender who tunes λ (without them, λ at a bound is not reported).
     """
     summary, tolerance, name_of_it = [], {}, measure(*frame[["objective", "score"]].iloc[0])
     for name, rows in candidates.groupby("policy", sort=False):
@@ -187,26 +200,27 @@ def verdict(
 
 
 def _borne(worst: pd.Series, within: pd.Series) -> str:
-    """Return in words up to which share of poison a defender is within tolerance; he is so without any."""
+    """Return in words up to which share of poison a defender is within tolerance. Without poison he always is."""
     points, held = f"{100 * TOLERATED:g} points of clean", worst.index[within]
     if within.all():
         return f"stays within {points} at every share tried, so up to at least {held.max():.1%}"
     beyond = worst.index[~within][0]
     if not held.max():
-        return f"stays within {points} only below {beyond:.1%}, the least share tried"
+        return f"stays within {points} only below {beyond:.1%}, the lowest share tried"
     return f"stays within {points} up to {held.max():.1%}, not at {beyond:.1%}, the next share tried"
 
 
 def _outdone(candidates: pd.DataFrame) -> list[str]:
-    """Say where a kind of attack did more on the test rows than the one that was worst on the validation rows."""
-    found = []
+    """Warn if a kind of attack is worse on the test rows than the attack that was worst on the validation rows."""
+    found, named = [], measure(*candidates[["objective", "score"]].iloc[0])
     for policy, rows in candidates.groupby("policy", sort=False):
         more = kinds_by_ratio(rows) - worst_by_ratio(rows)
         if more.max() > OUTDONE:
             own = rows[rows["ratio"] == more.idxmax()].groupby("attack")["attack_success"].mean()
             found.append(
-                f"{policy}: at {more.idxmax():.1%} poison {own.idxmax()} leave {_percent(own.max())} on the test rows, "
-                f"{100 * more.max():.1f} points more than the attack that is reported, the worst on the validation rows"
+                f"{policy}: at {more.idxmax():.1%} poison the worst attack on the test rows is {own.idxmax()}: it "
+                f"brings the {named} to {_percent(own.max())}, {100 * more.max():.1f} points above the reported "
+                "attack, which was the worst on the validation rows"
             )
     return found
 
@@ -237,7 +251,7 @@ def _saved(frame: pd.DataFrame, candidates: pd.DataFrame, stands: Sequence[str])
 
 
 def apart(points: float, half: float = math.nan) -> str:
-    """Return a difference in words, to be followed by from whom: `2.5 ± 1.0 points below that with`."""
+    """Return a difference in words: `2.5 ± 1.0 points below that with`; the name of the other defender follows."""
     within = "" if math.isnan(half) else f" ± {half:.1f}"
     if abs(points) >= 0.05:
         return f"{abs(points):.1f}{within} points {'above' if points > 0 else 'below'} that with"
@@ -245,7 +259,7 @@ def apart(points: float, half: float = math.nan) -> str:
 
 
 class End(NamedTuple):
-    """A bound of λ at which some λ ended: which bound, its value, in which cells, and what would tell more."""
+    """A bound at which some λ ended: which bound, its value, in which cells (`told`), and what to do (`remedy`)."""
 
     which: str
     value: float
@@ -254,7 +268,7 @@ class End(NamedTuple):
 
 
 def at_bounds(frame: pd.DataFrame, policy: str, bounds: Sequence[float]) -> list[End]:
-    """Say at which bound some λ of a policy ends, of several λ any, and between which shares of poison."""
+    """Return the bounds at which some λ of a policy ends. If there are several λ, one of them is enough."""
     found, (low, high), rows = [], bounds, frame[frame["policy"] == policy]
     near = RESOLUTION * (high - low)
     for which, end, remedy in (
@@ -273,7 +287,7 @@ def at_bounds(frame: pd.DataFrame, policy: str, bounds: Sequence[float]) -> list
 
 
 def _wide(frame: pd.DataFrame) -> list[str]:
-    """Say whose interval at the most poison is too wide to rely on, and how many splits would narrow it."""
+    """Warn of intervals at the most poison that are too wide to rely on, and say how many splits narrow them."""
     shared, splits, found = Shared.of(frame, "attack_success"), frame["split"].nunique(), []
     last = frame[frame["n_poison"] == frame["n_poison"].max()]
     for policy, rows in last.groupby("policy", sort=False):
@@ -283,35 +297,41 @@ def _wide(frame: pd.DataFrame) -> list[str]:
             continue
         enough = next((splits + more for more, width in enumerate(widths) if width <= WIDE), None)
         remedy = f"about {enough} splits narrow it to ± {100 * WIDE:g}" if enough else "only more rows narrow it"
-        wide = f"known to ± {100 * widths[0]:.0f} points only"
+        wide = f"known only to ± {100 * widths[0]:.0f} points"
         found.append(f"{policy}: {_percent(mean)} at the most poison is {wide}; {remedy}")
     return found
 
 
 def _warnings(frame: pd.DataFrame) -> list[str]:
     found = []
-    for fault, remedy in FAULTS.items():
+    for fault in FAULTS:
         cells = frame[frame["status"].str.split("+").map(lambda faults, fault=fault: fault in faults)]
         if len(cells):
             where = ", ".join(f"{policy} ({len(rows)})" for policy, rows in cells.groupby("policy", sort=False))
-            found.append(f"{len(cells)} of {len(frame)} cells are marked {fault}, by policy: {where}; {remedy}")
+            found.append(
+                f"{len(cells)} of {len(frame)} cells are marked {fault}, by policy: {where}; {meaning_of(fault, frame)}"
+            )
     single = frame["constant_error"].mean()
     if tuple(frame[["objective", "score"]].iloc[0]) == PLAIN and single < RARE:
         found.append(
-            f"{SCORES['error'].telling_nothing} errs on {_percent(single)} of the rows only, so that the error says "
-            "little of the others: --score balanced-error counts each class alike, --score fnr those missed of one"
+            f"{SCORES['error'].telling_nothing} is wrong for only {_percent(single)} of the rows, so the error says "
+            "little about the others: --score balanced-error counts all classes equally, --score fnr counts the misses "
+            "of one class"
         )
     if frame["split"].nunique() > 1:
         found += _wide(frame)
     else:
-        found.append("one split only: no spread can be given; use more splits before you rely on a figure")
+        found.append(
+            "there is only one split, so no interval can be given; use more splits before you rely on a figure"
+        )
     return found
 
 
 def parse_gate(text: str, most: float) -> tuple[float, float]:
-    """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`, where `most` poison is audited.
+    """Return (error, share) of a gate `ERROR@SHARE`, such as `0.1@0.05` or `10%@5%`.
 
-    Raises `InputError` when either is not a share from 0 to 1, or the share lies beyond what was audited.
+    `most` is the largest audited share of poison. Raises `InputError` if error or share is not from 0 to 1, or if the
+    share is above `most`.
     """
     try:
         error, share = map(share_of, text.split("@"))
@@ -327,11 +347,12 @@ def parse_gate(text: str, most: float) -> tuple[float, float]:
 
 
 def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_constant: bool = False) -> list[str]:
-    """Return a sentence for each policy whose error (see `measure`) exceeds `error` at any audited share up to `share`.
+    """Return a sentence for each policy whose error (see `measure`) exceeds `error` at an audited share up to `share`.
 
-    The worst of the attacks counts, by the validation rows and by the test rows, and the first audited share at or
-    above `share` is included, so that a share between two audited ones is judged by the higher. An error that is
-    unknown fails, and one that is not below that of a model that tells nothing, unless `allow_constant`.
+    `candidates` are as in `AuditResult`; `error` and `share` are from 0 to 1, `share` at most the largest audited one.
+    The worst attack by the validation rows counts, and also the worst by the test rows. The first audited share at or
+    above `share` is included, so a share between two audited ones is judged by the higher one. An unknown error fails,
+    and unless `allow_constant` also a model that is no better than an uninformative one.
     """
     found, named = [], measure(*candidates[["objective", "score"]].iloc[0])
     for policy, rows in candidates.groupby("policy", sort=False):
@@ -352,7 +373,7 @@ def gate_failures(candidates: pd.DataFrame, error: float, share: float, allow_co
             where = single.idxmax()
             found.append(
                 f"{policy}: {named} {up_to[where]:.1%} at {where:.1%} poison is no better than "
-                f"{baseline(rows)}: it tells nothing; look at fpr and fnr, use --score or "
-                "--objective 'target-class CLASS', or let it pass by --allow-constant"
+                f"{baseline(rows)}, so it is uninformative; look at fpr and fnr, use --score or "
+                "--objective 'target-class CLASS', or let it pass with --allow-constant"
             )
     return found

@@ -1,7 +1,6 @@
 """The report of one audit, or of several side by side: one HTML file that needs no network.
 
-It is made from results alone. Every number in it is rounded where its text is made, in Python; the script in the page
-only draws.
+It is made from results alone. Python rounds every number when it makes the text; the script in the page only draws.
 """
 
 from mithridate.results.report.command import command

@@ -1,7 +1,7 @@
-"""From results to what the page draws: lines with their numbers as text, and the same numbers as tables.
+"""Makes from results what the page draws: lines with their numbers as text, and tables of the same numbers.
 
-A chart offers choices, such as test error or a class's misses, and draws the lines of the one chosen. Its tables are
-made from the lines, so that picture, hover and table cannot differ.
+A chart offers choices, such as the test error or the misses of a class, and draws the lines of one choice. Its tables
+are made from the lines, so that picture, hover text and table cannot differ.
 """
 
 import math
@@ -20,18 +20,20 @@ from mithridate.results.report.wording import cell, known, number, percent
 from mithridate.results.verdict import PLAIN, curves, measure
 
 BINS = 40
+"""The bins of a histogram of weights."""
 ROWS = 24
-"""The most rows that the table of a long line has, evenly picked."""
+"""The most rows of the table of a line; longer lines are sampled evenly."""
 
 Numbers = list[float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: of a run and a policy, by number; drawn when `choice` is chosen.
+    """One line of a chart.
 
-    `at` and `told` are `x` and `y` as text. `role`: attack; baseline and clean, which are drawn thinner;
-    `group` numbers the lines of a policy with several λ.
+    `choice`: the choice with which it is drawn; `run`, `policy`: whose line it is, by number; `name`; `x`, `y`: its
+    points; `at`, `told`: x and y as text; `low`, `high`: the ends of the band; `role`: "attack", or "baseline" or
+    "clean", which are drawn thinner; `group`: the number of the λ if a policy has several.
     """
 
     choice: str
@@ -50,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a chart can show: its name, and the label and suffix of the vertical axis."""
+    """What a chart can show: its identifier, and the label and the unit suffix of the vertical axis."""
 
     id: str
     label: str
@@ -59,7 +61,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: `x_label` and `x_suffix` of its horizontal axis, choices, lines; `steps` draws them as stairs."""
+    """A chart: label and unit suffix of its horizontal axis, choices, and lines; `steps` draws lines as stairs."""
 
     id: str
     x_label: str
@@ -70,12 +72,12 @@ class Chart:
 
     @property
     def has_baseline(self) -> bool:
-        """Say whether there are lines of labels alone."""
+        """Whether there are lines of flipped labels alone."""
         return any(line.role == "baseline" for line in self.lines)
 
     @property
     def has_bands(self) -> bool:
-        """Say whether any line has an interval."""
+        """Whether any line has an interval."""
         return any(any(map(known, line.low)) for line in self.lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class Chart:
         return asdict(self)
 
     def tables(self) -> Iterator[tuple[Choice, int, list[str], list[list[str]]]]:
-        """Yield for each choice and run its table: choice, run, column heads, rows."""
+        """Yield a table for each choice and run: (choice, run, heads of columns, rows)."""
         for choice in self.choices:
             for run in sorted({line.run for line in self.lines if line.choice == choice.id}):
                 lines = [line for line in self.lines if (line.choice, line.run) == (choice.id, run)]
@@ -96,9 +98,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the records to draw: shares in per cent, others with `digits` decimals; bands end at `lowest`.
+    """A column of the records to draw.
 
-    With `flips`, what flipped labels alone do is drawn beside it.
+    A `share` is drawn in per cent, other numbers with `digits` decimals. Bands end at `lowest`. With `flips`, the same
+    for flipped labels alone is drawn too.
     """
 
     name: str
@@ -115,7 +118,7 @@ class Column:
 
 
 def measured(result: Audited) -> tuple[pd.DataFrame, list[Column]]:
-    """Return the records, rates by class spread into columns, and the columns to draw against the share of poison."""
+    """Return the records, with a column for the rates of each class, and the columns to draw against the poison."""
     frame, names = result.frame, result.dataset["classes"]
     columns = [Column("test_error", "test error", flips=True)]
     aim = tuple(frame[["objective", "score"]].iloc[0])
@@ -138,7 +141,7 @@ Drawn = tuple[pd.DataFrame, list[Column], pd.DataFrame | None]
 
 
 def against_poison(name: str, runs: Sequence[Drawn], policies: Sequence[str]) -> Chart:
-    """Return columns of records against the share of poison, one line per run and policy, or group of one's λ."""
+    """Return a chart of records against the share of poison: one line per run and policy, or per λ of a policy."""
     choices: dict[str, Choice] = {}
     lines = []
     for run, (frame, columns, flips) in enumerate(runs):
@@ -176,7 +179,7 @@ def _line(column: Column, spread: Mapping[str, Numbers], ratios: Sequence[float]
 
 
 def error_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart:
-    """Return errors, rates by class and loss against the share of poison, the flipped labels' beside them."""
+    """Return the chart of errors, rates by class and loss against the share of poison, with those of label flips."""
     runs = [(*measured(result), flips_of(result.frame, result.candidates)) for result in results]
     return against_poison("error", runs, policies)
 
@@ -222,7 +225,7 @@ def _drawn(chart: Chart) -> Chart | None:
 
 
 def weight_chart(results: Sequence[Audited], policies: Sequence[str], titles: Sequence[str]) -> Chart | None:
-    """Return how many weights have which value, clean and at the most poison, in split 0; None without any."""
+    """Return histograms of the weights, clean and at the most poison, in split 0; None if no weights were kept."""
     choices, lines = [], []
     for run, result in enumerate(results):
         for (split, policy), arrays in result.poison.items():
@@ -245,7 +248,7 @@ def weight_chart(results: Sequence[Audited], policies: Sequence[str], titles: Se
 
 
 def history_chart(results: Sequence[Audited], policies: Sequence[str]) -> Chart | None:
-    """Return the attacker's objective at each of its steps, mean over splits, with the range of splits."""
+    """Return the chart of the attacker's objective by step, mean and range over splits; None if there are no steps."""
     lines = []
     for run, result in enumerate(results):
         for policy in dict.fromkeys(policy for _, policy in result.poison):

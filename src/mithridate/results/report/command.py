@@ -1,4 +1,4 @@
-"""From a configuration back to the command that makes it."""
+"""Finds the command that gives a configuration."""
 
 import re
 import shlex
@@ -12,21 +12,21 @@ from mithridate.configuration.reading import LISTS
 from mithridate.errors import InputError
 
 REPEATED = {**SEVERAL, "surrogates": "surrogate", **{name: name.replace("_", "-") for name in LISTS}}
-"""The options that are given once for each entry, and their flags."""
+"""The options whose flag is repeated for each entry, and their flags."""
 SIZES = ("train", "valid", "epochs")
-"""The options that follow from the data themselves where they are the user's own."""
+"""The options whose defaults follow from the data if they are the user's own."""
 
 
 def in_catalogue(dataset: str) -> bool:
-    """Say whether a data set's name, such as mnist-0v8, is one with a setting of its own."""
+    """Return whether a data set's name, such as mnist-0v8, has its own setting."""
     pair = re.fullmatch(r"(.+)-\w+v\w+", dataset)
     return bool({dataset, pair[1] if pair else dataset} & SETTINGS.keys())
 
 
 def departures(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the fewest options of `config` from which the data set and the preset give all the others.
+    """Return the fewest options of `config` that give all others together with the data set and the preset.
 
-    None where they do not give it, as with a model that was an object in Python.
+    None if options cannot give it, for example if the model was an object in Python.
     """
     given = {name: value for name, value in config.items() if value is not None}
     try:
@@ -45,9 +45,9 @@ def departures(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def command(config: Mapping[str, Any]) -> str | None:
-    """Return the shell command of an audit with this configuration, as it stands in audit.json, or None.
+    """Return the shell command of an audit with this configuration (as in audit.json), or None if there is none.
 
-    Only options that differ from what data set and preset give are named.
+    It names only options that differ from the defaults of data set and preset.
 
     Example:
         >>> from mithridate import AuditConfig

@@ -1,8 +1,8 @@
-"""The page: results in, one HTML document out, with everything that it needs inside.
+"""Makes one HTML document of results, with everything that it needs inside.
 
-Names that come from the user's data are text wherever they stand: Jinja escapes them in HTML and in the JSON of the
-charts, report.js in Plotly's labels; and the page's Content-Security-Policy lets nothing run but its own two scripts,
-which it names by their hashes, and nothing be fetched.
+Names from the user's data are always text: Jinja escapes them in HTML and in the JSON of the charts, report.js escapes
+them in Plotly's labels. The page's Content-Security-Policy names its two scripts by their hashes: nothing else can run,
+and nothing can be fetched.
 """
 
 import base64
@@ -25,7 +25,7 @@ from mithridate.results.report import charts, wording
 from mithridate.results.report.command import command, departures
 from mithridate.results.report.gallery import galleries
 from mithridate.results.report.source import Audited
-from mithridate.results.verdict import TOLERATED, baseline, curves, untold, worst_by_ratio
+from mithridate.results.verdict import TOLERATED, baseline, curves, meaning_of, untold, worst_by_ratio
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 OUTLINES = (
@@ -42,7 +42,7 @@ DASHES = ("solid", "8px,4px", "8px,3px,2px,3px", "4px,3px", "12px,3px", "2px,3px
 
 
 class Style(NamedTuple):
-    """How a policy or run is drawn: numbers of colour and marker, Plotly's dash."""
+    """How a policy is drawn: the number of its colour, Plotly's marker, its outline in the key, and Plotly's dash."""
 
     name: str
     colour: int
@@ -54,8 +54,8 @@ class Style(NamedTuple):
 def render(results: Sequence[Audited], titles: Sequence[str] | None = None) -> str:
     """Return the report of these results as one HTML document that fetches nothing.
 
-    Arguments: `results`, at least one; `titles`, what to call each where there are several, by default by data set.
-    Raises `InputError` when there is no result, or titles are not as many as results.
+    Arguments: `results`, at least one; `titles`, one for each result (default: the names of the data sets). Raises
+    `InputError` if there is no result, or if titles and results differ in number.
     """
     if not results:
         raise InputError("a report needs at least one result")
@@ -107,9 +107,9 @@ def render(results: Sequence[Audited], titles: Sequence[str] | None = None) -> s
 
 
 def write_report(path: str | Path, results: Sequence[Audited], titles: Sequence[str] | None = None) -> Path:
-    """Write the report of these results to `path`, replacing what is there, and return it.
+    """Write the report of these results to `path`, replacing a file that is there, and return the path.
 
-    Raises `InputError` as `render`, and `StorageError` when it cannot be written.
+    Raises `InputError` as `render` does, and `StorageError` if the file cannot be written.
 
     Example:
         >>> write_report("report.html", [])
@@ -135,7 +135,7 @@ def _plotly() -> str:
 
 
 def _security(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy: no network, no script but these; Plotly sets styles on its elements."""
+    """Return the Content-Security-Policy: no network, no other scripts. Styles are allowed because Plotly sets some."""
     digests = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -145,7 +145,7 @@ def _security(scripts: Sequence[str]) -> str:
 
 
 def _run(result: Audited, title: str) -> dict[str, Any]:
-    """Return everything that the page says of one run besides its charts."""
+    """Return everything that the page says about one run, except its charts."""
     frame, config = result.frame, result.config
     return {
         "title": title,
@@ -168,7 +168,7 @@ def _run(result: Audited, title: str) -> dict[str, Any]:
 
 
 def _defenders(result: Audited) -> list[dict[str, str]]:
-    """Return the verdict's table: a row per policy."""
+    """Return the rows of the verdict's table, one per policy."""
     found = []
     flips = curves(flips_of(result.frame, result.candidates), ("attack_success",))
     for policy, curve in curves(result.frame, ("attack_success",)).items():
@@ -191,7 +191,7 @@ def _defenders(result: Audited) -> list[dict[str, str]]:
 
 
 def _kinds(result: Audited) -> dict[str, dict[str, float]]:
-    """Return what each kind of attacker came to at the most poison, for each defender, the mean over splits."""
+    """Return the success of each kind of attack at the most poison: kind → defender → mean over splits."""
     last = result.candidates[result.candidates["n_poison"] == result.frame["n_poison"].max()]
     found = last.groupby(["attack", "policy"], sort=False)["attack_success"].mean().unstack("policy").sort_index()
     worst = found.mean(axis=1).sort_values(ascending=False, kind="stable").index
@@ -199,7 +199,7 @@ def _kinds(result: Audited) -> dict[str, dict[str, float]]:
 
 
 def _needed(result: Audited) -> dict[str, dict[str, str]]:
-    """Return per capability the least audited share at which each defender is no longer within tolerance."""
+    """Return for each capability the lowest audited share at which each defender is no longer within tolerance."""
     cells, found = result.candidates, {}
     clean, most = cells["n_poison"] == 0, wording.percent(cells["ratio"].max())
     for capability, kinds in wording.CAPABILITIES.items():
@@ -217,14 +217,16 @@ def _needed(result: Audited) -> dict[str, dict[str, str]]:
 
 
 def _faults(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """Return each fault that occurs, in how many cells, and its meaning and remedy, and why cells have failed."""
+    """Return for each fault that occurs its name, the number of cells, and its meaning and remedy."""
     faults, reasons = frame["status"].str.split("+").explode(), frame["reason"][frame["reason"] != ""].unique()
-    texts = FAULTS | {"failed": ". ".join((FAULTS["failed"], *reasons))}
-    return [(fault, int((faults == fault).sum()), text) for fault, text in texts.items() if (faults == fault).any()]
+    texts = {fault: meaning_of(fault, frame) for fault in FAULTS if (faults == fault).any()}
+    if "failed" in texts:
+        texts["failed"] = ". ".join((texts["failed"], *reasons))
+    return [(fault, int((faults == fault).sum()), text) for fault, text in texts.items()]
 
 
 def _cells(result: Audited) -> list[dict[str, str]]:
-    """Return every cell as text, those with a fault first."""
+    """Return every cell as text; cells with a fault come first."""
     frame, at = result.frame, ["split", "policy", "n_poison"]
     flips = flips_of(frame, result.candidates).set_index(at)["test_error"].rename("flipped")
     frame = frame.join(flips, on=at)
@@ -259,7 +261,7 @@ def _setting(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _configuration(config: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """Return each option, its value, its meaning, and whether it departs from what data set and preset give."""
+    """Return for each option its name, value and meaning, and whether it differs from the defaults."""
     given, fields = departures(config) or {}, AuditConfig.model_fields
     return [
         (name, _value(value), (fields[name].description or "") if name in fields else "", name in given)
@@ -274,7 +276,7 @@ def _value(value: Any) -> str:
 
 
 def _differences(results: Sequence[Audited]) -> list[tuple[str, list[str]]]:
-    """Return the options and versions in which the runs differ, and each run's."""
+    """Return the options and versions in which the runs differ, with the value of each run."""
     found = []
     for part in ("config", "versions"):
         tables = [getattr(result, part) for result in results]

@@ -12,13 +12,15 @@ from matplotlib.image import imsave
 from mithridate.results.report.source import Audited
 
 SHOWN = 8
+"""The most points in a gallery."""
 CHANGES = 5
+"""The most changes that are shown of a point."""
 CELLS = 12
-"""Cells that are shown of a row that is not changed."""
+"""The most cells that are shown of a row that did not change."""
 
 
 class Picture(NamedTuple):
-    """A poisoning point as images, in data URIs; `change` is the largest of a pixel, in raw units."""
+    """A poisoning point as images, in data URIs; `change` is the largest change of a pixel, in raw units."""
 
     number: int
     label: str
@@ -31,8 +33,7 @@ class Picture(NamedTuple):
 class Changed(NamedTuple):
     """A poisoning point of a table: its label, and its largest changes as (name, before, after).
 
-    `cells`: where no feature is changed the row as it is, as (name, value), of a wide one the first, and how many
-    `more` there are.
+    If no feature changed, `cells` are the first cells of the row as (name, value), and `more` is the number of others.
     """
 
     number: int
@@ -43,9 +44,9 @@ class Changed(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """The points against one policy in split 0, evenly picked: pictures, or rows, the rest empty.
+    """Evenly spaced points against one policy in split 0, as `pictures` or as `rows`; the other is empty.
 
-    `moved`: the features that changed most over all points.
+    `points`: the number of all points; `moved`: the features that changed most over all points.
     """
 
     policy: str
@@ -56,7 +57,7 @@ class Gallery(NamedTuple):
 
 
 def galleries(result: Audited) -> list[Gallery]:
-    """Return a gallery for each policy, those with no points left out."""
+    """Return a gallery for each policy that has points."""
     found = []
     for (split, policy), arrays in result.poison.items():
         if split or not len(arrays["y_poison"]):
@@ -77,7 +78,7 @@ def galleries(result: Audited) -> list[Gallery]:
 
 
 def _relabelled(classes: list[str], before: int, after: int) -> str:
-    """Return a point's label, and what it was before where that is known and another."""
+    """Return a point's label, with the label before if that is known and different."""
     return f"{classes[before]} → {classes[after]}" if before not in (-1, after) else classes[after]
 
 
@@ -112,7 +113,7 @@ def _png(image: np.ndarray, colours: str, low: float, high: float) -> str:
 
 
 def _named(arrays: Mapping[str, np.ndarray], names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return plain features as tables, in the data's own units, with numbers where they have no names."""
+    """Return plain features, before and after, as tables in the data's own units; unnamed features are numbered."""
     before, after = _raw(arrays)
     columns = names or [f"feature {i + 1}" for i in range(before.shape[1])]
     return pd.DataFrame(before, columns=columns), pd.DataFrame(after, columns=columns)
@@ -123,7 +124,8 @@ def _changes(
 ) -> tuple[list[Changed], list[str]]:
     """Return the picked points' largest changes, and the columns that changed most over all points.
 
-    A number's change is measured in its column's spread, so that units do not matter; a changed word counts as 1.
+    The change of a number is divided by the standard deviation of its column, so that units do not matter. A changed
+    word counts as 1.
     """
     sizes = pd.DataFrame({name: _sizes(before[name], after[name]) for name in before.columns})
     mean = sizes.mean().sort_values(ascending=False, kind="stable")
@@ -150,7 +152,7 @@ def _sizes(before: pd.Series, after: pd.Series) -> np.ndarray:
 
 
 def _quantity(value: Any) -> str:
-    """Return a value of a table: numbers with four digits, large ones whole, all else as it is."""
+    """Return a value of a table as text: numbers have four digits, large ones are whole."""
     if value == "" or pd.isna(value):
         return "(empty)"
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a report is made from: the data of an `AuditResult`, which writes its own report and so lies above."""
+"""What a report needs of an `AuditResult`, which cannot be imported here because it writes its own report."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable

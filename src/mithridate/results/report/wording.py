@@ -1,4 +1,4 @@
-"""What the report says in words: numbers as text, defenders, the threat model, the verdict in a sentence."""
+"""The words of the report: numbers as text, defenders, the threat model, and the verdict in a sentence."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ CAPABILITIES = {
     "labels, the worst found": FLIPS,
     "labels and features, the worst found": (),
 }
-"""What an attacker may be able to change, and by which kinds of attack; none named: by any."""
+"""What an attacker may be able to change → the kinds of attack that do it; an empty tuple stands for all kinds."""
 
 THREAT = {
     "goal": "The attacker wants",
@@ -40,49 +40,50 @@ THREAT = {
     "evaluation": "How it is trained to be measured",
     "not_tested": "Not tested",
 }
-"""The headings of the threat model's entries, in the order in which they are read; any other comes before the last."""
+"""The headings of the threat model's entries, in the order of the report; other entries come before the last."""
 
 GLOSSARY = {
-    "poison": "training rows that the attacker made; its share is of all training rows",
+    "poison": "training rows that the attacker made or changed; a share of poison is a share of all training rows",
     "clean": "without any poison",
     "defender": "a rule for setting the regularisation, also called policy",
-    "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. Higher λ keeps weights small, so that no "
-    "few rows can sway the model much",
-    "test error": "the share of held-out rows, seen by neither side, that the model gets wrong",
-    "labels alone": "what the attacker does who flips labels and nothing else: of all flips tried, those that did most "
-    "on the validation rows. On the test rows, which choose nothing, simpler flips can do more",
-    "tolerated": "the largest share of poison tried up to which the worst of the attacks stays within "
-    f"{100 * TOLERATED:g} points of the clean figure; unknown where the clean model is no better than one that tells "
-    "nothing, such as by always giving the most frequent answer",
+    "λ (lambda)": "the regularisation: the log of the L2 penalty's strength. A higher λ keeps the weights small, so "
+    "that a few rows cannot sway the model much",
+    "test error": "the share of held-out rows, which neither side has seen, that the model gets wrong",
+    "labels alone": "the harm of an attacker who only flips labels: of all flips that were tried, those that were "
+    "worst on the validation rows. On the test rows simpler flips can be worse",
+    "tolerated": "the largest audited share of poison up to which the worst attack stays within "
+    f"{100 * TOLERATED:g} points of the clean figure; unknown if the clean model is no better than an uninformative "
+    "one, such as one that always gives the most frequent answer",
     "split": "one random draw of training and validation rows; figures are means over splits",
-    "±": "half the 95 % interval of the mean over splits, which have rows in common; with few splits it is wide",
+    "±": "half the 95 % interval of the mean over splits; it allows for the rows that splits have in common, and is "
+    "wide with few splits",
     "cell": "one model trained and measured: one split, one defender, one share of poison",
-    "hypergradient": "the derivative through the whole training that tells the attacker where to move its points",
+    "hypergradient": "the derivative through the whole training, which tells the attacker where to move his points",
 }
 
 
 def known(value: float | None) -> bool:
-    """Say whether a number is there and finite."""
+    """Return whether a number is given and finite."""
     return value is not None and math.isfinite(value)
 
 
 def percent(share: float | None) -> str:
-    """Return a share as the command line prints it: 14.9%."""
+    """Return a share as text, as the command line prints it: 14.9%."""
     return f"{share:.1%}" if share is not None and math.isfinite(share) else UNKNOWN
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with so many decimals."""
+    """Return a number as text with `digits` decimals."""
     return f"{value:.{digits}f}" if value is not None and math.isfinite(value) else UNKNOWN
 
 
 def cell(curve: Mapping[str, Any], at: int, share: bool, digits: int = 2) -> str:
-    """Return a curve's mean and half interval at one ratio: `14.9% ± 1.5`, as the command line prints it."""
+    """Return the mean of a curve and half its interval at ratio number `at`: `14.9% ± 1.5`."""
     mean, low, high = (curve[part][at] for part in ("mean", "low", "high"))
     text = percent(mean) if share else number(mean, digits)
     if not known(mean) or not known(low):
         return text
-    half = max(mean - low, high - mean)  # a share's interval ends at 0 and 1
+    half = max(mean - low, high - mean)  # the interval of a share is cut at 0 and 1
     return f"{text} ± {100 * half:.1f}" if share else f"{text} ± {half:.{digits}f}"
 
 
@@ -105,9 +106,9 @@ def model(config: Mapping[str, Any]) -> str:
 
 
 def threat(results: Sequence[Audited], titles: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return key, heading and texts of each entry of the threat models, what was not tested and official terms last.
+    """Return key, heading and texts of each entry of the threat models; not tested and official terms come last.
 
-    A text comes with the title of its run where the runs differ, else once with none.
+    A text is a pair of its run's title and itself; if all runs have the same text, it is there once, without a title.
     """
     known_names = [name for name in THREAT if name != "not_tested"]
     own = [name for result in results for name in result.threat_model if name not in THREAT]
@@ -133,7 +134,10 @@ def filed(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 class Outcome(NamedTuple):
-    """What a defender comes to: the attacked share clean, at the most poison (mean of the worse attack), tolerance."""
+    """How a defender does: the attacker's success `clean` and at the most poison (`worst`), and the `tolerance`.
+
+    The worst attack counts; figures are means over splits.
+    """
 
     policy: str
     clean: float
@@ -142,12 +146,16 @@ class Outcome(NamedTuple):
 
     @property
     def said(self) -> dict[str, str]:
-        """The same as text."""
+        """The three as text."""
         return {"clean": percent(self.clean), "worst": percent(self.worst), "tolerance": self.tolerance}
 
 
 class Headline(NamedTuple):
-    """The verdict in one sentence; the strongest and the weakest defender, the same one where there is but one."""
+    """The verdict in one sentence.
+
+    `what`: what is measured; `most`: the most poison as text; `best` and `worst`: the strongest and the weakest
+    defender, who are the same if there is only one.
+    """
 
     sentence: str
     what: str
@@ -157,11 +165,11 @@ class Headline(NamedTuple):
 
 
 def headline(result: Audited) -> Headline:
-    """Return the verdict at the most poison, the worst of the attacks counting as in `verdict`."""
+    """Return the verdict at the most poison. The worst attack counts, as in `verdict`."""
     frame = result.frame
     most, points, n_train = frame["ratio"].max(), frame["n_poison"].max(), frame["n_train"].iloc[-1]
     outcomes = [outcome(result, policy) for policy in frame["policy"].unique()]
-    # An error that is unknown is no defence: it counts as the worst.
+    # An unknown error counts as the worst.
     best, *_ = order = sorted(outcomes, key=lambda found: found.worst if known(found.worst) else math.inf)
     worst = next(found for found in order if found.worst == order[-1].worst or not known(found.worst))
     what, sample = measure(*frame[["objective", "score"]].iloc[0]), sample_of(result.dataset)
@@ -172,9 +180,9 @@ def headline(result: Audited) -> Headline:
         f"from {percent(worst.clean)} to {percent(worst.worst)}"
     )
     if len(outcomes) == 1:
-        sentence += f", against the one defender tried ({best.policy})."
+        sentence += f", against the only defender that was tried ({best.policy})."
     elif best.policy == worst.policy:
-        sentence += f" against {best.policy}, and as far against every other of {len(outcomes)} defenders."
+        sentence += f" against {best.policy}, and equally far against all other defenders ({len(outcomes)} in all)."
     else:
         sentence += (
             f" against the weakest of {len(outcomes)} defenders ({worst.policy}), and from {percent(best.clean)} to "
@@ -182,12 +190,12 @@ def headline(result: Audited) -> Headline:
         )
     rows = result.candidates[result.candidates["policy"] == worst.policy]
     if constant_by_ratio(rows).iloc[0]:
-        sentence += f" Without poison it is no better than {baseline(rows)}: these figures tell nothing of poison."
+        sentence += f" Without poison it is no better than {baseline(rows)}: these figures say nothing about poison."
     return Headline(sentence, what, percent(most), best, worst)
 
 
 def outcome(result: Audited, policy: str) -> Outcome:
-    """Return what a policy comes to."""
+    """Return how a policy does."""
     rows = result.candidates[result.candidates["policy"] == policy]
     by_ratio, tolerated = worst_by_ratio(rows), result.verdict.tolerance[policy]
     if tolerated is None:
