@@ -310,11 +310,11 @@ def failed_record(scene: Scene, victim: Victim, points: int, reason: str) -> Rec
 def batch_of(scene: Scene, one: Ended) -> Batch:
     """Return the points as a cell stores them, their cells as the table's raw numbers."""
     points, fold = one.points, scene.fold
-    places = fold.raw[points.sources if points.rows is None else points.rows]
+    before = points.raw_start if points.rows is None else fold.raw[points.rows]
     rows = np.arange(len(points.labels)) + len(fold.labels) if points.rows is None else points.rows
     unknown = np.array([math.nan])
     return Batch(
-        *(points.kind, points.name, places, points.raw, points.labels, rows, unknown, unknown),
+        *(points.kind, points.name, before, points.raw, points.labels, rows, unknown, unknown),
         *(math.nan, one.measures.target_success, one.measures.target_success, math.nan, np.empty(0), np.empty(0, "U1")),
     )
 

@@ -36,7 +36,7 @@ from mithridate.tasks.scores import check_score
 
 SMALL = 10**6
 """The most numbers in the training rows for which one thread is enough."""
-KEPT = ("kind", "name", "raw", "labels", "rows", "sources")
+KEPT = ("kind", "name", "raw", "raw_start", "labels", "rows", "sources")
 """What is stored of points that the next cell of a chain needs."""
 
 
@@ -243,10 +243,10 @@ class Refits(Chains):
                 f"replaced{end}": batch.places[:0] if added else batch.places.astype(int),
             }
         extra, places = own[-1].extra, arrays["replaced"]
-        before = np.asarray(extra["won_sources"] if "won_sources" in extra and added else places, dtype=int)
+        before = _labels_of(arrays["x_start"], scene) if added else scene.fold.labels[places]
         columns, split = len(self.table.schema.columns), scene.split
         return arrays | {
-            "y_start": scene.fold.labels[before].astype(np.int8),
+            "y_start": before.astype(np.int8),
             "replaced_rows": split.train_rows[places],
             "counts": np.array([cell.record.n_poison for cell in own]),
             "log_strength": np.full((len(own), 1), np.nan),
@@ -263,20 +263,20 @@ class Refits(Chains):
         """Return the points of one chain, at their start and at their end, as rows of the user's own table."""
         schema = self.table.schema
         ends = []
-        for cells, labels in (("x_start", "y_start"), ("x_poison", "y_poison")):
+        known = np.where(poison["y_start"] < 0, poison["y_poison"], poison["y_start"])
+        for cells, labels in (("x_start", known), ("x_poison", poison["y_poison"])):
             frame = self.table.written(poison[cells]).assign(
-                **{schema.target.name: schema.target.written(poison[labels].astype(float)).to_numpy()}
+                **{schema.target.name: schema.target.written(labels.astype(float)).to_numpy()}
             )
             ends.append(frame[[name for name in schema.order if name in frame]])
         return ends[0], ends[1]
 
     def _points(self, at: tuple[int, int], extra: Mapping[str, np.ndarray], name: str) -> Points:
         """Return points as they were stored."""
-        kind, title, raw, labels, rows, sources = (extra[f"{name}_{part}"] for part in KEPT)
-        table = self.table
-        cells, start = table.written(raw), table.written(self.scene(at[0]).fold.raw[sources])
+        kind, title, raw, raw_start, labels, rows, sources = (extra[f"{name}_{part}"] for part in KEPT)
+        cells, start = self.table.written(raw), self.table.written(raw_start)
         places = None if self.config.budget == "added" else rows
-        return Points(str(kind), str(title), cells, raw, start, labels, places, sources)
+        return Points(str(kind), str(title), cells, raw, start, raw_start, labels, places, sources)
 
 
 def _fitted(ways: Sequence[Fitting]) -> Fitting:
@@ -298,8 +298,16 @@ def _fitted(ways: Sequence[Fitting]) -> Fitting:
 def _stored(name: str, points: Points) -> dict[str, np.ndarray]:
     """Return points as arrays, see `Refits._points`."""
     rows = np.empty(0, dtype=int) if points.rows is None else points.rows
-    values = (points.kind, points.name, points.raw, points.labels, rows, points.sources)
+    values = (points.kind, points.name, points.raw, points.raw_start, points.labels, rows, points.sources)
     return {f"{name}_{part}": np.asarray(value) for part, value in zip(KEPT, values, strict=True)}
+
+
+def _labels_of(raw: np.ndarray, scene: Scene) -> np.ndarray:
+    """Return the labels (k,) of the training or validation rows that are equal to raw rows, −1 where none is."""
+    trusted: Any = scene.fold.trusted
+    rows, labels = (np.concatenate(parts) for parts in zip(trusted, (scene.fold.raw, scene.fold.labels), strict=True))
+    known = {row.tobytes(): label for row, label in zip(rows, labels, strict=True)}
+    return np.array([known.get(row.tobytes(), -1) for row in np.asarray(raw, np.float64)], dtype=int)
 
 
 def _crafted(cell: Cell) -> list[str]:

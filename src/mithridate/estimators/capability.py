@@ -42,10 +42,10 @@ class Capability(NamedTuple):
 class Points(NamedTuple):
     """Poison of k points, as rows of the user's X: now (`cells`) and at their start (`start`), with labels (k,).
 
-    `raw` (k, columns): the cells as a table's numbers. Labels are class numbers. `rows` (k,): the rows of the fold that
-    the points replace, None if they are added. `sources` (k,): the rows of the fold whose features the points have now
-    or had at their start. When such a row is held out, no fit may use its copy. `kind`: how they were made, of which
-    `name` says more; `plain`: nothing is optimised.
+    `raw`, `raw_start` (k, columns): the same as a table's numbers. Labels are class numbers. `rows` (k,): the rows of
+    the fold that the points replace, None if they are added. `sources` (k,): the rows of the fold whose features the
+    points have now or had at their start. When such a row is held out, no fit may use its copy. `kind`: how they were
+    made, of which `name` says more; `plain`: nothing is optimised.
     """
 
     kind: str
@@ -53,6 +53,7 @@ class Points(NamedTuple):
     cells: Any
     raw: np.ndarray
     start: Any
+    raw_start: np.ndarray
     labels: np.ndarray
     rows: np.ndarray | None
     sources: np.ndarray
@@ -68,6 +69,7 @@ class Points(NamedTuple):
             cells=take(self.cells, own),
             raw=self.raw[own],
             start=take(self.start, own),
+            raw_start=self.raw_start[own],
             labels=self.labels[own],
             rows=None if self.rows is None else self.rows[own],
             sources=self.sources[own],
@@ -131,13 +133,14 @@ class Fold:
         elif capability == ("replaced", "both"):
             places = self.drawn
         sources, labels, places = flips.rows[wanted], flips.labels[wanted], places[: len(wanted)]
-        start = take(self.cells, places if capability.edits == "features" else sources)
+        origin = places if capability.edits == "features" else sources
+        start, raw_start = take(self.cells, origin), self.raw[origin]
         cells, raw = take(self.cells, sources), self.raw[sources]
         if capability.edits != "labels" and not np.array_equal(inside := self.within(raw), raw, equal_nan=True):
             raw, cells = inside, self.table.written(inside)
         rows = None if capability.budget == "added" else places
         kind = "copied rows" if capability.edits == "features" else flips.kind
-        return Points(kind, flips.name, cells, raw, start, labels, rows, sources, flips.plain)
+        return Points(kind, flips.name, cells, raw, start, raw_start, labels, rows, sources, flips.plain)
 
     def within(self, raw: np.ndarray) -> np.ndarray:
         """Return raw rows (k, columns) with the nearest cells that poisoned rows may have."""
@@ -151,7 +154,8 @@ class Fold:
     def unchanged(self, rows: np.ndarray, capability: Capability) -> Points:
         """Return these rows as points with their own labels and features, from which an attack can move them."""
         own, places = take(self.cells, rows), None if capability.budget == "added" else rows
-        return Points("none", "own labels", own, self.raw[rows], own, self.labels[rows], places, rows)
+        raw, labels = self.raw[rows], self.labels[rows]
+        return Points("none", "own labels", own, raw, own, raw, labels, places, rows)
 
     def _by_right(self, labels: np.ndarray, capability: Capability, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return for which of these labels a row that truly has the label is available, and those rows."""

@@ -155,7 +155,7 @@ def _crafted(
         return begun._replace(kind=TRANSFER, cells=ends, raw=raw, plain=False)
     places = None if poison.replaced is None else train[poison.replaced]
     sources = _sources(own[trusted], trusted, poison.x_start)
-    return Points(TRANSFER, "", ends, raw, starts, poison.y_poison.astype(int), places, sources)
+    return Points(TRANSFER, "", ends, raw, starts, raw_start, poison.y_poison.astype(int), places, sources)
 
 
 def _rows(fold: Fold, plan: Plan, begun: Points | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
