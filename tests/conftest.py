@@ -86,8 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
 
 
-LONG = ("test_planning", "test_hypergradients", "test_sklearn", "test_worst_case", "test_docs", "test_resume")
-LONG += ("test_own_model", "test_multiclass", "test_groups", "test_exact", "test_methods", "test_own_parts")
+LONG = ("test_audit", "test_check", "test_devices", "test_docs", "test_exact", "test_hypergradients", "test_methods")
+LONG += ("test_multiclass", "test_own_model", "test_own_parts", "test_planning", "test_reproduce", "test_resume")
+LONG += ("test_sklearn", "test_worst_case")
 """They go first, so that no worker is left alone with one of them at the end."""
 
 
@@ -138,8 +139,8 @@ def learner() -> "mi.Learner":
     return mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.4, 250))
 
 
-SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
-SMALL |= {"joint_hyperiterations": 10, "inner_steps": 100, "attack": "bilevel", "budget": "replaced"}
+SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=20)  # noqa: C408
+SMALL |= {"joint_hyperiterations": 10, "inner_steps": 50, "folds": 2, "attack": "bilevel", "budget": "replaced"}
 ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
 POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
 

@@ -23,7 +23,7 @@ SMALL = {
     "hyperiterations": 4,
     "joint_hyperiterations": 4,
     "inner_steps": 40,
-    "epochs": 20,
+    "epochs": 5,
 }
 
 
