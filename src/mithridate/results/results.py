@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class AuditResult:
             return "failed"
         return "warnings" if self.verdict.warnings else "ok"
 
-    @property
+    @cached_property
     def advice(self) -> list[str]:
         """What follows from the figures: who held best, where each defender failed, what was not tried."""
         return advice(self.frame, self.candidates, self.config, self.defenders)
