@@ -138,8 +138,8 @@ def learner() -> "mi.Learner":
     return mi.Learner(mi.LogisticRegression(64), mi.GradientDescent(0.4, 250))
 
 
-SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=60)  # noqa: C408
-SMALL |= {"joint_hyperiterations": 10, "inner_steps": 100, "attack": "bilevel", "budget": "replaced"}
+SMALL: dict[str, Any] = dict(train=40, valid=40, points=6, batch=3, splits=2, hyperiterations=10, epochs=20)  # noqa: C408
+SMALL |= {"joint_hyperiterations": 10, "inner_steps": 50, "folds": 2, "attack": "bilevel", "budget": "replaced"}
 ONE_FIXED: dict[str, Any] = dict(SMALL, splits=1, policies=("fixed=-8",))
 POLICIES = ("fixed=-8", "cv-clean", "learned", "cv-poisoned")
 

@@ -131,7 +131,7 @@ class Case(NamedTuple):
 
 
 RATE, STEPS, SCALARS = 0.2, 15, (-3.0, 1.0, 3.0)
-LOGISTIC, OPTIMAL = mi.LogisticRegression(M), mi.GradientDescent(0.5, 3000)
+LOGISTIC, OPTIMAL = mi.LogisticRegression(M), mi.GradientDescent(0.5, 1500)
 NETWORK = Network(M, (3, 2))
 CASES = {
     "logistic": Case(mi.Learner(LOGISTIC, mi.GradientDescent(RATE, STEPS)), SCALARS),

@@ -190,14 +190,13 @@ def test_the_paper_s_plain_rule_stays_available(attack, digits, learner):
     own = replace(attack, policy=plain, learner=noisy, select="last", rounds=1)
     runs = {
         (alternate, initial): replace(own, alternate=alternate, initial=initial).poison(digits.x_train, digits.y_train)
-        for alternate in (False, True)
-        for initial in ("fixed", "fresh")
+        for alternate, initial in ((False, "fixed"), (True, "fixed"), (True, "fresh"))
     }
     for run in runs.values():
         assert run.history[-1] > run.history[0]
         assert run.log_strength == run.descended
     histories = [tuple(run.history) for run in runs.values()]
-    assert len(set(histories)) == 4, "an option changes nothing"
+    assert len(set(histories)) == 3, "an option changes nothing"
 
 
 class _Broken(mi.Reverse):

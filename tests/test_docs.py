@@ -28,7 +28,7 @@ SLOW += ("art-and-mlflow.md",)
 """Pages whose examples take long to compile; what they show has tests of its own."""
 TUTORIAL = DOCS / "tutorial.md"
 SIZES = "--train 60 --valid 40 --splits 1 --poison 0.1 --batch 6"
-SMALL = f"{SIZES} --hyperiterations 3 --joint-hyperiterations 3 --inner-steps 20 --epochs 10".split()
+SMALL = f"{SIZES} --hyperiterations 3 --joint-hyperiterations 3 --inner-steps 20 --epochs 10 --attack bilevel".split()
 """What is added to the tutorial's commands: the same for all, so that what is compiled for one serves the others."""
 
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -73,7 +73,7 @@ def test_a_point_without_weight_is_not_there(attacks, split):
     np.testing.assert_allclose(np.asarray(absent), expected, atol=0.05)
 
 
-@pytest.mark.parametrize("name", [NONE, STRONG])
+@pytest.mark.parametrize("name", [NONE, pytest.param(STRONG, marks=pytest.mark.slow)])
 def test_the_maps_are_victims_trained_one_by_one(name, config, attacks, split):
     attack, there = attacks[name], np.arange(1 + len(PLACES)) > 0
     places = np.concatenate([np.zeros((1, 2)), PLACES])

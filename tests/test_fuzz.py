@@ -193,12 +193,24 @@ def test_options_are_taken_or_refused(options):
 CELLS = st.lists(SCALARS, min_size=1, max_size=4).map(lambda cells: (cells * 16)[:16])
 
 
-@settings(QUICK, max_examples=60)
-@given(
-    st.dictionaries(SCALARS.map(str).filter(lambda name: "\udc80" not in name), CELLS, min_size=1, max_size=3),
-    st.sampled_from(["refuse", "drop", "impute"]),
-)
+COLUMNS = st.dictionaries(SCALARS.map(str).filter(lambda name: "\udc80" not in name), CELLS, min_size=1, max_size=3)
+MISSING = st.sampled_from(["refuse", "drop", "impute"])
+
+
+@settings(QUICK, max_examples=12)
+@given(COLUMNS, MISSING)
 def test_frames_are_taken_or_refused(columns, missing):
+    check_frame(columns, missing)
+
+
+@pytest.mark.slow
+@LONG
+@given(COLUMNS, MISSING)
+def test_many_frames_are_taken_or_refused(columns, missing):
+    check_frame(columns, missing)
+
+
+def check_frame(columns: dict[str, list[Any]], missing: str) -> None:
     frame = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
     frame = frame.assign(t=["p", "q"] * 8)
     used(refused(lambda: dataset_of(frame, "t", missing=missing)))

@@ -22,8 +22,8 @@ SMALL = {
     "splits": 1,
     "hyperiterations": 4,
     "joint_hyperiterations": 4,
-    "inner_steps": 40,
-    "epochs": 20,
+    "inner_steps": 20,
+    "epochs": 5,
 }
 
 

@@ -24,6 +24,7 @@ from problems import (
     STEPS,
     SUBJECTS,
     TRACES,
+    UNROLLED,
     M,
     Pair,
     algorithm_2,
@@ -53,20 +54,29 @@ INDEPENDENT = {
     "logistic, long": dense_implicit,
 }
 
-IN_FLOAT32 = [
-    (method, case)
-    for method, case in SUBJECTS
-    if case not in ("network", "heavy ball") or (method, case) in (("Reverse", "network"), ("Reversible", "heavy ball"))
+QUICK = [
+    *((method, "logistic") for method in UNROLLED),
+    *(("Reverse", case) for case in ("network", "ridge", "logistic, long")),
+    *(("Reversible", "heavy ball"), ("Implicit", "ridge, solved")),
 ]
-"""Every method and every case, if not every pair: those of the two cases climb in float64, where more is seen."""
+"""Every method and every case, if not every pair: all pairs climb in `make test-slow`."""
 
 
-def subjects(*cases: str, precisions: tuple[bool, ...] = (True, False)) -> Any:
-    """All subjects of these cases, in float64 (True) and in float32."""
+def subjects(*cases: str, precisions: tuple[bool, ...] = (True, False), slow: tuple[str, ...] = ()) -> Any:
+    """All subjects of these cases, in float64 (True) and in float32; those of the cases `slow` not in a hurry."""
+
+    def quick(method: str, case: str, x64: bool) -> bool:
+        smooth = (method, case) == (("Implicit" if x64 else "Reverse"), "network, long")
+        return case not in slow and ((method, case) in QUICK or smooth)
+
     chosen = [
-        pytest.param(method, case, x64, id=f"{'float64' if x64 else 'float32'}-{method}: {case}")
+        pytest.param(
+            *(method, case, x64),
+            id=f"{'float64' if x64 else 'float32'}-{method}: {case}",
+            marks=() if quick(method, case, x64) else pytest.mark.slow,
+        )
         for x64 in precisions
-        for method, case in (SUBJECTS if x64 else IN_FLOAT32)
+        for method, case in SUBJECTS
         if case in cases
     ]
     return pytest.mark.parametrize(("method", "case", "x64"), chosen)
@@ -115,7 +125,7 @@ def test_forward_and_reverse_are_adjoint(method, case, x64):
     np.testing.assert_allclose(compiled(method, case, x64).value, values, rtol=TOLERANCE[x64])
 
 
-@subjects("logistic", "network", "heavy ball", "ridge", "network, long")
+@subjects("logistic", "network", "heavy ball", "ridge", "network, long", slow=("heavy ball", "network, long"))
 def test_methods_agree(method, case, x64):
     assert worst_error(hypergradients(method, case, x64), hypergradients("Reverse", case, x64)) < TOLERANCE[x64]
 

@@ -17,7 +17,10 @@ from problems import SEED, M, bilevel, draw, jit, point
 NOISY = mi.Learner(mi.LogisticRegression(M, init_std=1.0), mi.GradientDescent(0.2, 10))
 
 
-@pytest.mark.parametrize("method", [mi.Reverse(), mi.Implicit()], ids=["Reverse", "Implicit"])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(mi.Reverse(), id="Reverse"), pytest.param(mi.Implicit(), id="Implicit", marks=pytest.mark.slow)],
+)
 def test_an_average_is_the_mean_of_its_draws(method):
     arrays = draw(np.random.default_rng(SEED))
     with jax.enable_x64(True):

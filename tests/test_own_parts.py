@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import mithridate as mi
+from attackers import Relabelling
 from mithridate.data.sources import prepared
 from mithridate.planning import plan
 from mithridate.results.report import render
@@ -86,7 +87,7 @@ def test_parts_of_one_s_own_are_planned_stored_resumed_and_told_of(parts, own, t
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_belongs_to_parts_with_the_same_numbers(parts, tmp_path):
-    options: dict[str, Any] = SMALL | {"attack": "flips"}
+    options: dict[str, Any] = SMALL | {"attack": Relabelling}
     mi.audit("digits-0v8", defences=(parts["Extremes"](4.0),), out=tmp_path / "run", **options)
     with pytest.raises(mi.StorageError, match="belongs to other data"):
         mi.audit("digits-0v8", defences=(parts["Extremes"](5.0),), out=tmp_path / "run", **options)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
@@ -40,6 +41,14 @@ NETWORK: dict[str, Any] = {**TINY, "model": "mlp", "hidden": (16, 4), "inner_ste
 ONE: dict[str, Any] = TINY | {"policies": ("fixed=-8",)}
 PLENTY = 2**60
 COUNTS = ("hyperiterations", "responses", "trainings", "checks", "evaluations")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rated() -> Iterator[None]:
+    """How fast products are here is measured once for all plans."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "rate", Mock(return_value=calibration.rate()))
+        yield
 
 
 def planned(free: int = PLENTY, **options: Any) -> Plan:
@@ -268,7 +277,7 @@ def test_what_cannot_be_planned_is_audited_nevertheless(monkeypatch, mithridate,
     broken = KeyError("num_carry")
     monkeypatch.setattr("mithridate.planning.costs._equation", Mock(side_effect=broken))
     sizes = ("--splits", 1, "--points", 1, "--policy", "fixed=3", "--inner-steps", 50, "--epochs", 5)
-    told = mithridate("audit", "synthetic", "--attack", "flips", *sizes, "--out", "run", planned=True)
+    told = mithridate("audit", "synthetic", "--attack", "bilevel", "--hyperiterations", 2, *sizes, "--out", "run", planned=True)
     assert told.returncode == 0
     assert f"warning: {told_of(broken)}" in told.stderr
     assert mi.load_result(tmp_path / "run").status != "failed"

@@ -8,6 +8,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 import mithridate as mi
+from attackers import Relabelling
 from mithridate.attacks.objectives import objective_of
 from mithridate.data.tables import read_dataset
 from mithridate.tasks.classification import Classification
@@ -68,7 +69,7 @@ def test_as_many_rows_stand_behind_a_score_as_tell_of_it():
 
 def test_what_is_recorded_is_the_score_of_a_plain_retraining(rare):
     options = {"target": "y", "train": 120, "valid": 120, "points": 20, "batch": 20, "splits": 1, "seed": 3}
-    options |= {"budget": "added", "edits": "labels", "attack": "flips", "victim": "exact"}
+    options |= {"budget": "added", "edits": "labels", "attack": Relabelling, "victim": "exact"}
     result = mi.audit(rare, policies=["fixed=0"], score="one-minus-auc", **options)
     split, poison = read_dataset(rare, target="y").split(120, 120, 3, 0), result.poison[0, "fixed=0"]
     for k, record in zip((0, 20), result.frame.to_dict("records"), strict=True):

@@ -81,7 +81,15 @@ def compare(name: str, x64: bool, x: np.ndarray, x_poison: np.ndarray, log_stren
 
 
 @pytest.mark.parametrize(
-    ("name", "x64"), [(name, x64) for name in PAIRS for x64 in (True, False) if x64 or "network" in name]
+    ("name", "x64"),
+    [
+        *((name, True) for name in PAIRS),
+        ("descent, network, tall", False),
+        *(
+            pytest.param(name, False, marks=pytest.mark.slow)
+            for name in ("heavy ball, network, wide", "minibatches, network, tall")
+        ),
+    ],
 )
 def test_gram_space_gives_what_the_plain_way_gives(name, x64):
     n, m = PAIRS[name].shape

@@ -44,6 +44,7 @@ def windows(monkeypatch):
     monkeypatch.setattr(shutil, "_use_fd_functions", False)  # it opens the folders that it removes
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_audit_is_stored_and_gone_on_with_where_folders_cannot_be_opened(tmp_path, windows):
     whole = mi.audit(DATA, **TINY)
     asked = iter((False,) * 5)

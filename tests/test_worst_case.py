@@ -55,7 +55,7 @@ def reported(result: mi.AuditResult, policy: str) -> float:
     return float(last["test_error"].mean())
 
 
-FEW = {"splits": 1, "hyperiterations": 10}
+FEW = {"splits": 1, "hyperiterations": 5}
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_no_flip_of_the_surest_rows_does_more(name, policies, fewer):
 
 
 def test_of_labels_alone_none_does_more(breast_cancer_labels):
-    assert reported(breast_cancer_labels, "learned") >= confident_flips("breast-cancer", "learned", 22) - 0.01
+    assert reported(breast_cancer_labels, "learned") >= confident_flips("breast-cancer", "learned", 22, 1) - 0.01
 
 
 @pytest.fixture(scope="module")
 def breast_cancer_labels() -> mi.AuditResult:
-    return mi.audit("breast-cancer", policies=("learned",), edits="labels", **SMALL)
+    return mi.audit("breast-cancer", policies=("learned",), edits="labels", **SMALL | FEW)
 
 
 def test_the_record_is_never_below_a_candidate_and_names_it(breast_cancer_labels):
