@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import ChainMap
+from pathlib import Path
 from typing import Any
 
 WANTED = {
@@ -23,17 +24,22 @@ def flags(options: dict[str, Any]) -> str:
     return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
-def accepted(options: dict[str, Any]) -> bool:
-    """Return whether an XLA that is given these options starts."""
+def accepted(options: dict[str, Any], python: str | Path = sys.executable) -> bool:
+    """Return whether the XLA of a Python starts when it is given these options."""
     environment = os.environ | {"XLA_FLAGS": flags(options), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    command = [str(python), "-c", "import jax; jax.devices()"]
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+
+
+def asked(python: str | Path = sys.executable) -> dict[str, Any]:
+    """Return those of the wanted options that the XLA of a Python knows."""
+    each = [{name: value} for name, value in WANTED.items()]
+    found = [WANTED] if accepted(WANTED, python) else [option for option in each if accepted(option, python)]
+    return dict(ChainMap(*found))
 
 
 def known() -> dict[str, Any]:
     """Return those of the wanted options that XLA knows; asked once a run."""
     if ANSWER not in os.environ:
-        each = [{name: value} for name, value in WANTED.items()]
-        found = [WANTED] if accepted(WANTED) else [option for option in each if accepted(option)]
-        os.environ[ANSWER] = json.dumps(dict(ChainMap(*found)))
+        os.environ[ANSWER] = json.dumps(asked())
     return json.loads(os.environ[ANSWER])

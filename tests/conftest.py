@@ -86,8 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
 
 
-LONG = ("test_planning", "test_hypergradients", "test_sklearn", "test_worst_case", "test_docs", "test_resume")
-LONG += ("test_own_model", "test_multiclass", "test_groups", "test_exact", "test_methods", "test_own_parts")
+LONG = ("test_audit", "test_check", "test_devices", "test_docs", "test_exact", "test_hypergradients", "test_methods")
+LONG += ("test_multiclass", "test_own_model", "test_own_parts", "test_planning", "test_reproduce", "test_resume")
+LONG += ("test_sklearn", "test_worst_case")
 """They go first, so that no worker is left alone with one of them at the end."""
 
 

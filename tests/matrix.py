@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import compiling
+
 ROOT = Path(__file__).resolve().parents[1]
 MINORS = range(11, 16)
 SHOWN = ("jax", "numpy", "pandas", "scikit-learn")
@@ -99,12 +101,15 @@ def row(
             return told | {"failed": 1, "note": f"not installed: {' '.join(error.output.split())[-200:]}"}
         ask = f"from importlib.metadata import version; import json; print(json.dumps([version(n) for n in {SHOWN}]))"
         told |= dict(zip(SHOWN, json.loads(called(log, own, "-c", ask).splitlines()[-1]), strict=True))
-        runs = [[own, ROOT / "tests" / "short_list.py", *(["--whole"] if asked.whole else [])]]
+        quick = {} if asked.whole else {"XLA_FLAGS": compiling.flags(compiling.asked(own))}
+        runs: list[tuple[list[str | Path], dict[str, str]]] = [
+            ([own, ROOT / "tests" / "short_list.py", *(["--whole"] if asked.whole else [])], environment | quick)
+        ]
         if not asked.short:
             workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
-            runs.append([own, "-m", "pytest", "-q", *workers, ROOT / "tests"])
-        for command in runs:
-            passed, failed = counts(called(log, *command, check=False, cwd=ROOT, env=environment))
+            runs.append(([own, "-m", "pytest", "-q", *workers, ROOT / "tests"], environment))
+        for command, given in runs:
+            passed, failed = counts(called(log, *command, check=False, cwd=ROOT, env=given))
             told["passed"] += passed
             told["failed"] += failed
     return told | {"seconds": round(time.perf_counter() - started)}

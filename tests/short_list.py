@@ -39,6 +39,7 @@ STOPPED = """
 import mithridate as mi
 asked = iter((1, 1, 1))
 small = dict(train=60, valid=60, points=6, batch=3, splits=1, hyperiterations=10, joint_hyperiterations=10, epochs=20)
+small |= dict(attack="bilevel")
 try:
     mi.audit("digits-0v8", out="stopped", policies=("fixed=-8", "learned"), stop=lambda: not next(asked, 0), **small)
 except mi.Interrupted:
@@ -57,7 +58,7 @@ from sklearn.preprocessing import StandardScaler
 from mithridate.sklearn import PoisoningCurveDisplay
 X, y = load_breast_cancer(return_X_y=True)
 model = make_pipeline(StandardScaler(), LogisticRegression())
-PoisoningCurveDisplay.from_estimator(model, X[:120], y[:120], shares=(0, 0.1), cv=2, random_state=0, steps=10)
+PoisoningCurveDisplay.from_estimator(model, X[:120], y[:120], shares=(0, 0.1), cv=2, random_state=0, steps=5, fits=20)
 """
 
 
@@ -101,7 +102,9 @@ def resumed() -> None:
 def own() -> None:
     """Audit a CSV file with numbers, words, and letters beyond ASCII."""
     python(OWN)
-    mithridate("audit", "patients.csv", "--target", "ill", *TINY, *POLICIES, "--splits", "1", "--out", "own")
+    mithridate(
+        "audit", "patients.csv", "--target", "ill", *TINY, "--policy", "learned", "--splits", "1", "--out", "own"
+    )
 
 
 def entries(whole: bool) -> dict[str, Callable[[], object]]:
@@ -111,9 +114,9 @@ def entries(whole: bool) -> dict[str, Callable[[], object]]:
         "version": lambda: mithridate("--version"),
         "datasets": lambda: mithridate("datasets"),
         "audit digits-0v8": lambda: mithridate("audit", "digits-0v8", *small, "--out", "digits"),
-        "audit breast-cancer, gate": lambda: mithridate(
-            *("audit", "breast-cancer", "--policy", "learned", *small[: len(TINY)], "--splits", "1"),
-            *("--fail-above", "100%@5%", "--out", "cancer"),
+        "audit, gate": lambda: mithridate(
+            *("audit", "breast-cancer" if whole else "digits-0v8", "--policy", "learned", *small[: len(TINY)]),
+            *("--splits", "1", "--fail-above", "100%@5%", "--out", "gate"),
         ),
         "plan": lambda: mithridate("audit", "digits-0v8", *small, "--dry-run", "--json"),
         "audit of a CSV": own,

@@ -22,7 +22,7 @@ SMALL = {
     "splits": 1,
     "hyperiterations": 4,
     "joint_hyperiterations": 4,
-    "inner_steps": 20,
+    "inner_steps": 40,
     "epochs": 5,
 }
 

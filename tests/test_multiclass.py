@@ -230,9 +230,7 @@ def test_a_second_backward_pass_is_taken_only_where_goals_differ(targeted, wine)
             calls.append(problem.minimax)
             return super().__call__(problem, x_poison, log_strength, key, memory)
 
-    quick = replace(
-        targeted, hypergradient=Counted(), policy=mi.Learned(closing=False), steps=1, rounds=1, points=18
-    )
+    quick = replace(targeted, hypergradient=Counted(), policy=mi.Learned(closing=False), steps=1, rounds=1, points=18)
     found = quick.poison(wine.x_train, wine.y_train)
     assert found.y_poison.tolist() == [2.0] * 18, "more points than rows to clone: each in turn"
     assert calls == [False, True], "A's derivative in X_p, then the defender's loss in λ"
@@ -256,7 +254,7 @@ def audited() -> mi.AuditResult:
     return mi.audit(
         "wine", attack="bilevel", objective="misclassify cultivar 0-as-cultivar 2", policies=("fixed=-8",), splits=1,
         points=8, batch=4,
-        train=45, valid=45, hyperiterations=15, inner_steps=100, epochs=50,
+        train=45, valid=45, hyperiterations=15, inner_steps=200, epochs=200,
     )  # fmt: skip
 
 

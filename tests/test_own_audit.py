@@ -16,7 +16,7 @@ from mithridate.data.sources import prepared
 from mithridate.results.verdict import sample_of
 from patients import patients, written
 
-QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 40, "inner_steps": 100}
+QUICK: dict[str, Any] = {"splits": 1, "points": 6, "batch": 3, "hyperiterations": 10, "epochs": 10, "inner_steps": 50}
 QUICK |= {"attack": "bilevel", "budget": "replaced"}
 COLUMNS = ["radius [mm]", "nodes", "born", "diagnosis", "smoker", "ward", "texture"]
 

@@ -277,7 +277,9 @@ def test_what_cannot_be_planned_is_audited_nevertheless(monkeypatch, mithridate,
     broken = KeyError("num_carry")
     monkeypatch.setattr("mithridate.planning.costs._equation", Mock(side_effect=broken))
     sizes = ("--splits", 1, "--points", 1, "--policy", "fixed=3", "--inner-steps", 50, "--epochs", 5)
-    told = mithridate("audit", "synthetic", "--attack", "bilevel", "--hyperiterations", 2, *sizes, "--out", "run", planned=True)
+    told = mithridate(
+        "audit", "synthetic", "--attack", "bilevel", "--hyperiterations", 2, *sizes, "--out", "run", planned=True
+    )
     assert told.returncode == 0
     assert f"warning: {told_of(broken)}" in told.stderr
     assert mi.load_result(tmp_path / "run").status != "failed"

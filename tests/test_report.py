@@ -215,7 +215,8 @@ def test_nothing_is_fetched(page):
 def test_numbers_are_those_of_audit_json(splits):
     result = made_up(splits=splits, classes=("no", "yes"), name="plain")
     summary = json.loads(json.dumps(result.summary()))
-    page = Page(render([result]))
+    html = render([result])
+    page = Page(html)
 
     def told(curve: dict[str, Any], at: int) -> str:
         mean, low = curve["mean"][at], curve["low"][at]
@@ -230,7 +231,7 @@ def test_numbers_are_those_of_audit_json(splits):
         column = errors[0].index(policy)
         assert [line[column] for line in errors[1:]] == [told(curve["test_error"], at) for at in range(3)]
         assert [line[0] for line in errors[1:]] == [f"{ratio:.1%}" for ratio in curve["ratio"]]
-        chosen = next(line for line in data_of(render([result]))["charts"]["error"]["lines"] if line["name"] == policy)
+        chosen = next(line for line in data_of(html)["charts"]["error"]["lines"] if line["name"] == policy)
         assert chosen["y"] == [100 * mean for mean in curve["test_error"]["mean"]]
     for sentence in summary["verdict"]["summary"] + summary["verdict"]["warnings"]:
         assert sentence in page.text

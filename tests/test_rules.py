@@ -21,6 +21,7 @@ from mithridate.data.tables import dataset_of, read_dataset
 RULES = ("whole <= tenths", "whole + 2 < any", "flights > whole", "any <= top")
 
 WAYS = [(budget, edits) for budget in ("added", "replaced", "chosen") for edits in ("both", "features")]
+QUICKLY_TESTED = [("added", "both"), ("replaced", "features"), ("chosen", "both")]
 
 
 def table(n: int = 160, empty: float = 0.0) -> pd.DataFrame:
@@ -138,7 +139,10 @@ def scenario() -> Scenario:
     return Scenario.of(*prepared(data, None, options))
 
 
-@pytest.mark.parametrize(("budget", "edits"), WAYS)
+@pytest.mark.parametrize(
+    ("budget", "edits"),
+    [pytest.param(*way, marks=() if way in QUICKLY_TESTED else pytest.mark.slow) for way in WAYS],
+)
 def test_crafted_rows_keep_the_rules_whatever_the_attacker_may_do(scenario, budget, edits):
     split, attack = scenario.split, replace(scenario.attacks[0], budget=budget, edits=edits)
     attack = mi.Attack(**{field.name: getattr(attack, field.name) for field in fields(mi.Attack) if field.init})

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
 import mithridate as mi
+from attackers import Relabelling
 from mithridate.auditing.assembly import defenders_of
 from mithridate.auditing.measuring import few_folds
 from mithridate.auditing.sweep import Sweep
@@ -299,7 +300,7 @@ def test_a_class_of_a_few_training_rows_is_not_cross_validated_in_silence(rows):
     options: dict[str, Any] = {
         "train": 20 * rows,
         "valid": 20,
-        "attack": "flips",
+        "attack": Relabelling,
         "points": 1,
         "epochs": 2,
         "inner_steps": 5,
