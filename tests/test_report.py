@@ -268,14 +268,16 @@ def test_failed_cells_come_first_and_unknown_is_said():
 def test_tables_and_the_smallest_of_results(kinds):
     html = render([made_up(**kinds)])
     assert "<img" in html if "splits" in kinds else "feature 1" in html
-    assert "strongest" in html if "splits" not in kinds else "the one defender tried" in html
+    assert "strongest" in html if "splits" not in kinds else "the only defender that was tried" in html
 
 
 def test_defenders_who_are_all_equal_are_counted():
     result = made_up()
     equal = result.candidates.assign(attack_success=0.1 + result.candidates["ratio"])
     said = headline(replace(result, candidates=equal)).sentence
-    assert said.endswith("from 10.0% to 25.0% against fixed=-8, and as far against every other of 2 defenders.")
+    assert said.endswith(
+        "from 10.0% to 25.0% against fixed=-8, and equally far against all other defenders (2 in all)."
+    )
 
 
 def test_what_each_capability_needs():

@@ -99,6 +99,10 @@ class AuditResult:
     @cached_property
     def advice(self) -> list[str]:
         """What follows from the figures: who held best, where each defender failed, what was not tried."""
+        return self._advice
+
+    @cached_property
+    def _advice(self) -> list[str]:
         return advice(self.frame, self.candidates, self.config, self.defenders)
 
     def summary(self) -> dict[str, Any]:
