@@ -96,7 +96,7 @@ class AuditResult:
             return "failed"
         return "warnings" if self.verdict.warnings else "ok"
 
-    @cached_property
+    @property
     def advice(self) -> list[str]:
         """What follows from the figures: who held best, where each defender failed, what was not tried."""
         return self._advice
