@@ -55,7 +55,7 @@ def reported(result: mi.AuditResult, policy: str) -> float:
     return float(last["test_error"].mean())
 
 
-FEW = {"splits": 1, "hyperiterations": 5}
+FEW: dict[str, Any] = {"splits": 1, "hyperiterations": 5}
 
 
 @pytest.mark.parametrize(
