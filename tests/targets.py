@@ -249,6 +249,8 @@ def made_run(image: bool) -> mi.AuditResult:
 
 def _any(field: Any, k: int) -> Any:
     """Any value that a field of a record may have."""
+    if field.name == "tuned":
+        return ""
     if field.name == "status":
         return "ok"
     if field.name == "objective":

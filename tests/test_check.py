@@ -270,7 +270,7 @@ def test_the_table_fits_and_every_fault_has_its_sentence(result, width):
         label = f"{row['method']} ({row['space']})"
         assert (f"{label} — {row['verdict']}: {row['note']}." in flat) == bool(row["note"])
     assert "uses Reverse (gram): agrees." in flat
-    assert "Every method agrees or says why not." in flat
+    assert "Every method agrees, or says why it does not." in flat
 
 
 def test_what_was_no_test_is_said(result):
@@ -321,7 +321,7 @@ def test_the_command_line_prints_and_passes(mithridate, monkeypatch, result):
     monkeypatch.setattr("mithridate.checking.check.check", lambda *args, **options: result)
     code, out, err = mithridate("digits-0v8")
     assert (code, err) == (0, "")
-    assert "Every method agrees or says why not." in out
+    assert "Every method agrees, or says why it does not." in out
 
 
 BAD = {

@@ -84,7 +84,7 @@ def test_a_batched_audit_equals_the_serial_one(result):
 def test_a_batch_of_exact_victims_is_refused_on_a_cpu():
     if jax.default_backend() != "cpu":
         pytest.skip("for LAPACK's batched routines")
-    with pytest.raises(mi.InputError, match="execution = batched: not with an exact victim on a CPU"):
+    with pytest.raises(mi.InputError, match="execution = batched: not possible with an exact victim on a CPU"):
         mi.audit("digits-0v8", victim="exact", execution="batched", policies=("fixed=2",))
 
 

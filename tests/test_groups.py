@@ -97,7 +97,7 @@ def test_layers_share_the_strengths_that_they_are_given(strengths, groups):
         ({"strengths": "each"}, "strengths = 'each'"),
         ({"policies": ("cv-clean",)}, "search-clean=60"),
         ({"policies": ("search-clean=0",)}, "unknown policy 'search-clean=0'"),
-        ({"hidden": (6, 0)}, "from 1 to 65,536 wide"),
+        ({"hidden": (6, 0)}, "must be from 1 to 65,536"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, said):

@@ -224,7 +224,7 @@ def test_what_has_no_batches_refuses_their_size():
 
 def test_an_exact_victim_attacked_through_sgd_is_told():
     config = mi.AuditConfig.of(dataset="digits-0v8", inner="sgd", victim="exact")
-    assert "crafted on a victim trained by SGD and evaluated on one solved to optimality" in mismatch(config)
+    assert "uses a victim trained by SGD, and the evaluation uses one solved to optimality" in mismatch(config)
     assert not mismatch(mi.AuditConfig.of(dataset="digits-0v8", inner="sgd"))
 
 

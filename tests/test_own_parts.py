@@ -178,7 +178,7 @@ def unlabelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
         ({"loss": "hnge"}, r"loss = 'hnge': use logistic, squared-hinge, squared, or module:attribute"),
         ({"loss": "squared-hing"}, "did you mean squared-hinge"),
         ({"loss": 3}, "loss = 3"),
-        ({"loss": "math:nothing"}, "math has no attribute 'nothing'"),
+        ({"loss": "math:nothing"}, "module math has no attribute 'nothing'"),
         ({"loss": unlabelled}, r"for 3 rows it must return 3 losses; got \(\)"),
         ({"loss": hinge, "victim": "exact"}, "hinge has no second derivative but 0"),
         ({"penalty": "l3"}, "penalty = 'l3': use l2, or module:attribute"),

@@ -8,6 +8,7 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, recall_score, roc_auc_score
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
@@ -116,3 +117,6 @@ def test_the_same_journal_goes_on_where_it_stopped(rng):
     again = Journal(trials, written, lambda: None)
     assert [again.outcome(one, 1 if number else None).score for number, one in enumerate(sets)] == wanted
     assert (whole.fits, again.fits) == (5, 5)
+    # Poison on which an estimator cannot be fitted is worse for the attacker than any other.
+    broken = Journal(HeldOut(KNeighborsClassifier(1000), harm.judged, fold, 3, [None]), [], lambda: None)
+    assert broken.outcome(sets[0]).score > 1

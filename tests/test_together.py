@@ -73,7 +73,7 @@ def test_the_column_is_no_feature_and_is_named_in_the_file_or_in_python(tmp_path
     scenario = Scenario.of(data, config)
     said = threat_model(config, data.classes, scenario.attacks)["groups"]
     assert said.startswith("all rows of one 'who' stand in one of training, validation and test rows, and in one fold")
-    assert "whoever owns whole groups with as many rows in all can do no more" in said
+    assert "owns whole groups with equally many rows in all can do no more" in said
     np.testing.assert_array_equal(scenario.attacks[0].groups, scenario.split.train_groups)
     assert data.digest() != read_dataset(tmp_path / "own.csv", "ill", drop=["who"]).digest()
 

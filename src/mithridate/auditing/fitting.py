@@ -25,7 +25,7 @@ from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.harm import Harm, Labelled, Measures, measured
 from mithridate.estimators.rows import Table, take
 from mithridate.estimators.search import PARTS, Found, Search
-from mithridate.estimators.trials import HeldOut, Journal, Outcome
+from mithridate.estimators.trials import FAILED, HeldOut, Journal, Outcome
 from mithridate.estimators.tuned import settled, tuned_hyperparameters
 from mithridate.estimators.victims import Victim
 from mithridate.results.intervals import Shared
@@ -125,13 +125,18 @@ class Measuring:
     def __init__(self, estimator: Any, scene: Scene, anew: HeldOut, fixed: str = ""):
         self.estimator, self.scene, self.anew, self.fixed = estimator, scene, anew, fixed
         self.ended: list[Ended] = []
+        self.failed: Exception | None = None
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison."""
         scene, began = self.scene, time.perf_counter()
         fitted: Any = clone(self.estimator)
-        fitted.fit(*scene.fold.poisoned(points))
-        found, held = measured(fitted, scene.harm, scene.valid, scene.test), self.anew.outcome(points)
+        try:
+            fitted.fit(*scene.fold.poisoned(points))
+            found, held = measured(fitted, scene.harm, scene.valid, scene.test), self.anew.outcome(points)
+        except Exception as error:  # noqa: BLE001 (it is the user's code; other points may do)
+            self.failed = error
+            return Outcome(FAILED, np.zeros(len(scene.fold.labels)))
         sizes = [len(scene.harm.aimed(rows).labels) for rows in (scene.valid, scene.of_fold)]
         seen = float(np.average([found.target_success, 1 - held.score], weights=sizes))
         found = found._replace(target_success=seen)
@@ -141,7 +146,7 @@ class Measuring:
 
 def told(fitted: Any) -> str:
     """Return what a fitted estimator has tuned, as JSON."""
-    return json.dumps(tuned_hyperparameters(fitted), default=str, ensure_ascii=False)
+    return json.dumps(tuned_hyperparameters(fitted, whole=True), default=str, ensure_ascii=False)
 
 
 class Fitting:
@@ -186,6 +191,8 @@ class Fitting:
         """
         search, journal, anew = self._search(counts, tried, tick)
         found: Found = search.found(count, self._remembered(search), crafted, won)
+        if not anew.ended and anew.failed:
+            raise anew.failed
         order = {id(points): place for place, points in enumerate(found.finalists)}
         fits = journal.fits + len(anew.ended) * (1 + anew.anew.parts)
         return sorted(anew.ended, key=lambda one: order[id(one.points)]), found.crafted, fits
@@ -275,9 +282,9 @@ def _capability(config: AuditConfig) -> tuple[Any, Any]:
     return config.budget, config.edits
 
 
-def record_of(scene: Scene, victim: Victim, one: Ended, fits: int) -> Record:
-    """Return the record of points that were tried to the end; `fits`, how often the attacker has fitted for it."""
-    measures, known = one.measures, _whose(scene, victim, len(one.points.labels))
+def record_of(scene: Scene, victim: Victim, one: Ended, count: int, fits: int) -> Record:
+    """Return the record of points that were tried to the end, at most `count`; `fits`, how often was fitted for it."""
+    measures, known = one.measures, _whose(scene, victim, count)
     shown = measures.test_error if known["score"] == "error" else measures.attack_success
     constant = shown >= known["constant_error"] - NOISE
     return Record(

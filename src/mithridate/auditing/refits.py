@@ -173,7 +173,7 @@ class Refits(Chains):
                 raise Due
 
         if not ratio:
-            return self._made(at, ratio, [fitting.nothing()], 0, {})
+            return self._made(at, ratio, [fitting.nothing()], 0, 0, {})
         largest, above = cells.get(self.ratios - 1), cells.get(ratio + 1)
         crafted = None if largest is None else [self._points(at, largest.extra, name) for name in _crafted(largest)]
         won = [] if above is None else [self._points(at, above.extra, "won")]
@@ -187,13 +187,19 @@ class Refits(Chains):
             for number, points in enumerate(made):
                 extra |= _stored(f"crafted{number}", points)
             extra["contribution"] = fitting.contributions(ended[0].points)
-        return self._made(at, ratio, ended, fits, extra)
+        return self._made(at, ratio, ended, count, fits, extra)
 
     def _made(
-        self, at: tuple[int, int], ratio: int, ended: Sequence[Ended], fits: int, extra: Mapping[str, np.ndarray]
+        self,
+        at: tuple[int, int],
+        ratio: int,
+        ended: Sequence[Ended],
+        count: int,
+        fits: int,
+        extra: Mapping[str, np.ndarray],
     ) -> Cell:
         scene, victim = self.fitting(*at).scene, self.victims[at[1]]
-        record, *others = (record_of(scene, victim, one, fits) for one in ended)
+        record, *others = (record_of(scene, victim, one, count, fits) for one in ended)
         kinds: dict[str, Any] = {}
         for one in others:
             if one.attack != record.attack:
@@ -215,9 +221,13 @@ class Refits(Chains):
         return self.scene(index).split
 
     def dataset(self) -> dict[str, Any]:
-        """Return what a result says of the data, whose features are the table's columns."""
+        """Return what a result says of the data, whose features are the table's columns.
+
+        `categories`: of columns of texts, what the numbers 0, 1, … in poison/*.npz stand for.
+        """
         names = [column.name for column in self.table.schema.columns]
-        return super().dataset() | {"features": len(names), "feature_names": names}
+        told = {column.name: list(column.labels) for column in self.table.schema.columns if column.categories}
+        return super().dataset() | {"features": len(names), "feature_names": names, "categories": told}
 
     def described(self) -> dict[str, dict[str, Any]]:
         """Return what a result says of each defender: see `AuditResult`."""
@@ -225,7 +235,7 @@ class Refits(Chains):
 
     def threat_model(self) -> dict[str, str]:
         """Return what the attacker knows, controls and may change, in plain words."""
-        fits = max(self.fitting(0, number).fits for number in range(len(self.victims)))
+        fits = max(sum(self.fitting(0, number).planned(self.counts)) for number in range(len(self.victims)))
         data = self.data
         return threat_of_estimators(self.config, data.classes, self.victims, fits, data.schema, data.unkept)
 

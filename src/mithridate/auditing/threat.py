@@ -187,7 +187,7 @@ def threat_of_estimators(
 ) -> dict[str, str]:
     """Return what an attacker of estimators knows, controls and may change, in plain words.
 
-    `fits`: how often he fits an estimator in a split, at most; the others as in `threat_model`.
+    `fits`: how often an estimator is fitted in a split, at most; the others as in `threat_model`.
     """
     within = f"within {_ranges(schema)}" if schema else "within the data set's feasible range"
     may_change = {
@@ -207,9 +207,9 @@ def threat_of_estimators(
         "model": "; ".join(dict.fromkeys(victim.model for victim in victims)),
         "goal": aim_of(config, classes)[0].partition(":")[0],
         "attack": "the attacker flips labels of rows that are picked in many ways, and swaps rows as long as that does "
-        f"more harm{crafted}. Each is tried by fitting the estimator again, about {fits} times in a split; what does "
-        "most harm on the validation rows counts. No derivative passes through the estimator, and not everything is "
-        "tried: the figures are a lower bound of the worst case",
+        f"more harm{crafted}. Each is tried by fitting the estimator again, at most {fits:,} times in a split; what "
+        "does most harm on the validation rows counts. No derivative passes through the estimator, and not everything "
+        "is tried: the figures are a lower bound of the worst case",
         "knows": "everything: training and validation rows, the estimator, its hyperparameters and its search",
         "controls": f"up to {config.points} of the training rows, {BUDGETS[config.budget]}",
         "may_change": may_change,

@@ -41,7 +41,9 @@ def print_audit(console: Console, result: AuditResult) -> None:
     did = {"added": "is added to the training rows", "replaced": "replaces training rows at random"}.get(
         config["budget"], "stands in training rows that the attacker has chosen"
     )
-    error.caption = f"poison {did}; mean ± half the 95 % interval over splits; {baseline(result.frame)}"
+    error.caption = f"poison {did}; mean ± half the 95 % interval over splits"
+    if nothing := baseline(result.frame):
+        error.caption += f"; {nothing}"
     if len(shown) < len(ratios):
         error.caption += f"; the report has {len(ratios) - len(shown)} more share(s)"
     refitted = tuned.has_any(result.frame)

@@ -37,7 +37,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-console, errors = _Console(), _Console(stderr=True)
+console, errors = _Console(emoji=False), _Console(stderr=True, emoji=False)
 
 
 def writable() -> str:

@@ -83,8 +83,8 @@ class AuditConfig(FileOptions):
     fits: int | None = Field(
         None,
         ge=4,
-        description="how often the attacker fits an estimator in a split, all shares together; by default 240 if it is "
-        "quick to fit (linear, kernels, neighbours), else 120",
+        description="about how often the attacker fits an estimator in a split to find poison, all shares together; by "
+        "default 720 if it is quick to fit (linear, kernels, neighbours), else 240",
     )
     surrogates: tuple[Literal["logistic", "mlp"], ...] = Field(
         ("logistic",),
@@ -266,7 +266,8 @@ class AuditConfig(FileOptions):
         kind = SEVERAL[info.field_name]
         for value in values:
             if isinstance(value, PLAIN):
-                raise ValueError(f"{kind} = {value!r}: use a name, or module:attribute for one of your own")
+                shown = value if isinstance(value, bool | int | float) else type(value).__name__
+                raise ValueError(f"{kind} = {shown!r}: use a name, or module:attribute for one of your own")
             if kind == "estimator" and isinstance(value, str) and value not in ESTIMATORS and not is_path(value):
                 raise ValueError(unknown_estimator(value))
         return values

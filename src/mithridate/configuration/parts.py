@@ -104,9 +104,9 @@ def found(kind: str, part: Any) -> Any:
     try:
         return operator.attrgetter(attribute)(imported)
     except AttributeError:
-        raise InputError(
-            f"{name}: {module} has no attribute {attribute!r}{nearest(attribute, dir(imported))}"
-        ) from None
+        place = f"{'file' if module.endswith('.py') else 'module'} {module}"
+        like = nearest(attribute, dir(imported))
+        raise InputError(f"{name}: {place} has no attribute {attribute!r}{like}") from None
 
 
 def _of_file(path: str) -> Any:

@@ -172,8 +172,9 @@ def _first(error: ValidationError, fields: Mapping[str, Any]) -> str:
     if fault["type"] == "value_error":
         return str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "literal_error":
-        kinds = [kind for kind in (fields[name].annotation, *get_args(fields[name].annotation)) if is_literal(kind)]
-        return one_of(name, fault["input"], get_args(kinds[0]))
+        own = fields[name.partition(".")[0]].annotation
+        kinds = [kind for kind in (own, *get_args(own)) if is_literal(kind)]
+        return one_of(name.partition(".")[0], fault["input"], get_args(kinds[0]))
     if fault["type"] == "missing":
         return f"{name} is missing"
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

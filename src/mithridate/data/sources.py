@@ -67,6 +67,10 @@ def prepared(
     sizes (`Dataset.sizes`), and so many epochs of evaluation that η·steps is that of the tabular setting. Raises
     `InputError` or `DataError`.
     """
+    if (one := options.pop("estimator", None)) is not None:
+        options["estimators"] = (*options.get("estimators", ()), one)
+    if hasattr(options.get("estimators"), "fit") or isinstance(options.get("estimators"), str):
+        options["estimators"] = (options["estimators"],)
     if isinstance(dataset, pd.DataFrame):
         if config is not None:
             raise InputError(

@@ -15,6 +15,10 @@ Judge = Callable[[Any, Labelled], Judged]
 """Returns how a fitted estimator does on rows."""
 
 
+FAILED = 2.0
+"""The score of poison on which the estimator cannot be fitted; others go up to 1."""
+
+
 class Outcome(NamedTuple):
     """The score on rows that were held out, lower being more harm, and which training rows are wrong there (n,)."""
 
@@ -80,6 +84,8 @@ class HeldOut:
 class Journal:
     """Trials that are written down: begun again with what was tried, an attack goes on where it had stopped.
 
+    Poison on which the estimator cannot be fitted is no poison: its outcome is worse than any other for the attacker.
+
     `tried`: the outcomes so far, in their order; what is tried next is added. `tick` is called after each trial.
     `fits`: how many there were.
     """
@@ -96,7 +102,11 @@ class Journal:
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison, as it was written down if it was tried before."""
         if self.at == len(self.tried):
-            self.tried.append(self.trials.outcome(points, parts))
+            try:
+                found = self.trials.outcome(points, parts)
+            except Exception:  # noqa: BLE001 (it is the user's code; other points may do)
+                found = Outcome(FAILED, np.zeros(len(self.trials.fold.labels)))
+            self.tried.append(found)
             self.tick()
         self.at, self.fits = self.at + 1, self.fits + (parts or self.parts)
         return self.tried[self.at - 1]

@@ -13,11 +13,11 @@ INSIDE = ("best_estimator_", "estimator_", "final_estimator_")
 """The attributes in which a fitted meta-estimator keeps its final estimator."""
 
 
-def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
+def tuned_hyperparameters(fitted: Any, whole: bool = False) -> dict[str, Any]:
     """Return what `fitted` has tuned, by scikit-learn's names (`step__C` for C of a pipeline's step).
 
-    Numbers are floats. A list with one number for each class becomes a number if they agree, else a tuple. For a search
-    within a search, the names are those of the inner search.
+    Numbers are floats; `whole` leaves whole numbers whole. A list with one number for each class becomes a number if
+    they agree, else a tuple. For a search within a search, the names are those of the inner search.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -28,21 +28,21 @@ def tuned_hyperparameters(fitted: Any) -> dict[str, Any]:
         >>> tuned_hyperparameters(make_pipeline(StandardScaler(), RidgeClassifierCV()).fit(X, y))
         {'ridgeclassifiercv__alpha': 1.0}
     """
-    found = {name: _plain(value) for name, value in getattr(fitted, "best_params_", {}).items()}
+    found = {name: _plain(value, whole) for name, value in getattr(fitted, "best_params_", {}).items()}
     for name, candidates in fitted.get_params(deep=False).items() if hasattr(fitted, "get_params") else ():
         own = name.removesuffix("s")
         # A word, such as "warn", stands for a default.
         several = len(candidates) > 1 if hasattr(candidates, "__len__") else isinstance(candidates, int)
         several = several and not isinstance(candidates, str)
         if own != name and several and getattr(fitted, f"{own}_", None) is not None:
-            found[own] = _plain(getattr(fitted, f"{own}_"))
+            found[own] = _plain(getattr(fitted, f"{own}_"), whole)
     if hasattr(fitted, "best_threshold_"):
-        found["threshold"] = _plain(fitted.best_threshold_)
+        found["threshold"] = _plain(fitted.best_threshold_, whole)
     for name in INSIDE:
         if hasattr(fitted, name):
-            found |= tuned_hyperparameters(getattr(fitted, name))
+            found |= tuned_hyperparameters(getattr(fitted, name), whole)
     for name, step in getattr(fitted, "steps", ()):
-        found |= {f"{name}__{own}": value for own, value in tuned_hyperparameters(step).items()}
+        found |= {f"{name}__{own}": value for own, value in tuned_hyperparameters(step, whole).items()}
     return found
 
 
@@ -65,9 +65,11 @@ def settled(fitted: Any) -> Any:
     return own
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, whole: bool) -> Any:
     if isinstance(value, np.ndarray | list | tuple):
-        parts = [_plain(part) for part in np.ravel(value)]
+        parts = [_plain(part, whole) for part in np.ravel(value)]
         return parts[0] if parts and all(part == parts[0] for part in parts) else tuple(parts)
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if number and whole:
+        return value.item() if isinstance(value, np.number) else value
     return float(value) if number else value

@@ -60,8 +60,8 @@ class Victim(NamedTuple):
 def victims_of(parts: Sequence[Any], policies: Sequence[str], schema: Schema | None) -> list[Victim]:
     """Return each estimator with each policy. Raises `InputError` for what is none, or has no search."""
     found: list[Victim] = []
-    for part in parts:
-        own, name = estimator_of(part, schema), name_of(part)
+    for part, name in zip(parts, names_of(parts), strict=True):
+        own = estimator_of(part, schema)
         search = searches(own)
         asked = (("searched", "searched-clean") if search else ("as-is",)) if tuple(policies) == USUAL else policies
         for policy in asked:
@@ -75,6 +75,16 @@ def victims_of(parts: Sequence[Any], policies: Sequence[str], schema: Schema | N
     if double := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{double[0]!r} is audited twice; name each estimator and policy once")
     return found
+
+
+def names_of(parts: Sequence[Any]) -> list[str]:
+    """Return what each estimator is called; objects of one class are numbered."""
+    names: list[str] = []
+    for place, part in enumerate(parts):
+        before = [name_of(other) for other in parts[:place] if not isinstance(other, str)]
+        again = 0 if isinstance(part, str) else before.count(name_of(part))
+        names.append(f"{name_of(part)} {again + 1}" if again else name_of(part))
+    return names
 
 
 def searches(estimator: Any) -> bool:

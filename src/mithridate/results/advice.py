@@ -81,11 +81,13 @@ def _failing(candidates: pd.DataFrame) -> list[str]:
             found.append(
                 f"{policy}: nothing can be said of its tolerance, because the model is of no use even without poison"
             )
+        elif worst[fails].isna().head(1).any():
+            found.append(f"{policy}: at {fails.idxmax():.1%} poison nothing is known of its tolerance")
         elif not fails.any():
             found.append(f"{policy} stays within its tolerance of {points} at every share that was tried")
         else:
             at = fails.idxmax()
-            how = "is unknown" if worst.isna()[at] else f"is {more[at]:.1f} points above clean"
+            how = f"is {more[at]:.1f} points above clean"
             how += f" and no better than {baseline(rows)}" * bool(constant[at])
             named = measure(*rows[["objective", "score"]].iloc[0])
             first = "the lowest share that was tried" if at == worst.index[1] else "the first share at which it does"
@@ -107,10 +109,11 @@ def _at_ends(frame: pd.DataFrame, defenders: Mapping[str, Mapping[str, Any]]) ->
 def _other_victims(config: Mapping[str, Any], defenders: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     """Return which victims the audit may have left out, and whether it has."""
     if config.get("estimators"):
-        reacting = [name for name, said in defenders.items() if not said["fixed"]]
+        reacting = any(not said["fixed"] for said in defenders.values())
+        searching = any(name.endswith(", searched-clean") for name in defenders)
         return {
             "other estimators (--estimator)": True,
-            "a search that is run again on the poisoned rows (--policy searched)": not reacting,
+            "a search that is run again on the poisoned rows (--policy searched)": not reacting and searching,
         }
     return {
         f"models other than {config['model']} (--model)": True,

@@ -195,7 +195,7 @@ def draw_all(
 ) -> dict[str, Figure]:
     """Return every figure of a result by its file name, without ending. The arguments are as in `AuditResult`."""
     classes, aim = dataset["classes"], tuple(frame[["objective", "score"]].iloc[0])
-    nothing = f"[%]; {baseline(frame)}"
+    nothing = "; ".join(filter(None, ("[%]", baseline(frame))))
     error = {"test_error": f"test error {nothing}"}
     if aim != PLAIN:
         scored = nothing if aim[0] == PLAIN[0] else "[%]"

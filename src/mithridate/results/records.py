@@ -128,6 +128,7 @@ class Record:
         """Return the record of a cell that could not be computed: NaN for what is measured, lists as long as said."""
         unknown = {one.name: [math.nan] * lengths[one.name] if one.name in LISTS else math.nan for one in fields(cls)}
         said = {"space": "", "hypergradients": "", "status": "failed", "reason": reason, "seconds": 0.0}
+        said |= {"tuned": "", "fits": 0}
         return cls(**{**unknown, **said, **known})
 
 

@@ -287,7 +287,7 @@ def read_points(folder: Path, name: str, summary: dict[str, Any], rows: int, mor
         raise ValueError(f"{name}: the columns or the number of rows are not those of the audit")
     for column in numbers:
         values = found[column]
-        number = pd.api.types.is_numeric_dtype(values)
+        number = pd.api.types.is_numeric_dtype(values) or values.empty
         told = values.dropna() if summary["config"].get("estimators") else values
         if not number or not (np.abs(told.to_numpy(float)) <= 1e100).all():
             raise ValueError(f"{name}: column {column[:60]!r} must hold numbers to 1e100")

@@ -99,6 +99,8 @@ def worst_by_ratio(candidates: pd.DataFrame) -> pd.Series:
 
 def baseline(candidates: pd.DataFrame) -> str:
     """Return in words what an uninformative model does, and its score."""
+    if candidates["objective"].iloc[0] != "indiscriminate":
+        return ""
     nothing = SCORES[candidates["score"].iloc[0]].telling_nothing
     return f"{nothing} ({_percent(candidates['constant_error'].mean())})"
 
@@ -128,7 +130,7 @@ def meaning_of(fault: str, records: pd.DataFrame) -> str:
     remedy = {
         "error": "look at the error rates of each class, or audit with --score balanced-error or --objective "
         "'target-class CLASS'"
-    }.get(score, "try a smaller λ, more epochs or more training rows")
+    }.get(score, "use more training rows, or train the model in another way")
     return f"by its {SCORES[score].words} the model is no better than {baseline(records)}: {FAULTS[fault]}; {remedy}"
 
 
@@ -205,6 +207,8 @@ def _borne(worst: pd.Series, within: pd.Series) -> str:
     if within.all():
         return f"stays within {points} at every share tried, so up to at least {held.max():.1%}"
     beyond = worst.index[~within][0]
+    if worst.isna()[beyond]:
+        return f"stays within {points} up to {held.max():.1%}; at {beyond:.1%} it is unknown"
     if not held.max():
         return f"stays within {points} only below {beyond:.1%}, the lowest share tried"
     return f"stays within {points} up to {held.max():.1%}, not at {beyond:.1%}, the next share tried"

@@ -100,7 +100,7 @@ def duration(seconds: float) -> str:
 def model(config: Mapping[str, Any]) -> str:
     """Return the victim's model in words, or the estimators."""
     if estimators := config.get("estimators"):
-        return ", ".join(map(str, estimators))
+        return f"the estimator{'s' * (len(estimators) > 1)} {', '.join(map(str, estimators))}"
     named = {"logistic": "logistic regression", "mlp": f"neural network ({' × '.join(map(str, config['hidden']))})"}
     return named.get(config["model"], str(config["model"]))
 
