@@ -164,7 +164,7 @@ def test_the_command_line_takes_files(mithridate, file, tmp_path):
     assert "on patients (benign v malignant)" in done.stdout
     rows = pd.read_csv(tmp_path / "run" / "poison" / "split0-fixed_-8.csv")
     assert not {"ward", "born"} & set(rows)
-    (unused,) = re.findall(r"; (\d+) rows unused, so that no group is divided", done.stdout.replace("\n", " "))
+    (unused,) = re.findall(r"; (\d+) rows unused, so that no group is divided", " ".join(done.stdout.split()))
     said = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert said["dataset"]["unused"] == int(unused) > 0
     assert f"; {unused} rows of the file are in no part of the first split, because" in said["threat_model"]["groups"]
