@@ -96,14 +96,12 @@ def test_an_audit_does_what_was_planned(by, calls):
     assert found.cells == len(result.frame) == 4 * 4
     assert counts["hyperiterations"] == calls["take_steps"] == 3 * (7 + 7 + 6 + 7)
     assert counts["responses"] == calls["minimise"]
-    trainings = calls["validation_losses"] + calls["cross_validation_losses"]
-    assert counts["trainings"] + counts["checks"] == trainings
+    assert counts["trainings"] + counts["checks"] == calls["validation_losses"] + calls["cross_validation_losses"]
     assert counts["evaluations"] == calls["retrain_and_measure"]
 
 
 def test_the_plan_of_the_whole_audit(result):
-    config = mi.AuditConfig(**result.config)
-    found = plan(mi.load_dataset("digits-0v8"), config, PLENTY, calibrate=False)
+    found = plan(mi.load_dataset("digits-0v8"), mi.AuditConfig(**result.config), PLENTY, calibrate=False)
     assert found.cells == len(result.frame)
     assert repr(found).startswith(f"Plan(digits-0v8: {found.cells} cells, about ")
     assert found._repr_html_().count("<tr>") == 1 + len(found.chains)
