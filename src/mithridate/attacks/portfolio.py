@@ -144,7 +144,8 @@ class Portfolio(Attack):
         tried = "flips labels in rows that it picks in many ways"
         moved = f"{super().words()}, started from the worst of these, for the loss and for errors"
         if self.edits == "labels":
-            return f"{tried} (at random, by a clean model's margins, in balls, ALFA, by influence) and keeps the worst"
+            ways = "at random, by a clean model's margins, in balls, ALFA, by influence, by kernels"
+            return f"{tried} ({ways}) and keeps the worst"
         first = "picks rows in many ways" if self.edits == "features" else tried
         return f"{first}, puts points where the loss is largest, and {moved}; the worst is kept"
 

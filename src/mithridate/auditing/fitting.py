@@ -23,7 +23,8 @@ from mithridate.estimators.crafting import Plan, check_surrogate
 from mithridate.estimators.explaining import GROUPS, contributions
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.harm import Harm, Labelled, Measures, measured
-from mithridate.estimators.rows import Table, take
+from mithridate.estimators.kernels import Kernels
+from mithridate.estimators.rows import Table, take, with_points
 from mithridate.estimators.search import PARTS, Found, Search
 from mithridate.estimators.trials import FAILED, HeldOut, Journal, Outcome
 from mithridate.estimators.tuned import settled, tuned_hyperparameters
@@ -227,6 +228,17 @@ class Fitting:
 
         return contributions(points, scene.fold, harm, scene.seed)
 
+    @cached_property
+    def _kernels(self) -> Kernels:
+        """What the attacker sees, and what imitates the victim."""
+        scene, fold, valid = self.scene, self.scene.fold, self.scene.valid
+        n, v = len(fold.labels), len(valid.labels)
+        own = own_space(self.clean, with_points(fold.cells, valid.cells, np.arange(n + v)), scene.seed)
+        spaces = (None, None) if own is None else (own[:n], own[n:])
+        x_valid = fold.encoder.transform(fold.trusted[0]) if fold.trusted else fold.view.x[:0]
+        view, trusted = fold.view._replace(own=spaces[0]), (x_valid, spaces[1], valid.labels)
+        return Kernels(view, trusted, scene.harm.importance, scene.harm.wanted, scene.seed)
+
     def _search(
         self, counts: Sequence[int], tried: list[Outcome], tick: Callable[[], None]
     ) -> tuple[Search, Journal, Measuring]:
@@ -239,7 +251,8 @@ class Fitting:
         search = Search(
             scene.fold,
             self._plan(counts),
-            scene.fold.view._replace(own=own_space(self.clean, scene.fold.cells, scene.seed)),
+            self._kernels.view,
+            self._kernels,
             journal,
             anew,
             max(self.fits // len(counts), 4),

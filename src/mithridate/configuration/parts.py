@@ -32,7 +32,7 @@ TUNINGS = ("as-is", "searched", "searched-clean")
 """What can be done about the hyperparameters of an estimator; as policies they stand in place of those for λ."""
 USUAL = ("usual",)
 """The policies of an estimator unless others are asked for: both ways to search where it does, else as it is."""
-FLIPS = ("random flips", "class flips", "ALFA", "influence flips", "grown flips")
+FLIPS = ("random flips", "class flips", "ALFA", "influence flips", "kernel flips", "grown flips")
 """The names in records of the kinds of attack that change labels alone."""
 PLAIN = (bool, int, float, bytes, list, tuple, dict, set)
 """Types of plain data, which cannot be a part of an audit."""

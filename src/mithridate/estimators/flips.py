@@ -92,10 +92,15 @@ def _from(pairs: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
     return found
 
 
+def spare_of(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return how many rows each class can spare (K,), for labels (n,)."""
+    sizes = np.bincount(labels, minlength=n_classes)
+    return np.maximum(0, sizes - np.maximum(FEWEST, np.ceil(KEPT * sizes))).astype(int)
+
+
 def _spare(view: View) -> Cut:
     """Return a function that limits an order of rows to those that their classes can spare."""
-    sizes = np.bincount(view.labels, minlength=view.probabilities.shape[1])
-    spare = np.maximum(0, sizes - np.maximum(FEWEST, np.ceil(KEPT * sizes))).astype(int)
+    spare = spare_of(view.labels, view.probabilities.shape[1])
 
     def cut(rows: np.ndarray) -> np.ndarray:
         kept = np.zeros(len(rows), dtype=bool)

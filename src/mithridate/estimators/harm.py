@@ -46,6 +46,14 @@ class Harm:
     target: int | None = None
     wanted: int | None = None
 
+    @property
+    def importance(self) -> np.ndarray:
+        """How much each class counts for the attacker (K,)."""
+        only = self.target if self.target is not None else 1 if self.score == "fnr" else None
+        if only is not None:
+            return np.eye(len(self.classes))[only]
+        return self.shares if self.score == "error" else np.full(len(self.classes), 1 / len(self.classes))
+
     def aimed(self, rows: Labelled) -> Labelled:
         """Return the rows that the attacker aims at. Raises `InputError` if there are none."""
         if self.target is None:

@@ -1,5 +1,6 @@
 """The worst that an attacker finds in one training fold: many candidates, each tried on the estimator itself."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from mithridate.estimators.crafting import TRANSFER, Plan, craft
 from mithridate.estimators.flips import RANDOM, Flips, View, flips_of
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.growth import grown
+from mithridate.estimators.kernels import Kernels, Seen
 from mithridate.estimators.moves import moved
 from mithridate.estimators.trials import HeldOut, Journal, Judge, Outcome, Trials
 from mithridate.estimators.tuned import settled, tuned_hyperparameters
@@ -19,11 +21,13 @@ FITS = {True: 240, False: 120}
 """How often the attacker fits an estimator in a split, by whether it is quick to fit."""
 PARTS = 3
 """The number of parts into which a training fold is cut; each is held out once."""
-SCREENED = 0.4
+SCREENED = 0.3
 """The largest share of the fits for a first, cheap trial of every way to flip."""
-KEPT = 6
+KERNELS = 0.3
+"""The share of the fits for flips that are worst for kernel smoothers."""
+KEPT = 4
 """The number of ways that are tried in full after the first trial."""
-FINALISTS = {True: (2, 4, 4), False: (2, 1, 1)}
+FINALISTS = {True: (4, 2, 4), False: (3, 1, 1)}
 """How many candidates are tried again: the best of all, the best without optimisation, and the number of new cuts; by
 whether the estimator is quick to fit and has no search."""
 MOVES = 0.25
@@ -54,13 +58,15 @@ class Tried(NamedTuple):
 class Search(NamedTuple):
     """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
 
-    `view`: what the attacker sees, `fits` how many fits each share may take, `finalists` how many of all and of those
-    without optimisation are tried anew; `each`: whether random flips and the transfer are, in any case.
+    `view`: what the attacker sees, `kernels` what imitates the estimator, `fits` how many fits each share may take,
+    `finalists` how many of all and of those without optimisation are tried anew; `each`: whether random flips and the
+    transfer are, in any case.
     """
 
     fold: Fold
     plan: Plan
     view: View
+    kernels: Kernels
     trials: HeldOut | Journal
     anew: Trials
     fits: int
@@ -103,7 +109,7 @@ class Search(NamedTuple):
         parts, draw = self.trials.parts, np.random.default_rng((self.fold.seed, count))
         fits, view = self.fits - self._moves, self.view._replace(among=self.fold.among(self.plan.capability, count))
         ways = min(len(flips_of(view, count, draw)), max(2, int(SCREENED * fits)))
-        full = max((fits - ways) // parts, min(KEPT, ways))
+        full = max((fits - ways) // parts, min(KEPT, ways) + 2 + self._kernel_trials)
         return ways + parts * (full + self._moves // parts + others)
 
     def random(self, count: int) -> Points:
@@ -136,26 +142,42 @@ class Search(NamedTuple):
         fold, capability, parts = self.fold, self.plan.capability, self.trials.parts
         draw = np.random.default_rng((fold.seed, count))
         view = self.view._replace(among=fold.among(capability, count))
-
-        def points(flips: Flips) -> Points:
-            return fold.points(flips, capability, count)
-
         fits = self.fits - self._moves
         ways = flips_of(view, count, draw)[: max(2, int(SCREENED * fits))]
-        first = [self.trials.outcome(points(flips), 1).score for flips in ways]
-        order: list[int] = np.argsort(first, kind="stable").tolist()
+        first = [self.trials.outcome(self._points(flips, count), 1) for flips in ways]
+        order: list[int] = np.argsort([outcome.score for outcome in first], kind="stable").tolist()
         chosen = order[:KEPT]
         if self.each and 0 not in chosen:  # the first way is random rows
             chosen.append(0)
         if not any(ways[place].plain for place in chosen):
             chosen.append(next(place for place in order if ways[place].plain))
-        tried = [Tried(points(ways[at]), ways[at], self.trials.outcome(points(ways[at]))) for at in chosen]
+        tried = [self._tried(ways[place], count) for place in chosen]
+        seen = [self._seen(flips, outcome, self.trials.first) for flips, outcome in zip(ways, first, strict=True)]
+        seen += [self._seen(one.flips, one.outcome) for one in tried if one.flips]
+        likely = itertools.islice(self.kernels.flips(seen, count, view.among), self._kernel_trials)
+        tried += [self._tried(flips, count) for flips in likely]
         tried.sort(key=lambda one: one.outcome.score)
-        best, swaps = tried[0], (fits - len(ways) - parts * len(chosen)) // parts
+        best, swaps = tried[0], (fits - len(ways) - parts * len(tried)) // parts
         assert best.flips is not None
-        measure: Callable[[Flips], Outcome] = lambda new: self.trials.outcome(points(new))  # noqa: E731
-        flips, outcome = grown(best.flips, best.outcome, view, measure, swaps, draw)
-        return [Tried(points(flips), flips, outcome), *tried]
+        flips, outcome = grown(best.flips, best.outcome, view, lambda new: self._tried(new, count).outcome, swaps, draw)
+        return [Tried(self._points(flips, count), flips, outcome), *tried]
+
+    @property
+    def _kernel_trials(self) -> int:
+        return max(1, int(KERNELS * (self.fits - self._moves)) // self.trials.parts)
+
+    def _points(self, flips: Flips, count: int) -> Points:
+        return self.fold.points(flips, self.plan.capability, count)
+
+    def _tried(self, flips: Flips, count: int) -> Tried:
+        points = self._points(flips, count)
+        return Tried(points, flips, self.trials.outcome(points))
+
+    def _seen(self, flips: Flips, outcome: Outcome, held: np.ndarray | None = None) -> Seen:
+        """Return what a trial has told of the rows that were `held` out (default: all)."""
+        labels = self.fold.labels.copy()
+        labels[flips.rows] = flips.labels
+        return Seen(labels, np.ones(len(labels), dtype=bool) if held is None else held, outcome.wrong)
 
 
 def search(estimator: Any, judge: Judge, fold: Fold, plan: Plan) -> list[Found]:
@@ -171,10 +193,13 @@ def search(estimator: Any, judge: Judge, fold: Fold, plan: Plan) -> list[Found]:
     clean.fit(fold.cells, fold.classes[fold.labels])
     best_of, plain_of, cuts = FINALISTS[quick(clean) and not tuned_hyperparameters(clean)]
     counts = sorted({count for count in plan.counts if count}, reverse=True)
+    view, n_classes = fold.view._replace(own=own_space(clean, fold.cells, fold.seed)), len(fold.classes)
+    nobody = view.x[:0], None if view.own is None else view.own[:0], view.labels[:0]
     attack = Search(
         fold,
         plan,
-        fold.view._replace(own=own_space(clean, fold.cells, fold.seed)),
+        view,
+        Kernels(view, nobody, np.bincount(view.labels, minlength=n_classes) / len(view.labels), None, fold.seed),
         HeldOut(settled(clean), judge, fold, PARTS, [None]),
         HeldOut(estimator, judge, fold, PARTS, [fold.seed + cut for cut in range(cuts)]),
         (plan.fits or FITS[quick(clean)]) // len(counts),

@@ -63,6 +63,11 @@ class HeldOut:
         """The number of fits of a full trial: of parts that are held out in turn."""
         return len(self.held)
 
+    @property
+    def first(self) -> np.ndarray:
+        """Which training rows (n,; bool) the first fit of a trial holds out."""
+        return np.isin(np.arange(len(self.fold.labels)), self.held[0])
+
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison on the first `parts` (default: all)."""
         fold, wrong = self.fold, np.zeros(len(self.fold.labels))
@@ -98,6 +103,11 @@ class Journal:
     def parts(self) -> int:
         """The number of fits of a full trial."""
         return self.trials.parts
+
+    @property
+    def first(self) -> np.ndarray:
+        """Which training rows (n,; bool) the first fit of a trial holds out."""
+        return self.trials.first
 
     def outcome(self, points: Points, parts: int | None = None) -> Outcome:
         """Return the outcome of the poison, as it was written down if it was tried before."""

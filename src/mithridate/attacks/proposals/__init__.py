@@ -7,6 +7,7 @@ from mithridate.attacks.proposals.flips import class_flips, mixed_flips, random_
 from mithridate.attacks.proposals.ground import Ground, Proposal
 from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.influence import influence_flips
+from mithridate.attacks.proposals.kernels import kernel_flips
 from mithridate.attacks.proposals.minmax import minmax
 
 __all__ = ["Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
@@ -21,7 +22,7 @@ def plain_flips_of(ground: Ground) -> Iterator[Proposal]:
 
 def flips_of(ground: Ground) -> Iterator[Proposal]:
     """Yield all candidates that change no feature."""
-    for kind in (plain_flips_of, alfa, influence_flips):
+    for kind in (plain_flips_of, alfa, influence_flips, kernel_flips):
         yield from kind(ground)
 
 
@@ -34,5 +35,6 @@ def proposals_of(ground: Ground) -> Iterator[Proposal]:
         yield from (first, *picked)
         yield from alfa(ground)
         yield from influence_flips(ground)
+        yield from kernel_flips(ground)
     yield from minmax(ground, picked)
     yield from grown(ground)
