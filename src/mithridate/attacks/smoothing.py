@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import expit
-from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
@@ -25,7 +24,7 @@ NEAR = 5
 ROUNDS = 40
 """The largest number of rounds in which rows are picked."""
 EXCHANGED = 8
-"""How many rows at each end are tried in an exchange."""
+"""How many rows at each end are tried in an exchange, and the least number of exchanges."""
 
 
 def smoothers(
@@ -63,12 +62,13 @@ def _smoothers(
             yield f"{name}, {MEAN}", weights.astype(np.float32)
 
 
-def sampled(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the training rows that are smoothed, sorted: all of them, or a sample if there are too many."""
-    rows = np.arange(len(labels))
-    if len(rows) <= LARGEST:
-        return rows
-    return np.sort(train_test_split(rows, train_size=LARGEST, stratify=labels, random_state=seed)[0])
+def sampled(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Return the training rows that are smoothed, sorted: all, or if there are too many, a share of each class."""
+    n = len(labels)
+    if n <= LARGEST:
+        return np.arange(n)
+    by_class = np.lexsort((draw.random(n), labels))
+    return np.sort(by_class[np.linspace(0, n - 1, LARGEST).astype(int)])
 
 
 def extended(
@@ -188,7 +188,7 @@ class Smoothed:
                     picked[row], new[row] = True, to[row]
             scores = self.weights @ self.codes[new]
         harm = float(self.harm(scores))
-        for _ in range(k // 2):
+        for _ in range(max(k // 2, EXCHANGED)):
             gain, to = self._flip(scores)
             back = np.einsum("nk,nk->n", self.gains(scores), self.codes[self.labels] - self.codes[new])
             out, others = np.flatnonzero(picked), np.flatnonzero(pool & ~picked)

@@ -46,7 +46,7 @@ class Kernels:
     ):
         self.view, self.trusted, self.wanted = view, trusted, wanted
         self.n_classes = len(importance)
-        self.sample = sampled(view.labels, seed)
+        self.sample = sampled(view.labels, np.random.default_rng((seed, 2)))
         self.truth = np.concatenate([view.labels[self.sample], trusted[2]])
         sizes = np.bincount(self.truth, minlength=self.n_classes)
         self.weight = (importance / np.maximum(sizes, 1))[self.truth]

@@ -21,8 +21,9 @@ def kernel_flips(ground: Ground) -> Iterator[Proposal]:
     """
     at, counted = ground.at, np.asarray(ground.at.target.weight) > 0
     held, truth, weight = (np.asarray(part)[counted] for part in at.target[:3])
-    sample = sampled(at.y, ground.attack.seed)
-    x, labels, part = at.x[sample], at.y[sample].astype(int), len(sample) / len(at.y)
+    everything = at.y.astype(int)
+    sample = sampled(everything, ground.draw("kernel flips"))
+    x, labels, part = at.x[sample], everything[sample], len(sample) / len(at.y)
     spare = [part * ground.most(ground.of_class(number)) for number in range(ground.n_classes)]
     given = round(part * at.end), np.isin(sample, ground.pool), np.array(spare, dtype=int)
     alone = not ground.attack.specific and len(np.unique(truth)) == ground.n_classes
@@ -32,5 +33,5 @@ def kernel_flips(ground: Ground) -> Iterator[Proposal]:
         own = weights if alone else weights[len(x) :]
         one = Smoothed(own, labels, truth, weight / weight.sum(), ground.n_classes, SHARPNESS, ground.attack.specific)
         for whose, rows, new in itertools.islice(one.flips(*given), POOLS):
-            flips = extended((sample[rows], new), at.x, at.y.astype(int), sample, at.end, ground.pool)
+            flips = extended((sample[rows], new), at.x, everything, sample, at.end, ground.pool)
             yield Proposal("kernel flips", f"{name}, {whose}", ground.laid(*flips))
