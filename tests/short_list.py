@@ -107,6 +107,12 @@ def own() -> None:
     )
 
 
+def estimator() -> None:
+    """Audit a pipeline with its search on the same file."""
+    few = *ROWS, "--splits", "1", "--fits", "30", "--edits", "labels"
+    mithridate("audit", "patients.csv", "--target", "ill", "--estimator", "knn", *few, "--out", "estimator")
+
+
 def entries(whole: bool) -> dict[str, Callable[[], object]]:
     """Return the list, by name, in order."""
     small = () if whole else (*TINY, *POLICIES, "--splits", "1")
@@ -120,6 +126,7 @@ def entries(whole: bool) -> dict[str, Callable[[], object]]:
         ),
         "plan": lambda: mithridate("audit", "digits-0v8", *small, "--dry-run", "--json"),
         "audit of a CSV": own,
+        "audit of an estimator": estimator,
         "resume": resumed,
         "report": lambda: mithridate("report", "digits", "own", "--out", "both.html"),
         "check": lambda: mithridate("check", "digits-0v8", *ROWS),

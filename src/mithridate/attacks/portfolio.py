@@ -18,7 +18,7 @@ from mithridate.attacks.aims import clipped, smooth_error
 from mithridate.attacks.base import Attacker, Crafting
 from mithridate.attacks.bilevel import Attack
 from mithridate.attacks.poison import Answered, Batch, Crafted, Midway, Points
-from mithridate.attacks.proposals import Ground, Proposal, flips_of, proposals_of
+from mithridate.attacks.proposals import KERNEL, Ground, Proposal, flips_of, proposals_of
 from mithridate.attacks.screening import Guess, guessed
 from mithridate.attacks.stage import Stage
 from mithridate.attacks.starts import clones
@@ -26,7 +26,7 @@ from mithridate.hypergradients import Bilevel
 
 ANSWERED = 4
 """How many candidates of a share the defender answers himself."""
-HALVING = ((6, 1), (2, 2), (1, 5))
+HALVING = ((8, 1), (2, 2), (1, 5))
 """Pairs (number of candidates, round): so many candidates are crafted up to that round."""
 KINDS = 5
 """The number of other kinds. The defender answers the best candidate of each, and a victim is retrained on it."""
@@ -180,11 +180,16 @@ class Portfolio(Attack):
         return best_of_each(self, at, found, candidates)
 
     def finalists(self, at: Stage, candidates: list[Candidate]) -> list[tuple[Candidate, Any]]:
-        """Return the candidates to be crafted, with their aims: the best of each mix of labels, best first."""
+        """Return the candidates to be crafted, with their aims: the best of each mix of labels, best first.
+
+        Kernel flips and the last share's points have mixes of their own: if they did most harm unmoved, other starts
+        can still lead further.
+        """
         mixes: dict[Any, Candidate] = {}
         for one in candidates:
             counts = np.bincount(one.proposal.points.y.astype(int), minlength=2)
-            key = tuple(np.rint(4 * counts / at.end)), one.proposal.kind == Attack.name
+            kind = one.proposal.kind if one.proposal.kind in (KERNEL, Attack.name) else ""
+            key = tuple(np.rint(4 * counts / at.end)), kind
             mixes.setdefault(key, one)
         chosen = list(mixes.values())[: HALVING[0][0] - 2]
         return [*((chosen[0], aim) for aim in AIMS), *((one, smooth_error) for one in chosen[1:])]

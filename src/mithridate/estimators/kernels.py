@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from mithridate.attacks.proposals import KERNEL
 from mithridate.attacks.smoothing import Smoothed, extended, sampled, smoothers
 from mithridate.estimators.flips import Flips, View, spare_of
 
-KERNEL = "kernel flips"
 COMPARED = 64
 SHARPNESS = (3.0, 10.0)
 

@@ -7,10 +7,10 @@ from mithridate.attacks.proposals.flips import class_flips, mixed_flips, random_
 from mithridate.attacks.proposals.ground import Ground, Proposal
 from mithridate.attacks.proposals.grown import grown
 from mithridate.attacks.proposals.influence import influence_flips
-from mithridate.attacks.proposals.kernels import kernel_flips
+from mithridate.attacks.proposals.kernels import KERNEL, kernel_flips
 from mithridate.attacks.proposals.minmax import minmax
 
-__all__ = ["Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
+__all__ = ["KERNEL", "Ground", "Proposal", "flips_of", "plain_flips_of", "proposals_of"]
 
 
 def plain_flips_of(ground: Ground) -> Iterator[Proposal]:

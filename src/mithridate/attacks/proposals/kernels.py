@@ -11,6 +11,7 @@ import numpy as np
 from mithridate.attacks.proposals.ground import Ground, Proposal
 from mithridate.attacks.smoothing import Smoothed, extended, sampled, smoothers
 
+KERNEL = "kernel flips"
 WIDTHS, SHARPNESS, POOLS = (2.0,), 3.0, 2
 
 
@@ -34,4 +35,4 @@ def kernel_flips(ground: Ground) -> Iterator[Proposal]:
         one = Smoothed(own, labels, truth, weight / weight.sum(), ground.n_classes, SHARPNESS, ground.attack.specific)
         for whose, rows, new in itertools.islice(one.flips(*given), POOLS):
             flips = extended((sample[rows], new), at.x, everything, sample, at.end, ground.pool)
-            yield Proposal("kernel flips", f"{name}, {whose}", ground.laid(*flips))
+            yield Proposal(KERNEL, f"{name}, {whose}", ground.laid(*flips))
