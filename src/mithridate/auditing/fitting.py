@@ -37,8 +37,10 @@ from mithridate.tasks.scores import telling_nothing
 FITS = {True: 720, False: 240}
 """How often the attacker fits a victim in a split, by whether it is quick to fit."""
 FINALISTS = {True: (3, 2), False: (2, 1)}
-"""How many candidates are measured on the defender as he is: of all, and of those without optimisation; by whether he
-is quick to fit and does not search."""
+"""How many candidates are measured on the defender as he is, beside the best of each kind: of all, and of those without
+optimisation; by whether he is quick to fit."""
+KINDS = {"labels": 4, "both": 6, "features": 6}
+"""The number of kinds, by what may be edited: random, class, kernel and grown flips; transferred and moved rows."""
 STEPS = 60
 """The steps of crafting on a surrogate, for each batch of points."""
 
@@ -201,7 +203,7 @@ class Fitting:
     def planned(self, counts: Sequence[int]) -> tuple[int, int]:
         """Return how often a split fits the estimator by itself, and how often as the defender does, at most."""
         search, _, anew = self._search(counts, [], lambda: None)
-        ended = sum(search.finalists) + 2
+        ended = sum(search.finalists) + KINDS[self.scene.config.edits] - 2
         fits = sum(search.most_fits(count, self.crafts + (count != max(counts))) for count in counts)
         fits += len(counts) * ended * anew.anew.parts + GROUPS + 1
         return fits, len(counts) * ended + 1
@@ -256,7 +258,7 @@ class Fitting:
             journal,
             anew,
             max(self.fits // len(counts), 4),
-            FINALISTS[quick(self.clean) and self.victim.fixed],
+            FINALISTS[quick(self.clean)],
             each=True,
         )
         return search, journal, anew

@@ -130,6 +130,4 @@ def _orders(view: View, own: int, k: int, draw: np.random.Generator) -> Iterator
 def _mixed(view: View, k: int, draw: np.random.Generator, limited: Cut) -> Flips:
     """Return random rows of all classes, each with another random label."""
     rows, n_classes = limited(draw.permutation(view.among))[:k], view.probabilities.shape[1]
-    return Flips(
-        "random flips", "random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes
-    )
+    return Flips(RANDOM, "random", rows, (view.labels[rows] + draw.integers(1, n_classes, len(rows))) % n_classes)

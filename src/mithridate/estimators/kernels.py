@@ -44,8 +44,7 @@ class Kernels:
         wanted: int | None,
         seed: int,
     ):
-        self.view, self.trusted, self.wanted = view, trusted, wanted
-        self.n_classes = len(importance)
+        self.view, self.trusted, self.wanted, self.n_classes = view, trusted, wanted, len(importance)
         self.sample = sampled(view.labels, np.random.default_rng((seed, 2)))
         self.truth = np.concatenate([view.labels[self.sample], trusted[2]])
         sizes = np.bincount(self.truth, minlength=self.n_classes)
@@ -98,4 +97,5 @@ class Kernels:
 def _alike(x: np.ndarray, own: np.ndarray) -> bool:
     """Return whether distances in two spaces, (n, m) and (n, d), are almost proportional."""
     few = np.linspace(0, len(x) - 1, COMPARED).astype(int)
-    return float(np.corrcoef(pdist(x[few]), pdist(own[few]))[0, 1]) > 1 - 1e-6
+    with np.errstate(invalid="ignore"):  # all rows may be equal
+        return float(np.corrcoef(pdist(x[few]), pdist(own[few]))[0, 1]) > 1 - 1e-6

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import clone
 
 from mithridate.estimators.capability import Fold, Points
-from mithridate.estimators.crafting import TRANSFER, Plan, craft
-from mithridate.estimators.flips import RANDOM, Flips, View, flips_of
+from mithridate.estimators.crafting import Plan, craft
+from mithridate.estimators.flips import Flips, View, flips_of
 from mithridate.estimators.geometry import own_space, quick
 from mithridate.estimators.growth import grown
 from mithridate.estimators.kernels import Kernels, Seen
@@ -59,8 +59,8 @@ class Search(NamedTuple):
     """An attack on one fold: `trials` try every candidate, `anew` the finalists, on the defender as he is.
 
     `view`: what the attacker sees, `kernels` what imitates the estimator, `fits` how many fits each share may take,
-    `finalists` how many of all and of those without optimisation are tried anew; `each`: whether random flips and the
-    transfer are, in any case.
+    `finalists` how many of all and of those without optimisation are tried anew; `each`: whether the best of
+    every kind is, in any case.
     """
 
     fold: Fold
@@ -96,9 +96,11 @@ class Search(NamedTuple):
         best_of, plain_of = self.finalists
         plain = [one for one in tried if one.points.plain][:plain_of]
         best = [one for one in tried if not any(one is other for other in plain)][:best_of]
-        for kind in (RANDOM, TRANSFER) if self.each else ():
-            if not any(one.points.kind == kind for one in (*plain, *best)):
-                best += [one for one in tried if one.points.kind == kind][:1]
+        known = {one.points.kind for one in (*plain, *best)}
+        for one in tried if self.each else ():
+            if one.points.kind not in known:
+                known.add(one.points.kind)
+                best.append(one)
         ended = [one._replace(outcome=self.anew.outcome(one.points)) for one in (*plain, *best)]
         ended.sort(key=lambda one: one.outcome.score)
         baseline = next(one.points for one in ended if one.points.plain)
