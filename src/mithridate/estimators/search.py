@@ -101,10 +101,18 @@ class Search(NamedTuple):
             if one.points.kind not in known:
                 known.add(one.points.kind)
                 best.append(one)
-        ended = [one._replace(outcome=self.anew.outcome(one.points)) for one in (*plain, *best)]
+        ended = [one._replace(outcome=self._ended(one)) for one in (*plain, *best)]
         ended.sort(key=lambda one: one.outcome.score)
         baseline = next(one.points for one in ended if one.points.plain)
         return Found(ended[0].points, baseline, tuple(one.points for one in ended), tuple(crafted))
+
+    def _ended(self, one: Tried) -> Outcome:
+        """Return the outcome of new trials; of the same kind as the first, they count together with these."""
+        again = self.anew.outcome(one.points)
+        if not isinstance(self.anew, HeldOut):
+            return again
+        first, new = self.trials.parts, self.anew.parts
+        return again._replace(score=(first * one.outcome.score + new * again.score) / (first + new))
 
     def most_fits(self, count: int, others: int) -> int:
         """Return how many fits `found` takes at most with this many points and so many `others` to try."""
