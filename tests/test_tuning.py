@@ -199,7 +199,7 @@ def labels_with_noise(digits, rng) -> np.ndarray:
 
 def references(strength: float, x: np.ndarray, y: np.ndarray, *on: np.ndarray) -> tuple[int, float]:
     """Errors and summed loss of scikit-learn's victim with this λ, trained on (x, y), on the rows `on`."""
-    model = Reference(C=np.exp(-strength), tol=1e-9, max_iter=10_000).fit(x, y)
+    model = Reference(C=np.exp(-strength), tol=1e-9, max_iter=10_000).fit(np.asarray(x, np.float64), y)
     loss = log_loss(on[1], model.predict_proba(on[0]), normalize=False, labels=[0, 1])
     return int(np.sum(model.predict(on[0]) != on[1])), loss
 

@@ -134,7 +134,7 @@ def plan(
         >>> from mithridate.data.sources import prepared
         >>> found = plan(*prepared("synthetic", None, {"splits": 2, "points": 2}), calibrate=False)
         >>> found.cells, found.chains[0].hyperiterations, found.refusals
-        (30, 220, ())
+        (30, 260, ())
     """
     try:
         return _plan(data, config, free_memory, calibrate, workers or _workers(config))
