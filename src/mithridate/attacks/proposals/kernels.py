@@ -23,7 +23,7 @@ def kernel_flips(ground: Ground) -> Iterator[Proposal]:
     at, counted = ground.at, np.asarray(ground.at.target.weight) > 0
     held, truth, weight = (np.asarray(part)[counted] for part in at.target[:3])
     everything = at.y.astype(int)
-    sample = sampled(everything, ground.draw("kernel flips"))
+    sample = sampled(everything, ground.draw(KERNEL))
     x, labels, part = at.x[sample], everything[sample], len(sample) / len(at.y)
     spare = [part * ground.most(ground.of_class(number)) for number in range(ground.n_classes)]
     given = round(part * at.end), np.isin(sample, ground.pool), np.array(spare, dtype=int)
